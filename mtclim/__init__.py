@@ -1,0 +1,40 @@
+"""mtclim: deep multitask learning with label interdependency modelling for street-level images.
+
+A reproducible study of Aravena Pelizari, Geiss, Groth and Taubenboeck (ISPRS J. 204, 2023) and the small library
+behind it. Names are imported on first use, so that drawing façades or reading a table does not import torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Tasks": "tasks",
+    "SANTIAGO": "tasks",
+    "Table": "table",
+    "TableError": "table",
+    "read_table": "table",
+    "cooccurrence": "labels",
+    "lprus": "labels",
+    "partition": "labels",
+    "VARIANTS": "model",
+    "create_model": "model",
+    "Config": "config",
+    "load_config": "config",
+    "train": "training",
+    "load": "runs",
+    "predict": "predict",
+    "delta_m": "evaluation",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'mtclim' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"mtclim.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,142 @@
+"""Lets ``papermill notebooks/train.ipynb -p variant lim_ms_all`` work without an output path.
+
+papermill imports its ``papermill.engine`` entry points, this module among them, before it reads its arguments. On that
+import, and only in the process of papermill's own command, the notebook's place under ``runs/`` is added to
+``sys.argv`` where no output path is given and the notebook is a source notebook of this project: its metadata hold
+``{"mtclim": {"output": "runs/{config}/..."}}``, filled from the parameters (an empty one from the configuration), and
+it has not been executed. Names of parameters that the notebook lacks stop the command; papermill itself only warns.
+Anything else is left to papermill as it is. (papermill 2.7 asks for an output path in a terminal, writes to stdout in
+a pipe, takes the notebook's own path for the output when stdin is a pipe, and fails when stdin is closed.)
+"""
+
+import ast
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+PARAMETERS = ("-p --parameters", "-r --parameters_raw")
+YAML = ("-f --parameters_file", "-y --parameters_yaml", "-b --parameters_base64")
+OTHERS = (
+    "--engine", "--autosave-cell-every", "-k --kernel", "-l --language", "--cwd", "--stdout-file", "--stderr-file",
+    "--log-level", "--start-timeout --start_timeout", "--execution-timeout",
+)  # fmt: skip
+"""papermill's options that take values: its command does not exist yet at this import (a test compares them)."""
+FLAGS = ("True", "False")
+
+
+def parse(arguments: list[str]) -> tuple[list[str], dict]:
+    """The positional arguments and the parameters of a papermill command line."""
+    import click
+
+    options = [click.Option([*names.split(), "pairs"], nargs=2, multiple=True) for names in PARAMETERS[:1]]
+    options += [click.Option([*names.split(), "raw"], nargs=2, multiple=True) for names in PARAMETERS[1:]]
+    options += [click.Option([*names.split(), f"yaml{i}"], multiple=True) for i, names in enumerate(YAML)]
+    options += [click.Option([*names.split(), f"other{i}"]) for i, names in enumerate(OTHERS)]
+    command = click.Command(
+        "papermill",
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED), *options],
+        context_settings={"ignore_unknown_options": True},
+        add_help_option=False,
+    )
+    found = command.make_context("papermill", list(arguments), resilient_parsing=True).params
+    given: dict = {}
+    for text in found["yaml2"] or ():
+        given |= yaml.safe_load(base64.b64decode(text)) or {}
+    for path in found["yaml0"] or ():
+        given |= yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    for text in found["yaml1"] or ():
+        given |= yaml.safe_load(text) or {}
+    given |= dict(found["pairs"] or ()) | dict(found["raw"] or ())
+    return [word for word in found["words"] or () if word == "-" or not word.startswith("-")], given
+
+
+def assigned(source: str) -> dict:
+    """The names that a cell of ``name = literal`` lines assigns, with their values (None where not a literal)."""
+    values = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            try:
+                values[target.id] = ast.literal_eval(node.value)
+            except ValueError:
+                values[target.id] = None
+    return values
+
+
+def require_known(given: Mapping | set, valid: Mapping, notebook: str) -> None:
+    """Stop with the list of valid parameters if one of ``given`` is not among them."""
+    unknown = sorted(set(given) - set(valid))
+    if unknown:
+        raise SystemExit(f"{notebook}: unknown parameter {', '.join(unknown)}; its parameters are {', '.join(valid)}.")
+
+
+def check_injected(cells: list[str], notebook: str) -> None:
+    """Stop, inside a notebook, at parameters that its parameters cell lacks: ``check_injected(In, "train.ipynb")``.
+
+    ``cells`` are the sources executed so far; papermill starts the cell that it injects with ``# Parameters``.
+    """
+    injected = [position for position, source in enumerate(cells) if source.startswith("# Parameters\n")]
+    if injected and injected[0] > 0:
+        require_known(assigned(cells[injected[-1]]), assigned(cells[injected[0] - 1]), notebook)
+
+
+def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
+    """Where the executed notebook belongs: its template filled with the parameters, empty ones from the configuration.
+
+    A true ``detach`` reads ``-detach`` and a false one nothing; a path to a configuration counts by its file's name.
+    """
+    root = notebook.resolve().parent.parent
+    config = str(values.get("config") or "demo")
+    file = next((f for f in (root / "configs" / f"{config}.yaml", Path(config)) if f.is_file()), None)
+    if file is None:
+        presets = ", ".join(sorted(path.stem for path in (root / "configs").glob("*.yaml")))
+        raise SystemExit(f"{notebook}: found config {config!r}; expected one of {presets}, or the path of a YAML file.")
+    preset = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    filled = {name: value if value not in ("", None) else preset.get(name, "") for name, value in values.items()}
+    flags = {name: f"-{name}" * (str(value) == "True") for name, value in filled.items() if str(value) in FLAGS}
+    template = metadata["mtclim"]["output"]
+    return root / template.format(**(filled | flags | {"config": file.stem}))
+
+
+def supply(arguments: list[str]) -> None:
+    """Append the output path to papermill's ``arguments`` if it is ours to choose; check the names of parameters."""
+    words, given = parse(arguments)
+    if not words or {"-h", "--help", "--help-notebook", "--version"} & set(arguments):
+        return
+    path = Path(words[0])
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        metadata = notebook["metadata"]
+        cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return  # not a notebook file: papermill says so itself
+    if "output" not in metadata.get("mtclim", {}) or "papermill" in metadata:
+        return
+    defaults = assigned("".join(cell["source"]))
+    require_known(given, defaults, str(path))
+    if len(words) == 1:
+        output = output_path(path, metadata, defaults | given)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.append(os.path.relpath(output))
+
+
+def is_papermill_command() -> bool:
+    """Whether this process is ``papermill ...`` or ``python -m papermill ...``."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    return program in ("papermill", "papermill.exe") or (program == "-m" and "papermill" in sys.orig_argv)
+
+
+if is_papermill_command():
+    try:
+        os.fstat(0)
+    except OSError:  # stdin is closed, which papermill cannot stand: give it an empty one
+        os.open(os.devnull, os.O_RDONLY)
+        os.set_inheritable(0, True)
+    added = sys.argv[1:]
+    supply(added)
+    sys.argv[1:] = added

@@ -12,7 +12,9 @@ def codes(values: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
     found = pd.Index(classes).get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
     unknown = pd.unique(values[(found < 0) & pd.notna(values)])
     if len(unknown):
-        raise ValueError(f"{values.name}: found {list(map(str, unknown[:5]))}; expected one of {list(classes)} or nothing.")
+        raise ValueError(
+            f"{values.name}: found {list(map(str, unknown[:5]))}; expected one of {list(classes)} or nothing."
+        )
     return found
 
 

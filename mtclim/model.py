@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from mtclim.tasks import Tasks
 
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -74,51 +76,54 @@ class Output:
 class Scan(torch.autograd.Function):
     """All hidden states of G independent GRUs at once: the group is the batch of one baddbmm a step.
 
-    The backward pass is linear in the gradient of the state, so its factors are computed for all steps together and the
-    recurrent weights' gradient is one product after the scan.
+    The batch of images stands last, so that each gate is one contiguous run, and every step is finished while its few
+    hundred kilobytes are in cache: for large batches that counts for more than products over all steps together.
     """
 
     @staticmethod
-    def forward(ctx, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """gates (T, G, B, 3H) input projections r|z|n, weight (G, H, 3H), bias (G, 1, 3H) -> states (T, G, B, H)."""
-        steps, groups, batch, width = gates.shape
-        units = width // 3
-        states = gates.new_zeros(steps + 1, groups, batch, units)
-        act = torch.empty_like(gates)  # r | z | n after their activations
-        hidden_n = torch.empty_like(states[1:])
-        for s in range(steps):
-            recurrent = torch.baddbmm(bias, states[s], weight)  # (G, B, 3H)
-            rz = torch.add(gates[s, ..., : 2 * units], recurrent[..., : 2 * units]).sigmoid_()
-            hidden_n[s] = recurrent[..., 2 * units :]
-            n = torch.addcmul(gates[s, ..., 2 * units :], rz[..., :units], hidden_n[s]).tanh_()
-            act[s, ..., : 2 * units] = rz
-            act[s, ..., 2 * units :] = n
-            torch.lerp(n, states[s], rz[..., units:], out=states[s + 1])  # (1 - z) n + z h
-        ctx.save_for_backward(states, act, hidden_n, weight)
+    def forward(ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+        """x (T, G, I, B), w_ih (G, 3H, I), w_hh (G, 3H, H), biases (G, 3H, 1) -> states (T, G, H, B)."""
+        (steps, groups, _, batch), units = x.shape, w_hh.shape[2]
+        states = x.new_zeros(steps + 1, groups, units, batch)
+        gates, u_n = x.new_empty(steps, groups, 3 * units, batch), x.new_empty(steps, groups, units, batch)
+        cut = (2 * units, units)  # r and z together | n, whose two products the reset gate keeps apart
+        (wi_rz, wi_n), (wh_rz, wh_n), (bi_rz, bi_n), (bh_rz, bh_n) = (w.split(cut, 1) for w in (w_ih, w_hh, b_ih, b_hh))
+        b_rz = bi_rz + bh_rz
+        for x_s, h, h_next, gate, u in zip(x, states[:-1], states[1:], gates, u_n, strict=True):
+            rz, n = gate.split(cut, 1)
+            r, z = torch.baddbmm(b_rz, wi_rz, x_s, out=rz).baddbmm_(wh_rz, h).sigmoid_().chunk(2, 1)
+            torch.baddbmm(bh_n, wh_n, h, out=u)
+            torch.baddbmm(bi_n, wi_n, x_s, out=n).addcmul_(r, u).tanh_()
+            torch.lerp(n, h, z, out=h_next)  # (1 - z) n + z h
+        ctx.save_for_backward(x, states, gates, u_n, w_ih, w_hh)
         return states[1:]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the gates (T, G, B, 3H), the weight (G, H, 3H) and the bias (G, 1, 3H)."""
-        states, act, hidden_n, weight = ctx.saved_tensors
-        steps, groups, batch, units = grad.shape
-        r, z, n = act.chunk(3, dim=-1)
-        to_n = (1 - z) * (1 - n * n)
-        factor = torch.stack((to_n * hidden_n * r * (1 - r), (states[:-1] - n) * z * (1 - z), to_n * r), dim=-2)
-        d_recurrent = torch.empty_like(factor)  # (T, G, B, 3, H)
-        d_states = torch.empty_like(grad)
-        back = weight.transpose(1, 2)  # (G, 3H, H)
-        d = grad[-1]
-        for s in reversed(range(steps)):
-            d_states[s] = d
-            torch.mul(factor[s], d.unsqueeze(-2), out=d_recurrent[s])
-            through = d * z[s] if s == 0 else torch.addcmul(grad[s - 1], d, z[s])
-            d = torch.baddbmm(through, d_recurrent[s].view(groups, batch, 3 * units), back)
-        d_recurrent = d_recurrent.flatten(-2)
-        d_gates = torch.cat((d_recurrent[..., : 2 * units], d_states * to_n), dim=-1)
-        rows = d_recurrent.transpose(0, 1).flatten(1, 2)  # (G, T * B, 3H)
-        d_weight = states[:-1].transpose(0, 1).flatten(1, 2).transpose(1, 2) @ rows
-        return d_gates, d_weight, rows.sum(1, keepdim=True)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of x and of the four parameters, for grad (T, G, H, B)."""
+        x, states, gates, u_n, w_ih, w_hh = ctx.saved_tensors
+        units, h3 = w_hh.shape[2], w_hh.shape[1]
+        back_x, back_h = w_ih.roll(units, 1).transpose(1, 2), w_hh.transpose(1, 2)
+        # n | r | z of the input side and r | z | n of the recurrent side are two windows of one buffer
+        delta = states.new_empty(len(back_h), 4 * units, states.shape[3])  # (G, 4H, B)
+        d_n, d_r, d_z, d_u = delta.chunk(4, 1)
+        on_x, on_h = delta[:, :h3], delta[:, units:]
+        d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
+        total, d = torch.zeros_like(delta), torch.zeros_like(states[0])
+        for s in reversed(range(len(x))):
+            h, (r, z, n) = states[s], gates[s].chunk(3, 1)
+            d += grad[s]
+            tanh_backward.grad_input(torch.addcmul(d, d, z, value=-1), n, grad_input=d_n)
+            sigmoid_backward.grad_input((h - n).mul_(d), z, grad_input=d_z)
+            sigmoid_backward.grad_input(d_n * u_n[s], r, grad_input=d_r)
+            torch.mul(d_n, r, out=d_u)
+            torch.bmm(back_x, on_x, out=d_x[s])
+            d_w_ih.baddbmm_(on_x, x[s].transpose(1, 2))
+            d_w_hh.baddbmm_(on_h, h.transpose(1, 2))
+            total += delta
+            d = torch.baddbmm(d * z, back_h, on_h)
+        d_b = total.sum(2, keepdim=True)
+        return d_x, d_w_ih.roll(-units, 1), d_w_hh, d_b[:, :h3].roll(-units, 1), d_b[:, units:]
 
 
 class StackedGRU(nn.Module):
@@ -130,27 +135,25 @@ class StackedGRU(nn.Module):
 
     def __init__(self, tasks: int, width: int, units: int):
         super().__init__()
-        self.tasks, self.units = tasks, units
+        self.tasks = tasks
         for layer, (directions, inputs) in enumerate(((2, width), (1, 2 * units))):
-            groups = (tasks, directions)
             for name, shape in (("w_ih", (3 * units, inputs)), ("w_hh", (3 * units, units))):
                 limit = math.sqrt(6 / sum(shape))  # Glorot uniform over the stacked gate matrix, as Keras does
-                self.register_parameter(f"{name}_{layer}", nn.Parameter(torch.empty(*groups, *shape).uniform_(-limit, limit)))
+                weight = torch.empty(tasks, directions, *shape).uniform_(-limit, limit)
+                self.register_parameter(f"{name}_{layer}", nn.Parameter(weight))
             for name in ("b_ih", "b_hh"):
-                self.register_parameter(f"{name}_{layer}", nn.Parameter(torch.zeros(*groups, 3 * units)))
+                self.register_parameter(f"{name}_{layer}", nn.Parameter(torch.zeros(tasks, directions, 3 * units, 1)))
 
     def forward(self, z: Tensor) -> Tensor:
         """z (T, B, I), one sequence for all tasks -> last states (B, N, H)."""
-        both = torch.stack((z, z.flip(0)))  # (2, T, B, I): both directions scan in one loop
-        gates = torch.einsum("dtbi,ndgi->tndbg", both, self.w_ih_0) + self.b_ih_0.unsqueeze(-2)
-        states = self._scan(gates.flatten(1, 2), 0).unflatten(1, (self.tasks, 2))  # (T, N, 2, B, H)
-        y = torch.cat((states[:, :, 0], states[:, :, 1].flip(0)), dim=-1)  # (T, N, B, 2H)
-        gates = torch.einsum("tnbi,ngi->tnbg", y, self.w_ih_1[:, 0]) + self.b_ih_1
-        return self._scan(gates, 1)[-1].transpose(0, 1)
+        both = torch.stack((z, z.flip(0)), dim=1).transpose(2, 3)  # (T, 2, I, B): both directions scan in one loop
+        each = both.unsqueeze(1).expand(-1, self.tasks, -1, -1, -1)  # (T, N, 2, I, B)
+        states = self._scan(each.flatten(1, 2), 0).unflatten(1, (self.tasks, 2))  # (T, N, 2, H, B)
+        y = torch.cat((states[:, :, 0], states[:, :, 1].flip(0)), dim=2)  # (T, N, 2H, B)
+        return self._scan(y, 1)[-1].permute(2, 0, 1)
 
-    def _scan(self, gates: Tensor, layer: int) -> Tensor:
-        weight = getattr(self, f"w_hh_{layer}").flatten(0, 1).transpose(1, 2)
-        return Scan.apply(gates, weight, getattr(self, f"b_hh_{layer}").flatten(0, 1).unsqueeze(1))
+    def _scan(self, x: Tensor, layer: int) -> Tensor:
+        return Scan.apply(x, *(getattr(self, f"{name}_{layer}").flatten(0, 1) for name in ("w_ih", "w_hh", "b_ih", "b_hh")))
 
 
 class SoftmaxLayer(nn.Module):

@@ -2,11 +2,12 @@
 
 papermill imports its ``papermill.engine`` entry points, this module among them, before it reads its arguments. On that
 import, and only in the process of papermill's own command, the notebook's place under ``runs/`` is added to
-``sys.argv`` where no output path is given and the notebook is a source notebook of this project: its metadata hold
-``{"mtclim": {"output": "runs/{config}/..."}}``, filled from the parameters (an empty one from the configuration), and
-it has not been executed. Names of parameters that the notebook lacks stop the command; papermill itself only warns.
-Anything else is left to papermill as it is. (papermill 2.7 asks for an output path in a terminal, writes to stdout in
-a pipe, takes the notebook's own path for the output when stdin is a pipe, and fails when stdin is closed.)
+``sys.argv`` where no output path is given and the notebook is a source notebook of this project: its metadata hold an
+entry ``mtclim`` (``{"output": "run"}`` for one that fills a run folder) and it has not been executed. Names of
+parameters that the notebook lacks stop the command, where papermill itself only warns; so do values that the
+configuration refuses. Anything else is left to papermill as it is. (papermill 2.7 asks for an output path in a
+terminal, writes to stdout in a pipe, takes the notebook's own path for the output when stdin is a pipe, and fails when
+stdin is closed.)
 """
 
 import ast
@@ -15,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
@@ -26,7 +28,6 @@ OTHERS = (
     "--log-level", "--start-timeout --start_timeout", "--execution-timeout",
 )  # fmt: skip
 """papermill's options that take values: its command does not exist yet at this import (a test compares them)."""
-FLAGS = ("True", "False")
 
 
 def parse(arguments: list[str]) -> tuple[list[str], dict]:
@@ -86,21 +87,18 @@ def check_injected(cells: list[str], notebook: str) -> None:
 
 
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
-    """Where the executed notebook belongs: its template filled with the parameters, empty ones from the configuration.
+    """Where the executed notebook belongs: beside the run folder that it fills, or in the folder of the study's runs.
 
-    A true ``detach`` reads ``-detach`` and a false one nothing; a path to a configuration counts by its file's name.
+    ValueError for values that the configuration refuses.
     """
-    root = notebook.resolve().parent.parent
-    config = str(values.get("config") or "demo")
-    file = next((f for f in (root / "configs" / f"{config}.yaml", Path(config)) if f.is_file()), None)
-    if file is None:
-        presets = ", ".join(sorted(path.stem for path in (root / "configs").glob("*.yaml")))
-        raise SystemExit(f"{notebook}: found config {config!r}; expected one of {presets}, or the path of a YAML file.")
-    preset = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    filled = {name: value if value not in ("", None) else preset.get(name, "") for name, value in values.items()}
-    flags = {name: f"-{name}" * (str(value) == "True") for name, value in filled.items() if str(value) in FLAGS}
-    template = metadata["mtclim"]["output"]
-    return root / template.format(**(filled | flags | {"config": file.stem}))
+    from mtclim.config import Config, load_config, run_folder
+
+    settings = {field.name for field in fields(Config)} & set(values)
+    config = load_config(values.get("config") or "demo", **{name: values[name] for name in settings})
+    folder = run_folder(config)
+    if metadata["mtclim"].get("output") == "run":
+        return folder.with_name(f"{folder.name}.ipynb")
+    return folder.parents[2] / notebook.name
 
 
 def supply(arguments: list[str]) -> None:
@@ -115,12 +113,15 @@ def supply(arguments: list[str]) -> None:
         cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return  # not a notebook file: papermill says so itself
-    if "output" not in metadata.get("mtclim", {}) or "papermill" in metadata:
+    if "mtclim" not in metadata or "papermill" in metadata:
         return
     defaults = assigned("".join(cell["source"]))
     require_known(given, defaults, str(path))
     if len(words) == 1:
-        output = output_path(path, metadata, defaults | given)
+        try:
+            output = output_path(path, metadata, defaults | given)
+        except ValueError as error:
+            raise SystemExit(f"{path}: {error}") from None
         output.parent.mkdir(parents=True, exist_ok=True)
         arguments.append(os.path.relpath(output))
 

@@ -15,12 +15,14 @@ papermill = pytest.importorskip("papermill")
 from mtclim import papermill_plugin  # noqa: E402
 
 COMMAND = Path(sys.executable).with_name("papermill")
-OUTPUT = "runs/{config}/{backbone}/{variant}{detach}/seed-{seed}.ipynb"
+OURS = {"mtclim": {"output": "run"}}
 PARAMETERS = """config = "demo"  # str: preset
 variant = "lim_ms_all"  # str: variant
 backbone = ""  # str: empty = the preset's
 seed = 0  # int: realisation
-detach = False  # bool: control"""
+detach = False  # bool: control
+data = ""  # str: table
+out = ""  # str: run folder"""
 CHECK = 'from mtclim.papermill_plugin import check_injected\ncheck_injected(In, "train.ipynb")'
 
 
@@ -40,7 +42,7 @@ def project(tmp_path):
     """A folder like the repository's: a preset and a notebook of ours."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.yaml").write_text("backbone: tiny_net\nvariant: bl\n")
-    write_notebook(tmp_path / "notebooks" / "train.ipynb", {"mtclim": {"output": OUTPUT}})
+    write_notebook(tmp_path / "notebooks" / "train.ipynb", OURS)
     before = (tmp_path / "notebooks" / "train.ipynb").read_bytes()
     yield tmp_path
     assert (tmp_path / "notebooks" / "train.ipynb").read_bytes() == before, "the source notebook was touched"
@@ -158,7 +160,7 @@ def test_notebook_of_someone_else_is_left_alone(project):
 def test_unknown_parameter_fails_at_once(project, arguments):
     done = call(project, "notebooks/train.ipynb", *arguments)
     assert done.returncode != 0
-    assert "varaint" in done.stderr and "config, variant, backbone, seed, detach" in done.stderr
+    assert "varaint" in done.stderr and "config, variant, backbone, seed, detach, data, out" in done.stderr
     assert not (project / "runs").exists() and not (project / "mine.ipynb").exists()
 
 
@@ -169,9 +171,12 @@ def test_unknown_parameter_fails_in_the_notebook_too(project):
         )
 
 
-def test_unknown_config_fails_at_once(project):
-    done = call(project, "notebooks/train.ipynb", "-p", "config", "papre")
-    assert done.returncode != 0 and "'papre'" in done.stderr and "demo" in done.stderr
+@pytest.mark.parametrize(
+    "name, value, valid", [("config", "papre", "demo"), ("variant", "lim_ms", "lim_ms_all"), ("seed", "one", "int")]
+)
+def test_unknown_value_fails_at_once(project, name, value, valid):
+    done = call(project, "notebooks/train.ipynb", "-p", name, value)
+    assert done.returncode != 0 and repr(value) in done.stderr and valid in done.stderr
     assert not (project / "runs").exists()
 
 
@@ -188,14 +193,22 @@ def test_missing_notebook_and_help_are_papermills_own(project):
         ({"seed": "1", "detach": "True"}, "runs/demo/tiny_net/lim_ms_all-detach/seed-1.ipynb"),
         ({"detach": "False", "backbone": "densenet121"}, "runs/demo/densenet121/lim_ms_all/seed-0.ipynb"),
         ({"config": "configs/mine.yaml"}, "runs/mine/small/lim_ms_all/seed-0.ipynb"),
+        ({"data": "somewhere/houses.csv"}, "runs/demo-houses/tiny_net/lim_ms_all/seed-0.ipynb"),
+        ({"out": "else/where"}, "else/where.ipynb"),
     ],
 )
-def test_output_path(project, monkeypatch, given, expected):
+def test_output_path_is_beside_the_run_folder(project, monkeypatch, given, expected):
     monkeypatch.chdir(project)
     (project / "configs" / "mine.yaml").write_text("backbone: small\n")
     values = papermill_plugin.assigned(PARAMETERS) | given
-    path = papermill_plugin.output_path(Path("notebooks/train.ipynb"), {"mtclim": {"output": OUTPUT}}, values)
-    assert path == project.resolve() / expected
+    path = papermill_plugin.output_path(Path("notebooks/train.ipynb"), OURS, values)
+    assert path.resolve() == project.resolve() / expected
+
+
+def test_output_path_of_a_notebook_about_the_study(project, monkeypatch):
+    monkeypatch.chdir(project)
+    path = papermill_plugin.output_path(Path("notebooks/explore.ipynb"), {"mtclim": {}}, {"config": "demo", "top": 3})
+    assert path.resolve() == project.resolve() / "runs/demo/explore.ipynb"
 
 
 def test_parse_reads_every_form(tmp_path):

@@ -37,7 +37,10 @@ class Tasks(Mapping[str, tuple[str, ...]]):
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Tasks":
         """Read tasks from a YAML mapping ``task: [class, class, ...]``."""
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        try:
+            loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # "no" and 2.0 are names
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict) or not all(isinstance(names, list) for names in loaded.values()):
             raise ValueError(f"{path}: expected a YAML mapping 'task: [class, class, ...]', found {type(loaded).__name__}.")
         return cls(loaded)

@@ -48,13 +48,11 @@ def make_city(
         return folder / "images.parquet"
     from mtclim.city.plan import plan
 
-    city = plan(
-        facades=facades, labelled=labelled, seed=seed, interdependency=interdependency, missing=missing, noise=noise
-    )
-    table = city.facades
-    table.insert(0, "image", [_name(i) for i in range(len(table))])
+    city = plan(facades, labelled, seed, interdependency)
+    known = city.annotations(missing, noise)
+    table = city.facades.assign(image=[_name(i) for i in range(facades)])
     _photographs(folder, table, seed, size, ambiguity, workers, progress)
-    _tables(folder, city, parameters)
+    _tables(folder, city, table, known)
     _write(folder / "README.md", _dictionary(parameters))
     versions = {name: version(name) for name in ("numpy", "pillow", "pandas", "geopandas")}
     record = {"parameters": parameters, "synthetic": True, "python": platform.python_version(), "versions": versions}
@@ -126,14 +124,14 @@ def _job(folder, start, labels, streets, seed, size, ambiguity) -> int:
     return len(rows)
 
 
-def _tables(folder: Path, city, parameters: dict):
+def _tables(folder: Path, city, table, known):
     """GeoParquet and GeoPackage; the table that is read (`images.parquet`) holds only what an annotator would know."""
     import geopandas as gpd
     import yaml
 
-    table, tasks = city.facades, list(SANTIAGO)
+    tasks = list(SANTIAGO)
     points = gpd.points_from_xy(table["lon"], table["lat"], crs="EPSG:4326")
-    known = table[["image", "lon", "lat", "block", "municipality"]].assign(**city.observed[tasks])
+    known = table[["image", "lon", "lat", "block", "municipality"]].assign(**known)
     known = gpd.GeoDataFrame(known, geometry=points)
     truth = table[["image", *tasks, "labelled", "street", "block", "municipality"]]
     _replace(folder / "truth.parquet", lambda path: truth.to_parquet(path, index=False))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from mtclim.images import ImageError, decode
-from mtclim.table import grid_blocks, read_positions
+from mtclim.table import grid_blocks, read_table
 from mtclim.tasks import Tasks
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -44,7 +45,7 @@ def exif_position(path: str | Path) -> tuple[float, float]:
 
 
 def read_folder(folder: str | Path, cell: float = 500.0) -> pd.DataFrame:
-    """The photographs of a folder (recursive, sorted): image, lon, lat, block (a grid of `cell` metres), reason, path."""
+    """The photographs of a folder, sorted: image, lon, lat, block (a grid of `cell` metres), reason, path."""
     folder = Path(folder)
     found = [Path(root, name) for root, folders, files in os.walk(folder) for name in files + folders]
     paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
@@ -76,8 +77,9 @@ def read_source(source: str | Path, tasks: Tasks, cell: float = 500.0, require_p
     """
     if Path(source).is_dir():
         return read_folder(source, cell)
-    frame = read_positions(source)
-    known = [name for name in (*CARRIED, *tasks) if name in frame]
+    table = read_table(source, tasks, require_images=False, require_labels=False)
+    frame = table.frame.assign(path=[str(path) for path in table.paths])
+    known = [name for name in (*CARRIED, *tasks) if name in frame and frame[name].notna().any()]
     frame = frame.reindex(columns=["image", "path", "lon", "lat", "block", *known])
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():
@@ -87,6 +89,11 @@ def read_source(source: str | Path, tasks: Tasks, cell: float = 500.0, require_p
         frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], cell).to_numpy()
     frame["reason"] = np.where(placed | (not require_position), "", "no position (lon, lat) in the table")
     return frame
+
+
+def safe_cell(value: object) -> object:
+    """A cell that no spreadsheet runs: text that would start a formula gets a leading apostrophe (OWASP's rule)."""
+    return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
 # ---------------------------------------------------------------- decoding, ahead of the model

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mtclim import __version__
-from mtclim.photographs import CARRIED, decoded_batches, read_source
+from mtclim.photographs import CARRIED, decoded_batches, read_source, safe_cell
 from mtclim.tasks import Tasks
 
 # ---------------------------------------------------------------- the models
@@ -230,11 +229,6 @@ def _merge(shards: list[Path], out: Path, provenance: dict, unplaced: list[list[
         os.replace(beside, out)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def safe_cell(value: object) -> object:
-    """A cell that no spreadsheet runs: text that would start a formula gets a leading apostrophe (OWASP's rule)."""
-    return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
 def listing_of(out: str | Path) -> Path:

@@ -105,7 +105,9 @@ def load_config(preset: str | Path = "demo", **overrides: Any) -> Config:
     known = presets()
     path = known.get(str(preset)) or resolve(preset)
     if not path.is_file():
-        raise ValueError(f"config: found {str(preset)!r}; expected one of {', '.join(known)}, or the path of a YAML file.")
+        raise ValueError(
+            f"config: found {str(preset)!r}; expected one of {', '.join(known)}, or the path of a YAML file."
+        )
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     given = {name: value for name, value in overrides.items() if value is not None and value != ""}
     backbones = settings.get("study", {}).get("backbones", {})
@@ -145,7 +147,9 @@ def _check(config: Config) -> None:
     wrong += [f"{name} = {getattr(config, name)}" for name in ("keep", "ambiguity", "interdependency", "missing", "noise")
               if not 0 <= getattr(config, name) <= 1 or (name == "keep" and config.keep == 0)]  # fmt: skip
     if wrong:
-        raise ValueError(f"config: {', '.join(wrong)} out of range; sizes and rates are positive, shares lie in [0, 1].")
+        raise ValueError(
+            f"config: {', '.join(wrong)} out of range; sizes and rates are positive, shares lie in [0, 1]."
+        )
 
 
 def run_folder(config: Config) -> Path:
@@ -160,4 +164,3 @@ def run_folder(config: Config) -> Path:
 def to_dict(config: Config) -> dict[str, Any]:
     """The settings that define a run, without where it lands."""
     return {name: value for name, value in asdict(config).items() if name not in ("out", "study")}
-

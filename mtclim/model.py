@@ -116,7 +116,9 @@ class StackedGRU(nn.Module):
         return self._scan(y, 1)[-1].permute(2, 0, 1)
 
     def _scan(self, x: Tensor, layer: int) -> Tensor:
-        return Scan.apply(x, *(getattr(self, f"{name}_{layer}").flatten(0, 1) for name in ("w_ih", "w_hh", "b_ih", "b_hh")))
+        return Scan.apply(
+            x, *(getattr(self, f"{name}_{layer}").flatten(0, 1) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
+        )
 
 
 class SoftmaxLayer(nn.Module):
@@ -132,7 +134,9 @@ class SoftmaxLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(tasks.total))
         task_of_class = [n for n, size in enumerate(tasks.sizes) for _ in range(size)]
         starts = [sum(tasks.sizes[:n]) for n in range(len(tasks))]
-        pad = [[a + k if k < size else tasks.total for k in range(tasks.largest)] for a, size in zip(starts, tasks.sizes)]  # noqa: B905
+        pad = [
+            [a + k if k < size else tasks.total for k in range(tasks.largest)] for a, size in zip(starts, tasks.sizes)
+        ]  # noqa: B905
         self.register_buffer("task_of_class", torch.tensor(task_of_class), persistent=False)
         self.register_buffer("pad", torch.tensor(pad), persistent=False)
 
@@ -260,8 +264,13 @@ class SingleTaskModel(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """images (B, 3, H, W), float, normalised."""
         outs = [network(images) for network in self.networks]
-        padded = [F.pad(out.logits["bl"], (0, self.tasks.largest - out.logits["bl"].shape[-1]), value=-math.inf) for out in outs]
-        return Output({"stc": torch.cat(padded, dim=1)}, {t: p for out in outs for t, p in out.probabilities.items()}, {})
+        padded = [
+            F.pad(out.logits["bl"], (0, self.tasks.largest - out.logits["bl"].shape[-1]), value=-math.inf)
+            for out in outs
+        ]
+        return Output(
+            {"stc": torch.cat(padded, dim=1)}, {t: p for out in outs for t, p in out.probabilities.items()}, {}
+        )
 
     losses = MultitaskModel.losses
     loss = MultitaskModel.loss
@@ -303,12 +312,16 @@ def create_model(variant: str, tasks: Tasks, backbone: str = "densenet121", pret
 def _backbone(name: str, pretrained: bool, weights: str | Path | None) -> nn.Module:
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:8]) or "densenet121, tf_efficientnetv2_b3"
-        raise ValueError(f"backbone: found {name!r}, which timm {timm.__version__} does not know; expected for example {close}.")
+        raise ValueError(
+            f"backbone: found {name!r}, which timm {timm.__version__} does not know; expected for example {close}."
+        )
     if weights:
         body = timm.create_model(name, num_classes=0)
         missing = body.load_state_dict(load_file(weights), strict=False).missing_keys
         if missing:
-            raise ValueError(f"{weights}: lacks {len(missing)} tensors of {name}, the first {missing[:3]}; expected its timm weights.")
+            raise ValueError(
+                f"{weights}: lacks {len(missing)} tensors of {name}, the first {missing[:3]}; expected its timm weights."
+            )
         return body
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)

@@ -1,0 +1,166 @@
+"""Run folders: whole or absent, locked while in work, resumed by repeating the command; and loading what they hold.
+
+A run is worked on in ``<folder>.partial`` under the lock ``<folder>.lock`` and renamed to ``<folder>`` when everything is
+written; the file ``COMPLETE`` in it was written last.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from mtclim.tasks import Tasks
+
+MARKER = "COMPLETE"
+
+
+class RunError(RuntimeError):
+    """A run that can't start, go on or be read; says what was found, where, and what to do."""
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether the folder holds a finished run."""
+    return (Path(folder) / MARKER).is_file()
+
+
+def find(root: str | Path) -> list[Path]:
+    """All finished run folders at or below ``root``, sorted."""
+    return sorted(marker.parent for marker in Path(root).rglob(MARKER) if not marker.parent.name.endswith(".partial"))
+
+
+def unfinished(root: str | Path) -> list[Path]:
+    """All folders of runs begun and not finished at or below ``root``, sorted."""
+    return sorted(path for path in Path(root).rglob("*.partial") if path.is_dir())
+
+
+@contextmanager
+def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Hold the run's lock and give the folder to work in; rename it to ``folder`` when the block ends without error.
+
+    Raises RunError where another process makes the same run, or where the begun run has other settings.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{folder}: another process is making this very run; wait for it, or choose another seed or `out`."
+        ) from None
+    try:
+        partial = folder.with_name(f"{folder.name}.partial")
+        if folder.exists() and not is_complete(folder):
+            raise RunError(
+                f"{folder}: holds files but no finished run; expected a folder that isn't there. Move it away."
+            )
+        partial.mkdir(exist_ok=True)
+        begun = partial / "config.yaml"
+        if begun.exists():
+            check_settings(begun, settings)
+        else:
+            write_text(begun, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        yield partial
+        write_text(partial / MARKER, "")
+        partial.rename(folder)
+    finally:
+        lock.release()
+
+
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise RunError where the settings in ``path`` differ from these, naming the differences."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    differ = [f"{k}: {found.get(k)!r} there, {settings.get(k)!r} now" for k in {**found, **settings}
+              if found.get(k) != settings.get(k)]  # fmt: skip
+    if differ:
+        raise RunError(
+            f"{path.parent}: a run with other settings ({'; '.join(differ[:5])}). Give another `out`, or delete that folder."
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all; NaN is not JSON and raises ValueError."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """``config.yaml`` of a finished run; RunError where there is none."""
+    folder = Path(folder)
+    if not is_complete(folder):
+        state = (
+            "was begun but is not finished" if folder.with_name(folder.name + ".partial").exists() else "is not there"
+        )
+        raise RunError(
+            f"{folder}: the run {state}; expected a folder with the marker {MARKER}. Repeat its training command."
+        )
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
+def load(folder: str | Path):
+    """The trained model of a run folder, in eval mode on the CPU, ready to predict.
+
+    It carries ``.tasks``, ``.image_size`` (pixels), ``.mean``, ``.std`` (of pixel values in [0, 1]) and ``.temperatures``
+    (task -> float, fitted on validation). Only safetensors and YAML are read, never a pickle.
+    """
+    from safetensors.torch import load_file
+
+    from mtclim.model import create_model
+
+    folder, settings = Path(folder), read_settings(folder)
+    model = create_model(
+        settings["variant"], Tasks(settings["tasks"]), settings["timm_name"],
+        clim_units=settings["clim_units"], tlim_units=settings["tlim_units"], detach=settings["detach"],
+    )  # fmt: skip
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except Exception as error:
+        raise RunError(
+            f"{folder}/model.safetensors: does not hold this run's weights ({error}). Train it anew."
+        ) from error
+    model.image_size, model.mean, model.std = settings["image_size"], settings["mean"], settings["std"]
+    calibration = json.loads((folder / "calibration.json").read_text())
+    model.temperatures = {task: entry["temperature"] for task, entry in calibration.items()}
+    return model.eval()
+
+
+def provenance() -> dict[str, Any]:
+    """Date, machine, versions and commit: what a result must be able to say of itself."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    packages = ("torch", "torchvision", "timm", "lightning", "numpy", "pandas", "pillow")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": gpu or "CPU",
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" where the package's files differ from it; "unknown" outside a checkout."""
+    git = shutil.which("git")
+    here = Path(__file__).parent
+    if not git:
+        return "unknown"
+    run = [subprocess.run([git, *args], cwd=here, capture_output=True, text=True, check=False)
+           for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", "."))]  # fmt: skip
+    return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "") if run[0].returncode == 0 else "unknown"

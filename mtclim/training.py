@@ -1,0 +1,526 @@
+"""Training of one run: data, Lightning loop, best weights, run folder (sections 2.2, 2.3.6 and 3)."""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from filelock import FileLock
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mtclim import runs
+from mtclim.config import Config, project_root, resolve, run_folder, to_dict
+from mtclim.images import ImageStore, open_store
+from mtclim.labels import labelsets, lprus, partition
+from mtclim.metrics import fit_temperature, metrics
+from mtclim.model import MultitaskModel, SingleTaskModel, create_model
+from mtclim.table import Table, TableError, grid_blocks, read_table
+from mtclim.tasks import SANTIAGO, Tasks
+
+SPLITS = ("train", "val", "test")
+EVALUATION_BATCH = 256
+
+
+class TrainingError(RuntimeError):
+    """Training that went wrong: says at which step and task, what is kept, and what to do."""
+
+
+# Data ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """A table balanced and partitioned: ``kept`` (bool) over its annotated rows, ``split`` over the kept ones.
+
+    Both are Series whose index holds row positions of ``table.frame``. ``store`` (or None) holds the images of the kept rows, in
+    the order of ``split``; ``blocks`` is aligned with ``split``, None where the split is not spatially disjoint.
+    """
+
+    table: Table
+    kept: pd.Series
+    split: pd.Series
+    blocks: pd.Series | None
+    store: ImageStore | None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(n, N) int64 class positions of the kept rows, -1 = not annotated."""
+        return self.table.codes[self.split.index]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Positions among the kept rows of one split's readable images."""
+        return np.flatnonzero((self.split == split).to_numpy() & (self.store is None or self.store.readable))
+
+
+def make_city_for(config: Config) -> Path:
+    """The embedded city's table, made first if it isn't there."""
+    from mtclim.city import make_city
+
+    c = config
+    name = f"city-{c.city_facades}-{c.city_labelled}-{c.city_size}px-i{c.interdependency:g}-a{c.ambiguity:g}-s{c.city_seed}"
+    name += f"-m{c.missing:g}" * (c.missing > 0) + f"-n{c.noise:g}" * (c.noise > 0)
+    folder = project_root() / "data" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        return make_city(
+            folder, facades=c.city_facades, labelled=c.city_labelled, seed=c.city_seed, size=c.city_size,
+            interdependency=c.interdependency, ambiguity=c.ambiguity, missing=c.missing, noise=c.noise,
+        )  # fmt: skip
+
+
+def load_table(config: Config, require_images: bool = True) -> Table:
+    """The configuration's table of images; the embedded city is made first if it isn't there."""
+    if config.data == "city":
+        return read_table(make_city_for(config), SANTIAGO, require_images)
+    tasks = resolve(config.tasks) if config.tasks else None
+    return read_table(resolve(config.data), tasks, require_images)
+
+
+def prepare(config: Config, images: bool = True) -> Data:
+    """Read, balance (LPRUS) and partition the table, and decode the kept images once (``images=False``: don't).
+
+    Raises TableError, before any training, where no row is usable or a class has no row in training.
+    """
+    table = load_table(config, images)
+    annotated = np.flatnonzero((table.codes >= 0).any(1))
+    if not len(annotated):
+        raise TableError(
+            f"{table.path}: no row is annotated in any of {list(table.tasks)}; expected labels in these columns."
+        )
+    labels = table.labels.iloc[annotated]
+    kept = lprus(labels, config.keep, config.split_seed)
+    labels = labels[kept]
+    blocks = _blocks(table, config)
+    blocks = None if blocks is None else blocks.iloc[labels.index]
+    shares = (config.train_share, config.val_share, config.test_share)
+    split = partition(labels, blocks, shares, config.split_seed)
+    _check_classes(table, split)
+    store = None
+    if images:
+        paths = [table.paths[row] for row in split.index]
+        store = open_store(
+            paths, config.image_size, project_root() / ".cache" / "images", max_unreadable=config.max_unreadable
+        )
+    return Data(table, kept, split, blocks, store)
+
+
+def _blocks(table: Table, config: Config) -> pd.Series | None:
+    if "block" in table.frame:
+        return table.frame["block"]
+    if table.has_coordinates:
+        return grid_blocks(table.frame["lon"], table.frame["lat"], config.block_cell)
+    return None
+
+
+def _check_classes(table: Table, split: pd.Series) -> None:
+    codes = table.codes[split.index[split == "train"]]
+    for n, (task, names) in enumerate(table.tasks.items()):
+        counts = np.bincount(codes[codes[:, n] >= 0, n], minlength=len(names))
+        if not counts.all():
+            absent = [name for name, count in zip(names, counts, strict=True) if not count]
+            rows = [int((table.frame[task] == name).sum()) for name in absent]
+            raise TableError(
+                f"{table.path}: column {task!r}: no training row of class {', '.join(absent[:5])} ({rows[:5]} rows in the "
+                f"table, {len(codes)} training rows); expected at least one of each. Annotate more, merge or drop the class."
+            )
+
+
+class Batches(Sampler):
+    """Index lists, one a batch, in an order that only (seed, epoch) decides; each rank takes its share of every batch.
+
+    A last batch too small for batch normalisation on every rank is left out of that epoch.
+    """
+
+    def __init__(self, rows: np.ndarray, size: int, seed: int | None, rank: int = 0, ranks: int = 1):
+        self.rows, self.size, self.seed, self.rank, self.ranks, self.epoch = rows, size, seed, rank, ranks, 0
+        self.least = 1 if seed is None else 2 * ranks
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning tells the epoch here."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.size)
+        return full + (rest >= self.least)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.rows
+        if self.seed is not None:
+            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+        for b in range(len(self)):
+            yield rows[b * self.size : (b + 1) * self.size][self.rank :: self.ranks]
+
+
+class Photographs(Dataset):
+    """Decoded images and targets of the kept rows, a batch at a time."""
+
+    def __init__(self, store: ImageStore, codes: np.ndarray):
+        self.images, self.codes = store.images, torch.from_numpy(codes)
+
+    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.images[rows]), self.codes[rows]
+
+
+# Lightning -------------------------------------------------------------------------------------------------------
+
+
+class Learner(L.LightningModule):
+    """One network's optimisation: Adam, L2 on the softmax kernels, plateau schedule, best weights (section 3).
+
+    The schedule is stepped and the best weights are kept here, so that one checkpoint an epoch holds all of it.
+    """
+
+    def __init__(self, model: MultitaskModel, config: Config, network: str, seed: int):
+        super().__init__()
+        self.model, self.config, self.network, self.seed = model, config, network, seed
+        self.register_buffer("mean", 255 * torch.tensor(model.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(model.std).view(1, 3, 1, 1), persistent=False)
+        self.history: list[dict] = []
+        self.best: dict = {"epoch": -1, "val_oa": -1.0, "weights": {}}
+        self.times: list[list[float]] = []  # seconds in training steps, number of steps; an epoch each
+
+    def configure_optimizers(self):
+        """Adam; 1e-4 * sum(w^2) in the loss is weight_decay = 2e-4 under Adam, on the softmax kernels alone."""
+        kernels = self.model.softmax_kernels()
+        rest = [p for p in self.model.parameters() if all(p is not k for k in kernels)]
+        groups = [{"params": rest}, {"params": kernels, "weight_decay": 2 * self.config.l2}]
+        optimizer = torch.optim.Adam(groups, lr=self.config.learning_rate, fused=self.device.type == "cuda")
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, "max", self.config.lr_factor, self.config.lr_patience, threshold=1e-4, threshold_mode="abs"
+        )
+        return optimizer
+
+    def forward(self, images: Tensor):
+        """images (B, H, W, 3) uint8."""
+        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
+        x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
+        return self.model((x - self.mean) / self.std)
+
+    def on_train_epoch_start(self) -> None:
+        """Random numbers depend on (seed, epoch) only, so that a resumed run is the uninterrupted one."""
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+        self.train_loss, self.began = torch.zeros((), device=self.device), time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The objective of one batch."""
+        losses = self.model.losses(self(batch[0]), batch[1])
+        loss = losses.sum()
+        if (index % 50 == 0 or not loss.is_cuda) and not torch.isfinite(loss):  # looking waits for a GPU
+            raise self._went_wrong(losses, index)
+        self.train_loss += loss.detach()
+        return loss
+
+    def _went_wrong(self, losses: Tensor, index: int) -> TrainingError:
+        tasks = [task for task, bad in zip(self.model.tasks, ~torch.isfinite(losses).all(0), strict=True) if bad]
+        kept = f"The weights of epoch {self.current_epoch - 1} are kept" if self.history else "No epoch was finished"
+        return TrainingError(
+            f"{self.network}: the loss of {', '.join(tasks)} became {losses.sum().item()} at epoch {self.current_epoch}, step "
+            f"{index}. {kept}; lower the learning rate (now {self.optimizers().param_groups[0]['lr']:g}) and start anew."
+        )
+
+    def on_validation_start(self) -> None:
+        """The training steps of this epoch end here."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        steps = self.trainer.num_training_batches
+        self.times.append([time.perf_counter() - self.began, steps])
+        self.sums = torch.zeros(2, len(self.model.tasks), dtype=torch.float64, device=self.device)  # correct, annotated
+        self.val_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Counts correct final answers."""
+        out, targets = self(batch[0]), batch[1]
+        final = next(reversed(out.logits.values())).argmax(-1)
+        annotated = targets >= 0
+        self.sums += torch.stack(((final == targets) & annotated, annotated)).sum(1)
+        self.val_loss += torch.stack(
+            (self.model.loss(out, targets).double() * len(targets), torch.tensor(len(targets)).to(targets))
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean validation accuracy of the final outputs: the figure of schedule, stopping and best weights."""
+        correct, annotated = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
+        loss = self.trainer.strategy.reduce(self.val_loss, reduce_op="sum")
+        oa = (correct / annotated)[annotated > 0]
+        self.log("val_oa", oa.mean() if len(oa) else torch.zeros(()), prog_bar=True)
+        lr, steps = self.optimizers().param_groups[0]["lr"], self.times[-1][1]
+        row = {
+            "network": self.network,
+            "epoch": self.current_epoch,
+            "lr": lr,
+            "train_loss": self.train_loss.item() / steps,
+        }
+        row |= {"val_loss": (loss[0] / loss[1]).item(), "val_oa": oa.mean().item() if len(oa) else 0.0}
+        self.history.append(
+            row | dict(zip((f"val_oa:{t}" for t in self.model.tasks), (correct / annotated).tolist(), strict=True))
+        )
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedule; keep the weights if they are the best so far."""
+        row = self.history[-1]
+        self.schedule.step(row["val_oa"])
+        if row["val_oa"] > self.best["val_oa"]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "val_oa": row["val_oa"], "weights": weights}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """What the trainer does not know."""
+        checkpoint["learner"] = {
+            "history": self.history,
+            "best": self.best,
+            "times": self.times,
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """The same, back."""
+        state = checkpoint["learner"]
+        self.history, self.best, self.times = state["history"], state["best"], state["times"]
+        self.resumed_schedule = state["schedule"]
+
+    def on_train_start(self) -> None:
+        """The optimizer exists by now."""
+        if hasattr(self, "resumed_schedule"):
+            self.schedule.load_state_dict(self.resumed_schedule)
+
+
+class EveryEpoch(Checkpoint):
+    """One checkpoint at the end of each epoch, replaced in one move: a killed run loses at most an epoch."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Lightning calls checkpoints after every other callback."""
+        beside = self.path.with_suffix(".part")
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            os.replace(beside, self.path)
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar without its version number."""
+
+    def get_metrics(self, trainer: L.Trainer, learner: L.LightningModule) -> dict:
+        """Only what is logged."""
+        return {k: v for k, v in super().get_metrics(trainer, learner).items() if k != "v_num"}
+
+
+# A run -----------------------------------------------------------------------------------------------------------
+
+
+def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True) -> Path:
+    """Train the run that ``config`` describes, or resume it, or return it if it is finished: its folder.
+
+    Stopped at any moment, the same call goes on from the last finished epoch. Raises TableError, TrainingError,
+    runs.RunError; nothing half-written stands under the run's name.
+    """
+    folder = run_folder(config)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    config = replace(config, threads=threads)
+    data = prepare(config)
+    look = timm.get_pretrained_cfg(config.timm_name)
+    settings = to_dict(config) | {
+        "timm_name": config.timm_name, "synthetic": config.synthetic, "tasks": data.table.tasks.to_dict(),
+        "mean": list(map(float, look.mean)), "std": list(map(float, look.std)), "table": data.table.digest,
+    }  # fmt: skip
+    if runs.is_complete(folder):
+        runs.check_settings(folder / "config.yaml", settings)
+        return folder
+    if _rank():
+        _networks(config, data, folder.with_name(f"{folder.name}.partial"), devices, nodes, progress)
+        return folder
+    with runs.working(folder, settings) as partial:
+        learners = _networks(config, data, partial, devices, nodes, progress)
+        model = learners[0].model
+        if config.variant == "stc":
+            model = SingleTaskModel(data.table.tasks, [learner.model for learner in learners])
+        _write(partial, config, data, model, learners)
+    return folder
+
+
+def _rank() -> int:
+    """This process' rank among all that train the run together (0 where it trains alone)."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+
+
+def _networks(config: Config, data: Data, partial: Path, devices: int, nodes: int, progress: bool) -> list[Learner]:
+    """Train the network of a multitask variant, or STC's N networks one after another."""
+    tasks = data.table.tasks
+    if config.variant != "stc":
+        return [_fit_network(config, data, tasks, "all", partial, devices, nodes, progress)]
+    return [
+        _fit_network(config, data, Tasks({task: tasks[task]}), task, partial, devices, nodes, progress)
+        for task in tasks
+    ]
+
+
+def _fit_network(config: Config, data: Data, tasks: Tasks, network: str, partial: Path, devices: int, nodes: int,
+                 progress: bool) -> Learner:  # fmt: skip
+    """Train one network to early stopping, from its last finished epoch on if there is one; best weights loaded."""
+    columns = [list(data.table.tasks).index(task) for task in tasks]
+    codes = np.ascontiguousarray(data.codes[:, columns])
+    seed = (
+        int(np.random.SeedSequence((config.seed, columns[0])).generate_state(1)[0]) if network != "all" else config.seed
+    )
+    torch.manual_seed(seed)
+    variant = "bl" if config.variant == "stc" else config.variant
+    model = create_model(variant, tasks, config.timm_name, config.pretrained, config.weights or None,
+                         config.clim_units, config.tlim_units, config.detach)  # fmt: skip
+    learner = Learner(model, config, network, seed)
+    checkpoint = partial / f"{'network' if network == 'all' else columns[0]}.ckpt"
+    if checkpoint.exists():
+        learner.on_load_checkpoint(torch.load(checkpoint, weights_only=True, map_location="cpu"))
+    if not _finished(learner, config):
+        _optimise(learner, config, data, codes, checkpoint, devices, nodes, progress)
+    model.load_state_dict(learner.best["weights"])
+    return learner
+
+
+def _finished(learner: Learner, config: Config) -> bool:
+    """Whether the resumed network had reached early stopping or the last epoch when it was stopped."""
+    if not learner.history:
+        return False
+    epoch = learner.history[-1]["epoch"]
+    return epoch + 1 >= config.max_epochs or epoch - learner.best["epoch"] >= config.stop_patience
+
+
+def _optimise(learner: Learner, config: Config, data: Data, codes: np.ndarray, checkpoint: Path, devices: int, nodes: int,
+              progress: bool) -> None:  # fmt: skip
+    gpu = torch.cuda.is_available()
+    bf16 = config.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    precision = "bf16-mixed" if bf16 else "32-true" if config.precision == "auto" else config.precision
+    if gpu:
+        learner.model.to(memory_format=torch.channels_last)
+        torch.set_float32_matmul_precision("high")
+    callbacks = [EarlyStopping("val_oa", mode="max", patience=config.stop_patience), EveryEpoch(checkpoint)]
+    trainer = L.Trainer(
+        accelerator="gpu" if gpu else "cpu", devices=devices, num_nodes=nodes, strategy="ddp" if devices * nodes > 1 else "auto",
+        max_epochs=config.max_epochs, precision=precision, callbacks=callbacks + [Progress(leave=True)] * progress,
+        deterministic=not gpu, num_sanity_val_steps=0, use_distributed_sampler=False, logger=False,
+        enable_progress_bar=progress, enable_model_summary=False, default_root_dir=checkpoint.parent,
+    )  # fmt: skip
+    dataset = Photographs(data.store, codes)
+    annotated = np.flatnonzero((codes >= 0).any(1))
+    rank, ranks = trainer.global_rank, trainer.world_size
+
+    def loader(split: str, size: int, seed: int | None) -> DataLoader:
+        rows = np.intersect1d(data.rows(split), annotated)
+        return DataLoader(dataset, sampler=Batches(rows, size, seed, rank, ranks), batch_size=None, pin_memory=gpu)
+
+    loaders = loader("train", config.batch_size, learner.seed), loader("val", EVALUATION_BATCH, None)
+    try:
+        trainer.fit(learner, *loaders, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{learner.network}: the GPU's memory is too small for batch_size {config.batch_size} at {config.image_size} px; "
+            "lower batch_size or image_size and repeat the command."
+        ) from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+# Results ---------------------------------------------------------------------------------------------------------
+
+
+def infer(
+    learner_or_model: nn.Module, data: Data, rows: np.ndarray, mean: list[float], std: list[float]
+) -> dict[str, np.ndarray]:
+    """Final probabilities, task -> (n, K) float32, of the store's rows."""
+    model = learner_or_model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    shift, scale = (255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    parts: dict[str, list[np.ndarray]] = {task: [] for task in model.tasks}
+    with torch.inference_mode():
+        for start in range(0, len(rows), EVALUATION_BATCH):
+            images = torch.from_numpy(data.store.images[rows[start : start + EVALUATION_BATCH]]).to(device)
+            out = model((images.permute(0, 3, 1, 2).float().contiguous() - shift) / scale)
+            for task, p in out.probabilities.items():
+                parts[task].append(p.float().cpu().numpy())
+    return {
+        task: np.concatenate(p) if p else np.zeros((0, len(model.tasks[task])), np.float32) for task, p in parts.items()
+    }
+
+
+def predictions(data: Data, rows: np.ndarray, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
+    """One row an image: image, block, then per task ``<task>:true``, ``<task>:pred``, ``<task>:p:<class>``."""
+    frame = data.table.frame.iloc[data.split.index[rows]]
+    columns: dict[str, object] = {"image": frame["image"].to_numpy()}
+    if data.blocks is not None:
+        columns["block"] = data.blocks.iloc[rows].astype(str).to_numpy()
+    for task, names in data.table.tasks.items():
+        columns[f"{task}:true"] = frame[task].astype(object).where(frame[task].notna(), None).to_numpy()
+        columns[f"{task}:pred"] = np.asarray(names, dtype=object)[probabilities[task].argmax(1)]
+        columns |= {f"{task}:p:{name}": probabilities[task][:, k] for k, name in enumerate(names)}
+    return pd.DataFrame(columns)
+
+
+def _write(partial: Path, config: Config, data: Data, model: nn.Module, learners: list[Learner]) -> None:
+    """All files of the run folder but the marker."""
+    tasks = data.table.tasks
+    mean, std = learners[0].model.mean, learners[0].model.std
+    save_file(
+        {name: value.cpu().contiguous() for name, value in model.state_dict().items()}, partial / "model.safetensors"
+    )
+    pd.DataFrame([row for learner in learners for row in learner.history]).to_csv(partial / "history.csv", index=False)
+    frames, seconds = {}, 0.0
+    for split in ("test", "val"):
+        rows, began = data.rows(split), time.perf_counter()
+        probabilities = infer(model, data, rows, mean, std)
+        seconds += time.perf_counter() - began
+        frames[split] = predictions(data, rows, probabilities)
+    frames["test"].to_parquet(partial / "predictions.parquet", index=False)
+    frames["val"].to_parquet(partial / "validation.parquet", index=False)
+    runs.write_json(partial / "metrics.json", {split: metrics(frame, tasks) for split, frame in frames.items()})
+    runs.write_json(partial / "calibration.json", _calibrate(data, tasks, frames["val"]))
+    train = data.table.labels.iloc[data.split.index[data.rows("train")]]
+    labelsets(train).to_csv(partial / "labelsets.csv", index=False)
+    rows = sum(map(len, frames.values()))
+    runs.write_json(partial / "provenance.json", _provenance(config, data, model, learners, rows / seconds))
+    for checkpoint in partial.glob("*.ckpt"):
+        checkpoint.unlink()
+
+
+def _calibrate(data: Data, tasks: Tasks, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    codes = data.codes[data.rows("val")]
+    p = {task: frame[[f"{task}:p:{name}" for name in names]].to_numpy() for task, names in tasks.items()}
+    return {
+        task: {"temperature": fit_temperature(np.log(np.maximum(p[task], 1e-30)), codes[:, n])}
+        for n, task in enumerate(tasks)
+    }
+
+
+def _provenance(config: Config, data: Data, model: nn.Module, learners: list[Learner], rate: float) -> dict:
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+    networks = [{
+        "network": learner.network, "seconds": sum(s for s, _ in learner.times), "epochs": len(learner.history),
+        "best_epoch": learner.best["epoch"], "seconds_per_step": float(np.median([s / n for s, n in learner.times])),
+    } for learner in learners]  # fmt: skip
+    return runs.provenance() | {
+        "seed": config.seed, "split_seed": config.split_seed, "synthetic": config.synthetic, "table": data.table.digest,
+        "seconds": sum(n["seconds"] for n in networks), "epochs": sum(n["epochs"] for n in networks),
+        "best_epoch": networks[0]["best_epoch"], "seconds_per_step": float(np.mean([n["seconds_per_step"] for n in networks])),
+        "parameters": model.parameters_count(), "peak_memory_mb": round(peak), "images_per_second": rate, "networks": networks,
+        "rows": {split: int(len(data.rows(split))) for split in SPLITS},
+        "unreadable": [] if data.store.unreadable.empty else data.store.unreadable.astype(str).to_dict("records"),
+    }  # fmt: skip
+
+
+__all__ = ["Data", "Learner", "TrainingError", "fit", "infer", "load_table", "predictions", "prepare"]

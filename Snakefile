@@ -1,0 +1,211 @@
+"""The study as a workflow: data -> explore, balance -> train (variant x backbone x realisation) -> evaluate -> map -> book.
+
+    snakemake --cores 2                                  # everything up to the evaluation and the map
+    snakemake --cores 2 --dry-run                        # what would run
+    snakemake --cores 2 book                             # and the rendered book
+    snakemake --cores 16 --resources runs_per_gpu=4 --config config=paper threads=4    # four runs share the GPU
+    snakemake --cores 2 --config realisations=11 backbones=densenet121 variants=bl,lim_ms_all config=paper
+    snakemake --cores 2 --config data=houses.csv tasks=houses.yaml
+    snakemake --cores 2 grid                             # interdependency x ambiguity
+    snakemake --profile profiles/slurm                   # a cluster (untested)
+
+A run is done when its folder holds COMPLETE; repeating the command resumes whatever is not. profiles/default, which
+Snakemake reads by itself, holds the settings that make stopping and repeating safe.
+"""
+
+import shlex
+import sys
+
+from mtclim.config import load_config, project_root, run_folder
+
+
+def listed(name, default):
+    """A comma-separated setting of the command line as a list."""
+    given = str(config.get(name) or "")
+    return given.split(",") if given else list(default)
+
+
+PRESET = config.get("config", "demo")
+DATA = {name: config[name] for name in ("data", "tasks") if config.get(name)}
+SETTINGS = load_config(PRESET, **DATA)
+BACKBONES = listed("backbones", [SETTINGS.backbone])
+VARIANTS = listed("variants", [*SETTINGS.study["variants"], *SETTINGS.study["controls"]])
+SEEDS = range(int(config.get("realisations") or SETTINGS.study["realisations"]))
+ROOT = str(run_folder(SETTINGS).parents[2].relative_to(project_root()))
+RESULTS = config.get("results") or f"{ROOT}/results"
+NOTEBOOKS = f"{RESULTS}/notebooks"
+RUN = ROOT + "/{backbone}/{variant}/seed-{seed}"
+RUNS = expand(RUN + "/COMPLETE", backbone=BACKBONES, variant=VARIANTS, seed=SEEDS)
+SHOWN = "lim_ms_all" if "lim_ms_all" in VARIANTS else VARIANTS[-1]
+BEST = f"{ROOT}/{BACKBONES[0]}/{SHOWN}/seed-0"
+
+# Each run's own share of the cores: the preset's where it says one, since another number gives other last digits.
+THREADS = SETTINGS.threads or int(config.get("threads") or workflow.cores or 1)
+
+GRID = SETTINGS.study.get("grid", {})
+LEVELS = [str(level) for level in GRID.get("levels", (0.0, 0.5, 1.0))]
+AMBIGUITIES = [str(level) for level in GRID.get("ambiguities", (0.1, 0.3, 0.6))]
+GRID_SEEDS = range(int(config.get("grid_realisations") or GRID.get("realisations", 5)))
+GRID_RUN = "runs/grid/interdependency-{level}/ambiguity-{ambiguity}/{variant}/seed-{seed}"
+CORNERS = {(level, ambiguity) for level in (LEVELS[0], LEVELS[-1]) for ambiguity in (AMBIGUITIES[0], AMBIGUITIES[-1])}
+GRID_RUNS = [
+    GRID_RUN.format(level=level, ambiguity=ambiguity, variant=variant, seed=seed)
+    for level in LEVELS
+    for ambiguity in AMBIGUITIES
+    for variant in ["bl", "lim_ms_all"] + (["clim_ms_bl", "tlim"] if (level, ambiguity) in CORNERS else [])
+    for seed in GRID_SEEDS
+]
+
+
+def given(**parameters):
+    """papermill's arguments for the parameters that are set."""
+    pairs = {"config": PRESET} | DATA | parameters
+    return " ".join(shlex.join(["-p", name, str(value)]) for name, value in pairs.items() if value != "")
+
+
+def of_variant(variant):
+    """A variant's parameters: the detached control is written ``lim_ms_all-detach``."""
+    name, _, control = variant.partition("-")
+    return {"variant": name} | ({"detach": True} if control == "detach" else {})
+
+
+def notebook(name, what, to="{output}"):
+    """The command for one notebook: quiet on the terminal, all in the log; a failure says what failed and where to read.
+
+    Thread pools take their size from the environment when they are first imported, so it is set before Python starts.
+    """
+    threads = " ".join(f"{library}_NUM_THREADS={{threads}}" for library in ("OMP", "MKL", "OPENBLAS"))
+    papermill = f"{shlex.quote(sys.executable)} -m papermill --no-progress-bar --log-output"
+    return f"{threads} {papermill} notebooks/{name}.ipynb {to} {{params}} {told(what)}"
+
+
+def of_wildcards(pattern):
+    """A path pattern of an output for use in a command."""
+    return pattern.replace("{", "{wildcards.")
+
+
+def told(what):
+    return f"> {{log}} 2>&1 || {{{{ tail -n 15 {{log}} >&2; echo 'FAILED: {what}; its log: {{log}}' >&2; exit 1; }}}}"
+
+
+rule study:
+    input:
+        expand(NOTEBOOKS + "/{name}.ipynb", name=["explore", "balance", "train", "evaluate", "map"]),
+
+
+# The table is read, the city drawn and the images decoded once, before several runs ask for them at the same time.
+rule data:
+    output:
+        touch(ROOT + "/.data"),
+    log:
+        ROOT + "/data.log",
+    threads: workflow.cores or 1
+    params:
+        [PRESET, DATA.get("data", ""), DATA.get("tasks", "")],
+    shell:
+        f"{shlex.quote(sys.executable)} -c 'import sys; from mtclim import load_config, training; "
+        "training.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params:q} " + told("the data")
+
+
+rule look:
+    input:
+        ancient(rules.data.output),
+    output:
+        NOTEBOOKS + "/{name,explore|balance}.ipynb",
+    log:
+        ROOT + "/{name}.log",
+    params:
+        given(),
+    shell:
+        notebook("{wildcards.name}", "{wildcards.name}")
+
+
+rule train:
+    input:
+        ancient(rules.data.output),
+        ancient(NOTEBOOKS + "/balance.ipynb"),
+    output:
+        RUN + "/COMPLETE",
+    log:
+        RUN + ".log",
+    threads: THREADS
+    resources:
+        runs_per_gpu=1,
+    params:
+        lambda w: given(backbone=w.backbone, seed=w.seed, **of_variant(w.variant)),
+    shell:
+        notebook("train", "run {wildcards.variant}, {wildcards.backbone}, seed {wildcards.seed}", to=of_wildcards(RUN) + ".ipynb")
+
+
+# The chapter: the notebook run again on a finished run only reads and shows it.
+rule train_chapter:
+    input:
+        ancient(BEST + "/COMPLETE"),
+    output:
+        NOTEBOOKS + "/train.ipynb",
+    log:
+        ROOT + "/train.log",
+    params:
+        given(backbone=BACKBONES[0], seed=0, **of_variant(SHOWN)),
+    shell:
+        notebook("train", "the chapter on training")
+
+
+rule evaluate:
+    input:
+        RUNS,
+    output:
+        NOTEBOOKS + "/evaluate.ipynb",
+    log:
+        ROOT + "/evaluate.log",
+    threads: workflow.cores or 1
+    params:
+        given(),
+    shell:
+        notebook("evaluate", "the evaluation")
+
+
+rule map:
+    input:
+        BEST + "/COMPLETE",
+        ancient(rules.evaluate.output),
+    output:
+        NOTEBOOKS + "/map.ipynb",
+    log:
+        ROOT + "/map.log",
+    threads: workflow.cores or 1
+    params:
+        given(),
+    shell:
+        notebook("map", "the map")
+
+
+rule book:
+    input:
+        rules.study.input,
+    shell:
+        "make --no-print-directory book RESULTS={RESULTS}"
+
+
+rule grid_run:
+    output:
+        GRID_RUN + "/COMPLETE",
+    log:
+        GRID_RUN + ".log",
+    threads: THREADS
+    resources:
+        runs_per_gpu=1,
+    params:
+        lambda w: given(
+            seed=w.seed,
+            out=GRID_RUN.format(**w),
+            overrides=f"{{interdependency: {w.level}, ambiguity: {w.ambiguity}}}",
+            **of_variant(w.variant),
+        ),
+    shell:
+        notebook("train", "run " + of_wildcards(GRID_RUN), to=of_wildcards(GRID_RUN) + ".ipynb")
+
+
+rule grid:
+    input:
+        [f"{run}/COMPLETE" for run in GRID_RUNS],

@@ -50,7 +50,7 @@ every picture. The whole city has the same labelset shares as its annotated part
 
 @cache
 def sbst_table() -> pd.Series:
-    """The building type of every possible (height, material): 25 rows, all other pairs are structural zeros (Fig. 2)."""
+    """Building type of every possible (height, material): 25 rows, all other pairs are structural zeros (Fig. 2)."""
     rows = pd.read_csv(Path(__file__).with_name("joint.csv"))
     return pd.Series({(h, m): _sbst(h, m) for h, m in zip(rows["height"], rows["material"], strict=True)})
 
@@ -72,8 +72,8 @@ def sbst(height: Sequence[str], material: Sequence[str]) -> pd.Categorical:
     height, material: (n,) class names without gaps. Returns an ordered Categorical over ``SANTIAGO["sbst"]``.
     Raises ValueError for a structural zero such as MUR with H13+.
     """
-    h = pd.Categorical(height, SANTIAGO["height"]).codes
-    m = pd.Categorical(material, SANTIAGO["mat_llrs"]).codes
+    h = pd.Index(SANTIAGO["height"]).get_indexer(pd.Index(height, dtype=object))
+    m = pd.Index(SANTIAGO["mat_llrs"]).get_indexer(pd.Index(material, dtype=object))
     codes = np.where((h < 0) | (m < 0), -1, _sbst_codes()[h, m])
     if (codes < 0).any():
         i = int(np.argmax(codes < 0))
@@ -111,10 +111,11 @@ def joint(interdependency: float = 1.0) -> pd.DataFrame:
     """Probability of every labelset of the city.
 
     ``interdependency`` mixes two distributions with the same class shares: at 1 that of ``joint.csv``; at 0 the
-    quasi-independent one, in which height and material are as independent as the structural zeros allow and roof shape
-    and block position are independent of everything. A mixture with fixed margins has mutual informations that
-    are convex in the weight and smallest at 0, so they fall all the way. Height and material (hence SBST) keep a floor that the
-    zeros impose: roof shape and block position are the informative outcomes of an experiment on interdependency.
+    quasi-independent one, in which height and material are as independent as the structural zeros allow (iterative
+    proportional fitting) and roof shape and block position are independent of everything. The mutual information of a
+    mixture with fixed margins is convex in the weight and smallest at 0, so it falls all the way. That of height and
+    material keeps the floor that the zeros impose: roof shape and block position are the informative outcomes of an
+    experiment on interdependency.
 
     Returns 375 rows: ``height, mat_llrs, sbst, roof_shape, block_position`` (ordered categories) and ``p``, sum 1.
     """

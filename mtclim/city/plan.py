@@ -30,7 +30,7 @@ ZONES = ["core", "ring", "business", "northeast", "middle", "periphery", "indust
 AFFINITY = pd.DataFrame(
     {
         "MUR_H1": [8, 7, 0.5, 0.3, 1.5, 0.3, 2],
-        "MUR_H2-3": [14, 3, 1, 0.1, 0.3, 0.05, 0.5],
+        "MUR_H2-3": [24, 3, 1, 0.1, 0.3, 0.05, 0.5],
         "MCF_H1-2": [1, 3, 0.1, 1, 5, 4, 2],
         "MR_H1-2": [0.05, 0.3, 0.02, 0.1, 2, 9, 1.5],
         "CR_H1-2": [1.5, 2, 1.5, 8, 3, 1, 2],
@@ -46,9 +46,12 @@ AFFINITY = pd.DataFrame(
     },
     index=ZONES,
 ).T
-"""How readily a building type stands in a zone (relative; section 4.5): unreinforced masonry with two or three storeys in
-the historic core, offices only in business districts, towers there and in the wealthy north-east, reinforced
+"""How readily a building type stands in a zone (relative; section 4.5): unreinforced masonry with two or three storeys
+in the historic core, offices only in business districts, towers there and in the wealthy north-east, reinforced
 masonry and light dwellings on the low-rise periphery away from the north-east."""
+
+DENSITY = [1.2, 1.1, 1.7, 1.4, 1.0, 0.8, 0.7]
+"""Façades per block of the zones, relative."""
 
 GROUP = {"DET_SP": 2.5, "DET_MP": 2, "SDET": 4, "ADJ_BD": 3, "ADJ_TR": 6}
 """Mean number of equal neighbours that were built together: what makes neighbours resemble each other."""
@@ -73,7 +76,6 @@ class CityPlan:
     facades: pd.DataFrame
     cells: pd.DataFrame  # one row a block: block, municipality, zone, i, j (lattice)
     nodes: np.ndarray  # (G + 1, G + 1, 2) street crossings in metres
-    inset: float  # share of the way from a street crossing to the block's centre that is street
     seed: int
 
     @cached_property
@@ -84,7 +86,7 @@ class CityPlan:
         counts = self.facades.groupby("block")["labelled"].agg(["size", "sum"])
         counts = counts.reindex(self.cells["block"], fill_value=0).set_axis(self.cells.index)
         frame = self.cells[["block", "municipality", "zone"]].assign(facades=counts["size"], annotated=counts["sum"])
-        return _geo(frame, shapely.polygons(_inset(_corners(self.nodes, self.cells), self.inset)))
+        return _geo(frame, shapely.polygons(_inset(_corners(self.nodes, self.cells))))
 
     @cached_property
     def municipalities(self) -> "geopandas.GeoDataFrame":
@@ -121,16 +123,18 @@ class CityPlan:
     ) -> pd.DataFrame:
         """What an annotator wrote down: five categorical columns, one row a façade, NaN where there is no annotation.
 
-        noise: share of wrong labels, by task or for all four of height, material, roof shape and block position. A
-        wrong height is a neighbouring class (the paper's errors occur only there, section 4.3); the others are any other
-        class. A wrong label never makes an impossible pair of height and material; the building type is recomputed.
-        missing: share of annotations left out, by task or for all, independently of each other.
+        noise: share of wrong labels, by task or for all of height, material, roof shape and block position; each is
+        wrong independently. A wrong height is a neighbouring class (the paper's errors occur only there, section 4.3),
+        the others are any other class. Structural zeros hold: height changes first, to one the true material can have,
+        then material, to one that the height now written can have. The building type is recomputed from the two.
+        missing: share of annotations left out, by task or for all, independently of each other and of the noise.
         """
         rng = np.random.default_rng([self.seed if seed is None else seed, 7])
-        missing, noise = _by_task(missing, "missing"), _by_task(noise, "noise")
+        noisy = [task for task in SANTIAGO if task != "sbst"]
+        missing, noise = _by_task(missing, "missing", list(SANTIAGO)), _by_task(noise, "noise", noisy)
         codes = {task: self.facades[task].cat.codes.to_numpy().astype(int) for task in SANTIAGO}
         draws = {task: rng.random((3, len(self.facades))) for task in SANTIAGO}
-        for task in ("height", "mat_llrs", "roof_shape", "block_position"):
+        for task in noisy:  # height before material
             k = len(SANTIAGO[task])
             allowed = np.ones((len(self.facades), k), dtype=bool)
             if task == "height":
@@ -165,7 +169,7 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
     annotated = allocate(sets["p"], labelled)
     counts = annotated + allocate(sets["p"], facades - labelled)
     labelset = np.repeat(np.arange(len(sets)), counts)
-    group, block = _place(sets, labelset, weights, rng)
+    group, block = _place(sets, labelset, cells, weights, rng)
     order = np.lexsort((rng.permutation(group.max() + 1)[group], block))  # groups stand together, in random order
     labelset, block = labelset[order], block[order]
     side, x, y = _along_edges(
@@ -189,16 +193,13 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
             "street_seed": seeds[face],
         }
     )
-    # Annotators walk whole sides of blocks until each labelset's number is reached.
-    walk = rng.random(4 * len(cells))[face] + 0.1 * rng.random(facades)
+    # Annotators take blocks and their sides in a random order until each labelset's number is reached.
+    walk = rng.random(len(cells))[block] + 0.5 * rng.random(4 * len(cells))[face] + 0.1 * rng.random(facades)
     ranked = np.lexsort((walk, labelset))
     rank = np.empty(facades, dtype=int)
     rank[ranked] = np.arange(facades) - np.repeat(np.cumsum(counts) - counts, counts)
     frame = pd.concat([place, truth], axis=1).assign(labelled=rank < annotated[labelset])
-    return CityPlan(frame, cells, nodes, _INSET, seed)
-
-
-_INSET = 0.12
+    return CityPlan(frame, cells, nodes, seed)
 
 
 def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -214,7 +215,7 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
     u, v = np.broadcast_to(u, (size, size)), np.broadcast_to(v, (size, size))
     r, angle = np.hypot(u, v) / radius, np.arctan2(v, u)
     roads = rng.uniform(0, 2 * np.pi, 5)
-    reach = 1 + 0.25 * np.exp(-((np.angle(np.exp(1j * (angle[..., None] - roads))) / 0.25) ** 2)).sum(-1)
+    reach = 1 + 0.2 * np.exp(-((np.angle(np.exp(1j * (angle[..., None] - roads))) / 0.25) ** 2)).sum(-1)
     river = np.abs(v / radius + 0.45 * u / radius + 0.55 + 0.08 * np.sin(5 * u / radius)) < 0.55 / radius
     park = (rng.random((size, size)) < 0.03) & (blocks > 60)
     distance = np.where(river & (blocks > 60), np.inf, r / reach)
@@ -233,33 +234,34 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
 def _zone_weights(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n, 7) membership of the zones at positions in city radii east and north of the centre."""
     r, along, across = np.hypot(a, b), (a + b) / np.sqrt(2), (a - b) / np.sqrt(2)
-    to_axis = np.hypot(np.maximum(np.maximum(0.1 - along, along - 0.75), 0), across)
-    business = np.where(to_axis < 0.2, np.exp(-((to_axis / 0.14) ** 4)), 0) * 1.5
-    business[np.argmin(to_axis)] = 1.0  # however small the city, offices have a place
-    northeast = 1 / (1 + np.exp(-(along - 0.2) / 0.06)) * np.exp(-((across / 0.6) ** 4))
-    west = np.hypot(a + 0.55, b - 0.15), np.hypot(a - 0.1, b + 0.75)
-    industry = 0.7 * sum(np.exp(-((d / 0.13) ** 2)) for d in west)
-    core, ring = np.exp(-((r / 0.25) ** 4)), 0.7 * np.exp(-(((r - 0.34) / 0.12) ** 2))
-    outer = (1 / (1 + np.exp(-(r - 0.68) / 0.06))) * (1 - northeast)
-    middle = 0.8 * (1 - outer) * (1 - northeast) * (1 - core)
-    weights = np.stack([core * 1.2, ring, business, northeast, middle, outer, industry], axis=1)
+    to_axis = np.hypot(np.maximum(np.maximum(0.2 - along, along - 0.75), 0), across)
+    business = 2 * np.exp(-((to_axis / 0.19) ** 4))
+    business[np.argmin(to_axis)] = 9.0  # however small the city, offices have a place
+    core, ring = 1.3 * np.exp(-((r / 0.27) ** 4)), np.exp(-(((r - 0.4) / 0.13) ** 2))
+    northeast = np.exp(-((across / 0.75) ** 4)) / (1 + np.exp((0.15 - along) / 0.06))
+    periphery = (1 - northeast) / (1 + np.exp((0.68 - r) / 0.06))
+    middle = 0.9 * (1 - periphery) * (1 - northeast) * (1 - np.minimum(core, 1)) * (1 - 0.7 * ring)
+    works = np.minimum(np.hypot(a + 0.6, b - 0.2), np.hypot(a - 0.15, b + 0.8))
+    industry = 1.5 * np.exp(-((works / 0.16) ** 4))
+    weights = np.stack([core, ring * (1 - 0.7 * northeast), business, northeast, middle, periphery, industry], axis=1)
+    weights[weights.argmax(1) != ZONES.index("business"), ZONES.index("business")] = 0  # offices stand nowhere else
     return weights / weights.sum(1, keepdims=True)
 
 
 def _nodes(size: int, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """(G + 1, G + 1, 2) street crossings in metres: a lattice, stretched outwards, bent and jittered but for the core."""
+    """(G + 1, G + 1, 2) street crossings in metres: a lattice, regular in the core, stretched and bent outwards."""
     line = np.arange(size + 1) - size / 2
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1) / radius
     r = np.hypot(grid[..., 0], grid[..., 1])
     loose = np.clip((r - 0.25) / 0.3, 0, 1)[..., None]
     wave, phase = rng.uniform(2, 4, 4), rng.uniform(0, 2 * np.pi, 4)
     bend = np.stack([np.sin(wave[0] * grid[..., 1] + phase[0]), np.sin(wave[1] * grid[..., 0] + phase[1])], axis=-1)
-    turn = 0.25 * np.sin(2.2 * r + phase[2]) * loose[..., 0]
+    turn = 0.15 * np.sin(2.2 * r + phase[2]) * loose[..., 0]
     c, s = np.cos(turn), np.sin(turn)
     grid = np.stack([c * grid[..., 0] - s * grid[..., 1], s * grid[..., 0] + c * grid[..., 1]], axis=-1)
-    grid = grid * (1 + 0.25 * r[..., None] ** 2) + 0.06 * bend
-    jitter = np.clip(rng.normal(0, 0.07, grid.shape), -0.15, 0.15) / radius * loose
-    return np.asarray(ORIGIN) + 95.0 * radius * (grid + jitter)
+    grid = grid * (1 + 0.4 * np.minimum(r, 1.2)[..., None] ** 2) + 0.05 * bend
+    jitter = np.clip(rng.normal(0, 0.09, grid.shape), -0.16, 0.16) / radius * loose
+    return np.asarray(ORIGIN) + 85.0 * radius * (grid + jitter)
 
 
 def _towns(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -275,7 +277,7 @@ def _towns(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _place(
-    sets: pd.DataFrame, labelset: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+    sets: pd.DataFrame, labelset: np.ndarray, cells: pd.DataFrame, weights: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Group and block of each façade; the groups of a building type go to blocks by affinity and by chance."""
     starts = rng.random(len(labelset)) < 1 / sets["block_position"].map(GROUP).astype(float).to_numpy()[labelset]
@@ -284,8 +286,10 @@ def _place(
     kind = sets["sbst"].cat.codes.to_numpy()[labelset]
     used = np.flatnonzero(weights.sum(1) > 0)
     affinity = weights[used] @ AFFINITY.loc[list(SANTIAGO["sbst"]), ZONES].to_numpy().T  # (blocks, 14)
-    affinity *= np.exp(rng.normal(0, 0.9, affinity.shape))  # each block has its own history
-    density = rng.gamma(8, 1 / 8, len(used)) * (1 + weights[used][:, ZONES.index("business")])
+    _, quarter = np.unique(cells[["i", "j"]].to_numpy()[used] // 4, axis=0, return_inverse=True)
+    history = rng.normal(0, 0.6, (quarter.max() + 1, affinity.shape[1]))[quarter]  # shared by some sixteen blocks
+    affinity *= np.exp(history + rng.normal(0, 0.8, affinity.shape))
+    density = rng.gamma(16, 1 / 16, len(used)) * (weights[used] @ DENSITY)
     totals = np.bincount(kind, minlength=affinity.shape[1])
     share = fit_margins(affinity, density / density.sum() * len(labelset), totals, steps=60)
     block = np.empty(group[-1] + 1, dtype=int)
@@ -301,7 +305,7 @@ def _along_edges(
     cells: pd.DataFrame, nodes: np.ndarray, block: np.ndarray, width: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Side (0..3) and x, y (m) of each façade; façades come sorted by block and stand in that order along its edge."""
-    corners = _inset(_corners(nodes, cells), _INSET)
+    corners = _inset(_corners(nodes, cells))
     closed = np.concatenate([corners, corners[:, :1]], axis=1)
     reach = np.cumsum(np.hypot(*np.moveaxis(np.diff(closed, axis=1), -1, 0)), axis=1)  # (n, 4) m to the end of a side
     ahead = np.cumsum(width) - width / 2
@@ -322,7 +326,8 @@ def _corners(nodes: np.ndarray, cells: pd.DataFrame) -> np.ndarray:
     return np.stack([nodes[i, j], nodes[i + 1, j], nodes[i + 1, j + 1], nodes[i, j + 1]], axis=1)
 
 
-def _inset(corners: np.ndarray, share: float) -> np.ndarray:
+def _inset(corners: np.ndarray, share: float = 0.12) -> np.ndarray:
+    """The block itself: each crossing moved that share of the way to the centre, which leaves the streets."""
     return corners + share * (corners.mean(1, keepdims=True) - corners)
 
 
@@ -341,14 +346,14 @@ def _lon_lat(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
 
 
-def _by_task(value: float | Mapping[str, float], name: str) -> dict[str, float]:
-    values = dict(value) if isinstance(value, Mapping) else dict.fromkeys(SANTIAGO, value)
-    if unknown := sorted(set(values) - set(SANTIAGO)):
-        raise ValueError(f"{name}: found tasks {unknown}; expected some of {list(SANTIAGO)}.")
+def _by_task(value: float | Mapping[str, float], name: str, tasks: list[str]) -> dict[str, float]:
+    values = dict(value) if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
+    if unknown := sorted(set(values) - set(tasks)):
+        raise ValueError(f"{name}: found tasks {unknown}; expected some of {tasks}.")
     for task, share in values.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name}: {task} has {share}; expected a share from 0 to 1.")
-    return {task: float(values.get(task, 0.0)) for task in SANTIAGO}
+    return {task: float(values.get(task, 0.0)) for task in tasks}
 
 
 def _geo(frame: pd.DataFrame, geometry) -> "geopandas.GeoDataFrame":

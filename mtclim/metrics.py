@@ -8,7 +8,7 @@ from mtclim.tasks import Tasks
 
 
 def codes(values: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
-    """Class names -> (n,) int64 positions in ``classes``; -1 where missing. ValueError for a name that is not a class."""
+    """Class names -> (n,) int64 positions in ``classes``; -1 where missing. ValueError for an unknown name."""
     found = pd.Index(classes).get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
     unknown = pd.unique(values[(found < 0) & pd.notna(values)])
     if len(unknown):
@@ -46,7 +46,7 @@ def from_confusion(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def scores(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> tuple[float, float, np.ndarray]:
-    """Overall accuracy, Cohen's kappa and class-wise F1 (K,) of class positions (n,), -1 = not annotated (section 3)."""
+    """Overall accuracy, Cohen's kappa and class-wise F1 (K,) of class positions (n,), -1 = not annotated."""
     oa, kappa, f1 = from_confusion(confusion(true, predicted, n_classes))
     return float(oa), float(kappa), f1
 

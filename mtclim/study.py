@@ -31,7 +31,7 @@ class Study:
 
     tasks: Tasks
     runs: pd.DataFrame
-    """One row a complete run: run, backbone, variant, seed, settings of the data, costs and origins (``_COSTS`` ...)."""
+    """One row a complete run: run, backbone, variant, seed, settings, costs and origins (``_COSTS`` ...)."""
     test: pd.DataFrame
     """One row a test image: image, block, then per task the reference class's position (-1 = not annotated)."""
     predictions: pd.DataFrame

@@ -1,0 +1,701 @@
+"""Figures from data frames: each function returns a matplotlib Figure that fits a page 7.5 inches (750 px) wide.
+
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Colours are safe for
+colour-blind readers and shared with the maps through ``palette``; tasks, classes and variants keep their order.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mtclim.evaluation import interval, ordered, ordinal, title
+from mtclim.tasks import Tasks
+
+WIDTH = 7.5
+"""Inches: 750 px at 100 dpi, a page of the book."""
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.linewidth": 0.6, "xtick.color": "#444444",
+    "ytick.color": "#444444", "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200,
+    "figure.constrained_layout.use": True, "svg.fonttype": "none", "pdf.fonttype": 42,
+}  # fmt: skip
+BRIGHT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7F7F7F")
+"""Paul Tol's bright scheme, its grey darkened to show on white."""
+RAINBOW = ("#D1BBD7", "#AE76A3", "#882E72", "#1965B0", "#5289C7", "#7BAFDE", "#4EB265", "#90C987", "#CAE0AB", "#F7F056",
+           "#F6C141", "#F1932D", "#E8601C", "#DC050C", "#72190E", "#42150A")  # fmt: skip
+"""Paul Tol's discrete rainbow: neighbours stay apart for colour-blind readers."""
+FAMILIES = {"stc": "#7F7F7F", "bl": "#222222", "clim": "#4477AA", "tlim": "#228833", "lim": "#AA3377"}
+KEPT, DROPPED = "#E08214", "#8DB4D9"
+
+
+def palette(tasks: Tasks) -> dict[str, dict[str, str]]:
+    """Task -> class -> "#rrggbb": rising ranges (heights) in a sequential map, up to 7 classes Tol's bright, else rainbow."""
+    chosen = {}
+    for task, classes in tasks.items():
+        k = len(classes)
+        if ordinal(classes):
+            colours = [to_hex(c) for c in mpl.colormaps["viridis_r"](np.linspace(0.08, 1, k))]
+        elif k <= len(BRIGHT):
+            colours = BRIGHT
+        else:
+            colours = [RAINBOW[i] for i in np.linspace(0, len(RAINBOW) - 1, k).round().astype(int)]
+        chosen[task] = dict(zip(classes, colours, strict=False))
+    return chosen
+
+
+def variant_colour(variant: str) -> str:
+    """Grey STC, black BL family, blue CLIM, green TLIM, purple LIM."""
+    return FAMILIES.get(variant.split("_")[0].split("-")[0], "#7F7F7F")
+
+
+def variant_marker(variant: str) -> str:
+    """Circle for a plain module, square for stacked BL probabilities, triangle for all; cross for a control."""
+    if "-detach" in variant or variant == "bl_fc":
+        return "X"
+    return "^" if variant.endswith("_all") else "s" if "_ms" in variant else "o"
+
+
+def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the house style; adds the parameter ``synthetic``; closes the figure so that notebooks show it once."""
+
+    @functools.wraps(function)
+    def wrapper(*args, synthetic: bool = False, **options) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = function(*args, **options)
+            if synthetic:
+                figure.supxlabel("synthetic data", x=0.995, ha="right", fontsize=6.5, color="#8a5a00", style="italic")
+            plt.close(figure)
+        return figure
+
+    return wrapper
+
+
+def _panels(n: int, columns: int, height: float, width: float = WIDTH, **options) -> tuple[Figure, list[Axes]]:
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(rows, min(columns, n), figsize=(width, rows * height + 0.3), squeeze=False, **options)
+    for ax in axes.flat[n:]:
+        ax.set_axis_off()
+    return figure, list(axes.flat[:n])
+
+
+def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
+    ax.set_yticks(range(len(variants)), [title(name) for name in variants])
+    ax.set_ylim(len(variants) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+
+
+def _variant_legend(figure: Figure, variants: Iterable[str], **options) -> None:
+    handles = [
+        Line2D([], [], color=variant_colour(v), marker=variant_marker(v), ls="", ms=5, label=title(v)) for v in variants
+    ]
+    figure.legend(handles=handles, loc="outside lower left", ncols=6, handletextpad=0.1, columnspacing=1.0, **options)
+
+
+# ---------------------------------------------------------------- data: labels, balance, splits
+
+
+@drawn
+def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)", limit: float = 1.0) -> Figure:
+    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); NaN is hatched grey."""
+    n = len(parts)
+    size = max(len(m) for m in parts.values())
+    side = WIDTH / n
+    figure, axes = plt.subplots(1, n, figsize=(WIDTH, side + 0.35), squeeze=False)
+    for i, (name, matrix) in enumerate(parts.items()):
+        ax, order = axes[0, i], list(matrix.columns)
+        values = matrix.to_numpy(dtype=float)
+        colours = mpl.colormaps["viridis_r"].with_extremes(bad="#dddddd")
+        image = ax.imshow(values, vmin=0, vmax=limit, cmap=colours, interpolation="none")
+        task_of = [column.split(":", 1)[0] for column in order]
+        edges = [k for k in range(1, len(order)) if task_of[k] != task_of[k - 1]]
+        for edge in edges:
+            ax.axhline(edge - 0.5, color="white", lw=1.2)
+            ax.axvline(edge - 0.5, color="white", lw=1.2)
+        font = float(np.clip(72 * side * 0.66 / size, 3.5, 7))
+        if 72 * side * 0.66 / size >= 4:
+            classes = [column.split(":", 1)[1] for column in order]
+            ax.set_xticks(range(len(order)), classes, rotation=90, fontsize=font)
+            ax.set_yticks(range(len(order)), classes if i == 0 else [], fontsize=font)
+        else:
+            starts = [0, *edges, len(order)]
+            middles = [(a + b - 1) / 2 for a, b in zip(starts, starts[1:], strict=False)]
+            names = list(dict.fromkeys(task_of))
+            ax.set_xticks(middles, names, rotation=90, fontsize=6.5)
+            ax.set_yticks(middles, names if i == 0 else [], fontsize=6.5)
+        ax.tick_params(length=0, pad=1.5)
+        ax.spines[:].set_visible(False)
+        ax.set_title(name)
+    figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01, label=label).outline.set_visible(False)
+    return figure
+
+
+def cooccurrence(matrix: pd.DataFrame, synthetic: bool = False) -> Figure:
+    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix."""
+    return matrices({"": matrix}, synthetic=synthetic)
+
+
+@drawn
+def lprus(bins: pd.DataFrame, cut: int, top: int = 25) -> Figure:
+    """The most frequent labelset bins, kept up to the cut-off, dropped beyond it (Fig. 7a).
+
+    ``bins``: one row a labelset in descending order, columns the tasks and "count" (``labels.labelsets``).
+    """
+    shown = bins.head(top)
+    counts = shown["count"].to_numpy()
+    names = (
+        shown.drop(columns="count").astype("object").where(lambda f: f.notna(), "?").astype(str).agg(" · ".join, axis=1)
+    )
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
+    y = np.arange(len(shown))
+    ax.barh(y, np.minimum(counts, cut), color=KEPT, height=0.72, label="kept")
+    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=DROPPED, height=0.72, label="dropped")
+    ax.axvline(cut, color="#222222", lw=1, ls="--")
+    ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points", fontsize=7.5)
+    ax.set_yticks(y, [name if len(name) < 60 else name[:57] + "..." for name in names], fontsize=6.5)
+    ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="images")
+    kept, total = int(bins["count"].clip(upper=cut).sum()), int(bins["count"].sum())
+    ax.set_title(
+        f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
+    )
+    ax.tick_params(axis="y", length=0)
+    ax.legend(loc="lower right", ncols=2)
+    return figure
+
+
+@drawn
+def histograms(counts: pd.DataFrame, by: str = "split", share: bool = False) -> Figure:
+    """Class frequencies per task, one bar per part (Figs 7b and 8).
+
+    ``counts``: columns ``by`` (such as train, val, test, or before, after), task, class, count, in the order to draw.
+    """
+    parts, tasks = list(dict.fromkeys(counts[by])), list(dict.fromkeys(counts["task"]))
+    known = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
+    most = counts.groupby("task")["class"].nunique().max()
+    figure, axes = _panels(len(tasks), 3, 0.4 + 0.15 * most + 0.03 * len(parts) * most)
+    for ax, task in zip(axes, tasks, strict=True):
+        rows = counts[counts["task"] == task]
+        classes = list(dict.fromkeys(rows["class"]))
+        for i, part in enumerate(parts):
+            values = rows[rows[by] == part].groupby("class")["count"].sum().reindex(classes, fill_value=0)
+            values = 100 * values / max(values.sum(), 1) if share else values
+            y = np.arange(len(classes)) + (i - (len(parts) - 1) / 2) * 0.8 / len(parts)
+            ax.barh(y, values, 0.8 / len(parts), color=known.get(part, BRIGHT[i % len(BRIGHT)]), label=part)
+        ax.set_yticks(range(len(classes)), classes, fontsize=7)
+        ax.set_ylim(len(classes) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        ax.set_title(task)
+    figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=len(parts))
+    return figure
+
+
+@drawn
+def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], size: float = 0.72) -> Figure:
+    """Example photographs per (task, class), one block a task (Fig. 3); arrays (H, W, 3) uint8, ``size`` in inches."""
+    groups: dict[str, dict[str, Sequence[np.ndarray]]] = {}
+    for (task, name), pictures in images.items():
+        groups.setdefault(task, {})[name] = pictures
+    each = max((len(pictures) for pictures in images.values()), default=1)
+    across = max(1, int(WIDTH / (each * size + 0.12)))
+    blocks = {
+        task: [list(found.items())[i : i + across] for i in range(0, len(found), across)]
+        for task, found in groups.items()
+    }
+    lines = [(task, k, line) for task, block in blocks.items() for k, line in enumerate(block)]
+    step = size + 0.2
+    figure = plt.figure(figsize=(WIDTH, sum(step + 0.22 * (k == 0) for _, k, _ in lines) + 0.15), layout="none")
+    total, top = figure.get_figheight(), figure.get_figheight()
+    for task, k, line in lines:
+        if k == 0:
+            top -= 0.22
+            figure.text(0.002, (top + 0.03) / total, task, fontweight="bold", fontsize=8.5)
+        for column, (name, pictures) in enumerate(line):
+            left = column * (each * size + 0.12)
+            figure.text(left / WIDTH, (top - 0.13) / total, name, fontsize=7)
+            for j, picture in enumerate(pictures):
+                at = (
+                    (left + j * size) / WIDTH,
+                    (top - 0.16 - size) / total,
+                    (size - 0.03) / WIDTH,
+                    (size - 0.03) / total,
+                )
+                ax = figure.add_axes(at)
+                ax.imshow(picture)
+                ax.set_axis_off()
+        top -= step
+    return figure
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+@drawn
+def residuals(frame: pd.DataFrame) -> Figure:
+    """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``evaluation.residuals``'s frame.
+
+    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the box).
+    """
+    variants = ordered(frame["variant"].unique())
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
+    rng = np.random.default_rng(0)
+    for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", r"$\kappa$")), strict=True):
+        values = [frame.query("variant == @v and metric == @metric")["value"].to_numpy() for v in variants]
+        boxes = ax.boxplot(values, positions=range(len(variants)), orientation="horizontal", widths=0.62, patch_artist=True,
+                           showfliers=False, medianprops={"color": "#111111", "lw": 1.4})  # fmt: skip
+        for variant, box, found in zip(variants, boxes["boxes"], values, strict=True):
+            box.set(facecolor=variant_colour(variant), alpha=0.35, edgecolor=variant_colour(variant))
+            if variant != "stc":
+                jitter = variants.index(variant) + rng.uniform(-0.18, 0.18, len(found))
+                ax.plot(found, jitter, ls="", marker="o", ms=2.4, color=variant_colour(variant), alpha=0.8)
+        medians = [np.median(found) for found in values]
+        best = int(np.argmax(medians))
+        ax.annotate(
+            f"{medians[best]:+.1f} %",
+            (medians[best], best - 0.36),
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            fontweight="bold",
+        )
+        ax.axvline(0, color="#555555", lw=0.8)
+        ax.set(xlabel=rf"$\Delta_m$(median), {name} [%]")
+        _variants_axis(ax, variants)
+    kind = "a sample of " if frame.attrs.get("sampled") else "all "
+    if "combinations" in frame.attrs:
+        axes[0].set_title(f"STC: {kind}{frame.attrs['combinations']:,} combinations", fontweight="normal", fontsize=7.5)
+    return figure
+
+
+@drawn
+def against_paper(ours: pd.DataFrame, paper: pd.DataFrame, backbone: str, paper_backbone: str | None = None) -> Figure:
+    """Delta_m(mean) of Table 3 per variant, here and in the paper (another data set): two ``table3`` frames."""
+    known = [v for v in ours.loc[backbone].index if v != "stc"]
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.25 * len(known) + 0.9), sharey=True)
+    published = paper.loc[paper_backbone or backbone] if (paper_backbone or backbone) in paper.index else paper.iloc[:0]
+    for ax, (metric, name) in zip(axes, (("OA", "OA"), ("kappa", r"$\kappa$")), strict=True):
+        here = ours.loc[backbone].loc[known, ("delta_m", metric)]
+        ax.barh(range(len(known)), here, 0.6, color=[variant_colour(v) for v in known], alpha=0.8, label="here")
+        there = published[("delta_m", metric)].reindex(known) if len(published) else here * np.nan
+        ax.plot(
+            there,
+            range(len(known)),
+            ls="",
+            marker="D",
+            ms=4.5,
+            mfc="white",
+            mec="#111111",
+            label="paper (Santiago de Chile)",
+        )
+        ax.axvline(0, color="#555555", lw=0.8)
+        ax.set(xlabel=rf"$\Delta_m$(mean), {name} [%]")
+        _variants_axis(ax, known)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    return figure
+
+
+@drawn
+def f1(frame: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Mean F1 per class and variant, one panel a task (Fig. 10): ``evaluation.class_scores``'s frame of one backbone.
+
+    Small marks are variants; the best of each class is ringed; a class without test images stays empty.
+    """
+    variants = ordered(frame["variant"].unique())
+    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")
+    most = max(tasks.sizes)
+    figure, axes = _panels(len(tasks), 2 if len(tasks) < 7 else 3, 0.45 + 0.17 * most)
+    for ax, (task, classes) in zip(axes, tasks.items(), strict=True):
+        for i, name in enumerate(classes):
+            row = mean.loc[(task, name)].reindex(variants)
+            if row.isna().all():
+                continue
+            ax.plot([row.min(), row.max()], [i, i], color="#cfcfcf", lw=1.2, zorder=1)
+            for variant, value in row.items():
+                ax.plot(
+                    value,
+                    i,
+                    marker=variant_marker(variant),
+                    ms=3.6,
+                    color=variant_colour(variant),
+                    alpha=0.85,
+                    zorder=2,
+                )
+            ax.plot(row.max(), i, marker="o", ms=8, mfc="none", mec="#d1495b", mew=1, zorder=3)
+        ax.set_yticks(range(len(classes)), classes, fontsize=7)
+        ax.set_ylim(len(classes) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x")
+        ax.set_title(task)
+    figure.supxlabel("F1 [%]", fontsize=8)
+    _variant_legend(figure, variants)
+    return figure
+
+
+@drawn
+def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    rows: list[list[str]] = [[]]
+    for task in tasks:
+        if rows[-1] and sum(len(tasks[t]) + 4 for t in [*rows[-1], task]) > 26:
+            rows.append([])
+        rows[-1].append(task)
+    heights = [max(len(tasks[t]) for t in row) + 4 for row in rows]
+    cell = WIDTH / 26
+    figure = plt.figure(figsize=(WIDTH, sum(heights) * cell), layout="constrained")
+    for part, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=heights)), rows, strict=True):
+        widths = [len(tasks[t]) + 4 for t in row]
+        spare = max(26 - sum(widths), 0)
+        grid = part.add_gridspec(1, len(row) + bool(spare), width_ratios=[*widths, *([spare] if spare else [])])
+        for i, task in enumerate(row):
+            _confusion_panel(part.add_subplot(grid[0, i]), np.asarray(counts[task], dtype=float), task, tasks[task])
+    return figure
+
+
+def _confusion_panel(ax: Axes, counts: np.ndarray, task: str, classes: Sequence[str]) -> None:
+    total = counts.sum(1, keepdims=True)
+    percent = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+    ax.imshow(percent, vmin=0, vmax=100, cmap=mpl.colormaps["Blues"].with_extremes(bad="#eeeeee"), interpolation="none")
+    for i, j in np.argwhere(percent >= 0.5):
+        dark = percent[i, j] > 55
+        ax.text(
+            j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=6, color="white" if dark else "#222222"
+        )
+    ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6.5)
+    ax.set_yticks(range(len(classes)), classes, fontsize=6.5)
+    ax.tick_params(length=0, pad=2)
+    ax.spines[:].set_visible(False)
+    correct = np.trace(counts) / counts.sum() if counts.sum() else np.nan
+    ax.set_title(f"{task}  (OA {correct:.1%})" if len(classes) > 3 else task)
+
+
+@drawn
+def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -> Figure:
+    """Training time per variant (Fig. 12) as time per step, epochs and total, and the total as a share of STC's.
+
+    ``costs``: ``evidence.cost(study).loc[backbone]``; ``paper_hours``: the paper's totals, drawn as shares of its STC.
+    """
+    variants, stc = list(costs.index), costs["hours"].get("stc", np.nan)
+    minutes = 60 * costs["hours"]
+    unit = ("hours", costs["hours"]) if minutes.max() > 120 else ("minutes", minutes)
+    step = 1000 * costs["seconds_per_step"]
+    columns = [("time per step [ms]", step), ("epochs", costs["epochs"]), (f"total [{unit[0]}]", unit[1])]
+    columns += [("total / STC's [%]", 100 * costs["hours"] / stc)] if stc == stc else []
+    figure, axes = plt.subplots(1, len(columns), figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
+    for ax, (name, values) in zip(axes, columns, strict=True):
+        ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
+        ax.set_xlabel(name)
+        _variants_axis(ax, variants)
+        ax.set_xlim(left=0)
+    if paper_hours and len(columns) == 4:
+        shares = [100 * paper_hours.get(v, np.nan) / paper_hours["stc"] for v in variants]
+        axes[3].plot(shares, range(len(variants)), ls="", marker="D", ms=4.5, mfc="white", mec="#111111", label="paper")
+        axes[3].legend(loc="lower right", handletextpad=0.1)
+    return figure
+
+
+@drawn
+def history(frame: pd.DataFrame) -> Figure:
+    """Loss and mean validation accuracy per epoch (history.csv), a line a network; the best epoch is marked."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
+    for i, (network, rows) in enumerate(frame.groupby("network", sort=False)):
+        colour = "#222222" if network == "all" else (BRIGHT + RAINBOW[2:])[i % 20]
+        left.plot(rows["epoch"], rows["train_loss"], color=colour, lw=1.2, label=network)
+        left.plot(rows["epoch"], rows["val_loss"], color=colour, lw=1.2, ls="--")
+        right.plot(rows["epoch"], 100 * rows["val_oa"], color=colour, lw=1.2, label=network)
+        best = rows.loc[rows["val_oa"].idxmax()] if rows["val_oa"].notna().any() else rows.iloc[0]
+        right.plot(best["epoch"], 100 * best["val_oa"], marker="o", ms=5, color=colour)
+    left.set(xlabel="epoch", ylabel="loss: training –, validation - -")
+    right.set(xlabel="epoch", ylabel="validation OA [%]")
+    for ax in (left, right):
+        ax.grid(axis="y")
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    if frame["network"].nunique() > 1:
+        right.legend(ncols=2)
+    return figure
+
+
+# ---------------------------------------------------------------- beyond the paper
+
+
+@drawn
+def contrasts(table: pd.DataFrame, metric: str = "kappa") -> Figure:
+    """Paired differences with their 95 % intervals (``evaluation.compare`` of one backbone), one panel a family.
+
+    Thick: over realisations (none for one run); thin: over resampled test blocks. Coloured where both clear zero.
+    """
+    families = list(dict.fromkeys(table["family"]))
+    sizes = [int((table["family"] == family).sum()) for family in families]
+    figure, axes = plt.subplots(len(families), 1, figsize=(WIDTH, 0.2 * sum(sizes) + 0.38 * len(families) + 0.5), sharex=True,
+                                squeeze=False, gridspec_kw={"height_ratios": [n + 0.8 for n in sizes]})  # fmt: skip
+    for ax, family in zip(axes[:, 0], families, strict=True):
+        rows = table[table["family"] == family].reset_index(drop=True)
+        for i, row in rows.iterrows():
+            clear = all(
+                low > 0 or high < 0 for low, high in ((row["low"], row["high"]), (row["boot_low"], row["boot_high"]))
+            )
+            colour = "#777777" if not clear else "#2166AC" if row["mean"] > 0 else "#B2182B"
+            ax.plot([row["boot_low"], row["boot_high"]], [i, i], color=colour, lw=1, solid_capstyle="butt")
+            ax.plot([row["low"], row["high"]], [i, i], color=colour, lw=3.5, solid_capstyle="butt")
+            ax.plot(row["mean"], i, "o", ms=4.5, color="white", mec=colour, mew=1.4)
+        ax.set_yticks(
+            range(len(rows)),
+            [f"{title(a)} − {title(b)}" for a, b in zip(rows["a"], rows["b"], strict=True)],
+            fontsize=7,
+        )
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.axvline(0, color="#333333", lw=0.8)
+        ax.grid(axis="x")
+        ax.set_title(family)
+    name = "OA" if metric == "oa" else r"$\kappa$"
+    axes[-1, 0].set_xlabel(f"difference of mean {name} [percentage points]; thick: realisations, thin: test blocks")
+    return figure
+
+
+@drawn
+def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = True) -> Figure:
+    """Per-run columns of a frame as dots per variant, with mean and 95 % t-interval; ``columns``: column -> axis label.
+
+    A row of variant "reference" becomes a dashed line. Used for labelset consistency and calibration error.
+    """
+    reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
+    variants, scale = ordered(runs["variant"].unique()), 100 if percent else 1
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(WIDTH, 0.24 * len(variants) + 0.9), sharey=True, squeeze=False
+    )
+    for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
+        for i, variant in enumerate(variants):
+            values = scale * runs.loc[runs["variant"] == variant, column].dropna().to_numpy()
+            if not len(values):
+                continue
+            mean, low, high = interval(values)
+            ax.plot(values, np.full(len(values), i), "o", ms=2.4, color=variant_colour(variant), alpha=0.4)
+            ax.plot([low, high], [i, i], lw=2.4, color=variant_colour(variant), solid_capstyle="butt")
+            ax.plot(
+                mean, i, marker=variant_marker(variant), ms=5.5, color=variant_colour(variant), mec="white", mew=0.6
+            )
+        if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
+            ax.axvline(
+                scale * reference[column].iloc[0], color="#333333", lw=0.9, ls="--", label="test labels themselves"
+            )
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+        ax.set_xlabel(name)
+        _variants_axis(ax, variants)
+    return figure
+
+
+@drawn
+def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Accuracy against confidence per task, before and after temperature scaling (``study.calibration`` of some runs)."""
+    columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
+    figure, axes = _panels(len(tasks), columns, WIDTH / columns, sharex=True, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
+        ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
+        for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
+            part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
+            summed = part.assign(c=part["count"] * part["confidence"], a=part["count"] * part["accuracy"])
+            summed = summed.groupby("bin")[["count", "c", "a"]].sum()
+            ece = (summed["a"] - summed["c"]).abs().sum() / max(summed["count"].sum(), 1)
+            sizes = 4 + 40 * summed["count"] / max(summed["count"].max(), 1)
+            x, y = summed["c"] / summed["count"], summed["a"] / summed["count"]
+            ax.plot(x, y, color=colour, lw=1, label=name)
+            ax.scatter(x, y, s=sizes, color=colour, lw=0)
+            ax.text(
+                0.97,
+                0.13 - 0.1 * scaled,
+                f"ECE {100 * ece:.1f}",
+                color=colour,
+                fontsize=7,
+                ha="right",
+                transform=ax.transAxes,
+            )
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        ax.set_xticks([0, 0.5, 1])
+        ax.set_yticks([0, 0.5, 1])
+        ax.set_title(task)
+    figure.supxlabel("confidence", fontsize=8)
+    axes[0].set_ylabel("accuracy")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    return figure
+
+
+@drawn
+def coverage(curves: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Accuracy among the surest images against their share, a panel a task, a line a variant (``study.coverage`` + variant)."""
+    variants = ordered(curves["variant"].unique())
+    columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
+    figure, axes = _panels(len(tasks), columns, 1.75, sharex=True, sharey=True)
+    mean = (
+        curves.assign(coverage=curves["coverage"].round(2)).groupby(["task", "variant", "coverage"])["accuracy"].mean()
+    )
+    for ax, task in zip(axes, tasks, strict=True):
+        for variant in variants:
+            if (task, variant) in mean.index.droplevel("coverage"):
+                line = 100 * mean.loc[task, variant]
+                ax.plot(100 * line.index, line, color=variant_colour(variant), lw=1.3, label=title(variant))
+        ax.grid()
+        ax.set_xticks([0, 50, 100])
+        ax.set_title(task)
+    figure.supxlabel("share of images answered, surest first [%]", fontsize=8)
+    axes[0].set_ylabel("accuracy [%]")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6)
+    return figure
+
+
+@drawn
+def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Mean F1 gain over the baseline per class and variant (``evidence.class_gains`` of one backbone), best in each row dotted.
+
+    On the left the class's share of the training images and the baseline's F1.
+    """
+    variants = ordered(table["variant"].unique())
+    rows = [(task, name) for task, classes in tasks.items() for name in classes]
+    wide = table.pivot_table(index=["task", "class"], columns="variant", values="gain").reindex(
+        index=rows, columns=variants
+    )
+    first = table.drop_duplicates(["task", "class"]).set_index(["task", "class"]).reindex(rows)
+    limit = np.nanpercentile(np.abs(wide.to_numpy()), 97) if wide.notna().any().any() else 1
+    figure, ax = plt.subplots(figsize=(WIDTH, max(0.165 * len(rows), 1) + 1.3))
+    colours = mpl.colormaps["PuOr"].with_extremes(bad="#eeeeee")
+    image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="none")
+    for i, values in enumerate(wide.to_numpy()):
+        if np.isfinite(values).any() and np.nanmax(values) > 0:
+            ax.plot(np.nanargmax(values), i, "o", ms=3.4, color="#111111")
+    at = -np.array([1.1, 2.2]) - 0.2
+    for x, (column, scale) in zip(at, (("base", 1), ("frequency", 100)), strict=True):
+        for i, value in enumerate(first[column]):
+            ax.text(
+                x,
+                i,
+                "–" if np.isnan(value) else f"{scale * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="#444444",
+            )
+    for x, name in zip(at, ("F1 base", "train %"), strict=True):
+        ax.text(x, -0.8, name, fontsize=6.5, ha="center", va="bottom", rotation=90, color="#444444")
+    ends = np.cumsum(tasks.sizes)
+    for end, task, size in zip(ends, tasks, tasks.sizes, strict=True):
+        ax.axhline(end - 0.5, color="white", lw=2.5)
+        ax.text(
+            len(variants) - 0.35, end - size / 2 - 0.5, task, rotation=270, va="center", fontsize=7, fontweight="bold"
+        )
+    ax.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=6.5)
+    ax.set_xticks(range(len(variants)), [title(v) for v in variants], rotation=90, fontsize=7)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", pad=40)
+    ax.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=ax, shrink=0.4, aspect=40, location="bottom", pad=0.01, extend="both")
+    bar.set_label("gain in F1 [percentage points]; dot: best of the class where above the baseline")
+    bar.outline.set_visible(False)
+    return figure
+
+
+@drawn
+def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure:
+    """F1 gain against the class's share of the training images, a panel a variant (``evidence.class_gains``)."""
+    variants = list(variants or ordered(table["variant"].unique()))
+    names = list(dict.fromkeys(table["task"]))
+    figure, axes = _panels(len(variants), 4, 1.75, sharex=True, sharey=True)
+    for ax, variant in zip(axes, variants, strict=True):
+        for i, task in enumerate(names):
+            part = table[(table["variant"] == variant) & (table["task"] == task)]
+            ax.scatter(
+                100 * part["frequency"],
+                part["gain"],
+                s=16,
+                color=(BRIGHT + RAINBOW[2:])[i % 20],
+                lw=0,
+                alpha=0.85,
+                label=task,
+            )
+        ax.axhline(0, color="#555555", lw=0.8)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        ax.set_title(title(variant))
+    figure.supxlabel("share of training images [%]", fontsize=8)
+    figure.supylabel("gain in F1 [points]", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6, handletextpad=0.1)
+    return figure
+
+
+@drawn
+def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
+    """Gain with its 95 % interval over interdependency and ambiguity (``evidence.grid_gains``), a panel a contrast."""
+    limit = max((part["mean"].abs().max() for part in parts.values() if len(part)), default=1) or 1
+    figure, axes = _panels(len(parts), 3, 2.5)
+    for ax, (name, part) in zip(axes, parts.items(), strict=True):
+        wide = part.pivot(index="ambiguity", columns="interdependency", values="mean").sort_index(ascending=False)
+        image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
+        for row in part.itertuples():
+            x, y = wide.columns.get_loc(row.interdependency), wide.index.get_loc(row.ambiguity)
+            spread = f"\n{row.low:+.1f} to {row.high:+.1f}" if row.n > 1 else "\none run"
+            weight = "bold" if row.low > 0 or row.high < 0 else "normal"
+            colour = "white" if abs(row.mean) > 0.75 * limit else "#111111"
+            ax.text(
+                x, y, f"{row.mean:+.1f}{spread}", ha="center", va="center", fontsize=7, fontweight=weight, color=colour
+            )
+        ax.set_xticks(range(len(wide.columns)), [f"{v:g}" for v in wide.columns])
+        ax.set_yticks(range(len(wide.index)), [f"{v:g}" for v in wide.index])
+        ax.set(xlabel="interdependency of labels", ylabel="ambiguity of façades", title=name)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    if parts:
+        figure.colorbar(
+            image, ax=axes, shrink=0.7, aspect=30, label=r"gain in mean $\kappa$ [points]"
+        ).outline.set_visible(False)
+    return figure
+
+
+@drawn
+def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, str]]]) -> Figure:
+    """Grad-CAM per task over sample photographs: rows of (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> label)."""
+    tasks = list(rows[0][1])
+    side = WIDTH / (len(tasks) + 1)
+    figure, axes = plt.subplots(
+        len(rows), len(tasks) + 1, figsize=(WIDTH, (side + 0.16) * len(rows) + 0.2), squeeze=False
+    )
+    for line, (image, heat, labels) in zip(axes, rows, strict=True):
+        line[0].imshow(image)
+        for ax, task in zip(line[1:], tasks, strict=True):
+            ax.imshow(image)
+            ax.imshow(
+                heat[task],
+                cmap="inferno",
+                alpha=0.5,
+                vmin=0,
+                vmax=1,
+                extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5),
+            )
+            ax.set_xlabel(labels.get(task, ""), fontsize=6.5, labelpad=2)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    for ax, task in zip(axes[0, 1:], tasks, strict=True):
+        ax.set_title(task, fontsize=7.5)
+    return figure
+
+
+def styled(table: pd.DataFrame, best: Iterable | None = None, decimals: int = 2):
+    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold."""
+    show = table.copy()
+    numbers = show.select_dtypes("number").columns
+    style = show.style.format(precision=decimals, na_rep="–", thousands=",")
+    whole = [column for column in numbers if (show[column].dropna() % 1 == 0).all()]
+    style = style.format(precision=0, na_rep="–", thousands=",", subset=whole) if whole else style
+    chosen = [column for column in (numbers if best is None else best) if column in show]
+    return style.highlight_max(subset=chosen, props="font-weight: bold") if chosen and len(show) > 1 else style

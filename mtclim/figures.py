@@ -16,7 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mtclim.evaluation import interval, ordered, ordinal, title
+from mtclim.evaluation import interval, ordered, title
+from mtclim.evidence import ordinal
 from mtclim.tasks import Tasks
 
 WIDTH = 7.5

@@ -28,6 +28,7 @@ def listed(name, default):
 PRESET = config.get("config", "demo")
 DATA = {name: config[name] for name in ("data", "tasks") if config.get(name)}
 SETTINGS = load_config(PRESET, **DATA)
+DATA = {"data": SETTINGS.data} | DATA  # said in each notebook, so that its page can tell synthetic from real
 BACKBONES = listed("backbones", [SETTINGS.backbone])
 VARIANTS = listed("variants", [*SETTINGS.study["variants"], *SETTINGS.study["controls"]])
 SEEDS = range(int(config.get("realisations") or SETTINGS.study["realisations"]))
@@ -84,8 +85,37 @@ def of_wildcards(pattern):
     return pattern.replace("{", "{wildcards.")
 
 
+def empty(run):
+    """Remove the folder that Snakemake makes for its output: a run's folder appears only when the run is finished."""
+    return f"rmdir {of_wildcards(run)} 2>/dev/null || true; "
+
+
 def told(what):
     return f"> {{log}} 2>&1 || {{{{ tail -n 15 {{log}} >&2; echo 'FAILED: {what}; its log: {{log}}' >&2; exit 1; }}}}"
+
+
+def grid_table(runs):
+    """Gain over bl in points of kappa, with intervals, for each variant and task and their mean on the grid."""
+    import json
+    import re
+
+    import pandas as pd
+
+    from mtclim.evidence import grid_gains
+
+    rows = []
+    for run in runs:
+        level, ambiguity, variant, seed = re.search(r"-([\d.]+)/ambiguity-([\d.]+)/(\w+)/seed-(\d+)$", run).groups()
+        scores = json.load(open(f"{run}/metrics.json"))["test"]
+        place = {"interdependency": float(level), "ambiguity": float(ambiguity), "variant": variant, "seed": int(seed)}
+        rows.append(place | {task: score["kappa"] for task, score in scores.items()})
+    table, keys = pd.DataFrame(rows), ("interdependency", "ambiguity", "variant", "seed")
+    return pd.concat(
+        grid_gains(table, variant, "bl", task).assign(variant=variant, task=task)
+        for variant in table["variant"].unique()
+        if variant != "bl"
+        for task in table.columns.drop(list(keys))
+    )
 
 
 rule study:
@@ -134,7 +164,9 @@ rule train:
     params:
         lambda w: given(backbone=w.backbone, seed=w.seed, **of_variant(w.variant)),
     shell:
-        notebook("train", "run {wildcards.variant}, {wildcards.backbone}, seed {wildcards.seed}", to=of_wildcards(RUN) + ".ipynb")
+        empty(RUN) + notebook(
+            "train", "run {wildcards.variant}, {wildcards.backbone}, seed {wildcards.seed}", of_wildcards(RUN) + ".ipynb"
+        )
 
 
 # The chapter: the notebook run again on a finished run only reads and shows it.
@@ -203,9 +235,13 @@ rule grid_run:
             **of_variant(w.variant),
         ),
     shell:
-        notebook("train", "run " + of_wildcards(GRID_RUN), to=of_wildcards(GRID_RUN) + ".ipynb")
+        empty(GRID_RUN) + notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
 
 
 rule grid:
     input:
         [f"{run}/COMPLETE" for run in GRID_RUNS],
+    output:
+        (config.get("results") or "results") + "/grid.csv",
+    run:
+        grid_table(GRID_RUNS).to_csv(output[0], index=False)

@@ -32,7 +32,7 @@ def test_each_parameter_is_explained(path):
     (cell,) = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
     source = "".join(cell["source"])
     ast.parse(source)
-    assert not any("=" in line.split("  # ")[1] for line in source.splitlines()), "papermill cannot parse such a comment"
+    assert not any("=" in line.split("  # ")[1] for line in source.splitlines()), "papermill cannot read it"
     assert all("  # " in line and ": " in line.split("  # ")[1] for line in source.splitlines() if line.strip())
 
 

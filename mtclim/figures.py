@@ -4,139 +4,56 @@ Every function also takes ``synthetic=True``, which prints "synthetic data" in t
 colour-blind readers and shared with the maps through ``palette``; tasks, classes and variants keep their order.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from mtclim.drawing import (
+    BRIGHT, DROPPED, KEPT, RAINBOW, WIDTH, drawn, masonry, palette, panels, rows_axis, variant_colour, variant_legend,
+    variant_marker, variants_axis,
+)  # fmt: skip
 from mtclim.evaluation import interval, ordered, title
-from mtclim.evidence import ordinal
 from mtclim.tasks import Tasks
 
-WIDTH = 7.5
-"""Inches: 750 px at 100 dpi, a page of the book."""
-STYLE = {
-    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.linewidth": 0.6, "xtick.color": "#444444",
-    "ytick.color": "#444444", "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200,
-    "figure.constrained_layout.use": True, "svg.fonttype": "none", "pdf.fonttype": 42,
-}  # fmt: skip
-BRIGHT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7F7F7F")
-"""Paul Tol's bright scheme, its grey darkened to show on white."""
-RAINBOW = ("#D1BBD7", "#AE76A3", "#882E72", "#1965B0", "#5289C7", "#7BAFDE", "#4EB265", "#90C987", "#CAE0AB", "#F7F056",
-           "#F6C141", "#F1932D", "#E8601C", "#DC050C", "#72190E", "#42150A")  # fmt: skip
-"""Paul Tol's discrete rainbow: neighbours stay apart for colour-blind readers."""
-FAMILIES = {"stc": "#7F7F7F", "bl": "#222222", "clim": "#4477AA", "tlim": "#228833", "lim": "#AA3377"}
-KEPT, DROPPED = "#E08214", "#8DB4D9"
-
-
-def palette(tasks: Tasks) -> dict[str, dict[str, str]]:
-    """Task -> class -> "#rrggbb": rising ranges (heights) in a sequential map, up to 7 classes Tol's bright, else rainbow."""
-    chosen = {}
-    for task, classes in tasks.items():
-        k = len(classes)
-        if ordinal(classes):
-            colours = [to_hex(c) for c in mpl.colormaps["viridis_r"](np.linspace(0.08, 1, k))]
-        elif k <= len(BRIGHT):
-            colours = BRIGHT
-        else:
-            colours = [RAINBOW[i] for i in np.linspace(0, len(RAINBOW) - 1, k).round().astype(int)]
-        chosen[task] = dict(zip(classes, colours, strict=False))
-    return chosen
-
-
-def variant_colour(variant: str) -> str:
-    """Grey STC, black BL family, blue CLIM, green TLIM, purple LIM."""
-    return FAMILIES.get(variant.split("_")[0].split("-")[0], "#7F7F7F")
-
-
-def variant_marker(variant: str) -> str:
-    """Circle for a plain module, square for stacked BL probabilities, triangle for all; cross for a control."""
-    if "-detach" in variant or variant == "bl_fc":
-        return "X"
-    return "^" if variant.endswith("_all") else "s" if "_ms" in variant else "o"
-
-
-def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the house style; adds the parameter ``synthetic``; closes the figure so that notebooks show it once."""
-
-    @functools.wraps(function)
-    def wrapper(*args, synthetic: bool = False, **options) -> Figure:
-        with plt.rc_context(STYLE):
-            figure = function(*args, **options)
-            if synthetic:
-                figure.supxlabel("synthetic data", x=0.995, ha="right", fontsize=6.5, color="#8a5a00", style="italic")
-            plt.close(figure)
-        return figure
-
-    return wrapper
-
-
-def _panels(n: int, columns: int, height: float, width: float = WIDTH, **options) -> tuple[Figure, list[Axes]]:
-    rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, min(columns, n), figsize=(width, rows * height + 0.3), squeeze=False, **options)
-    for ax in axes.flat[n:]:
-        ax.set_axis_off()
-    return figure, list(axes.flat[:n])
-
-
-def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
-    ax.set_yticks(range(len(variants)), [title(name) for name in variants])
-    ax.set_ylim(len(variants) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
-
-
-def _variant_legend(figure: Figure, variants: Iterable[str], **options) -> None:
-    handles = [
-        Line2D([], [], color=variant_colour(v), marker=variant_marker(v), ls="", ms=5, label=title(v)) for v in variants
-    ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=6, handletextpad=0.1, columnspacing=1.0, **options)
+__all__ = ["palette", "variant_colour"]
 
 
 # ---------------------------------------------------------------- data: labels, balance, splits
 
 
 @drawn
-def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)", limit: float = 1.0) -> Figure:
-    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); NaN is hatched grey."""
-    n = len(parts)
-    size = max(len(m) for m in parts.values())
-    side = WIDTH / n
-    figure, axes = plt.subplots(1, n, figsize=(WIDTH, side + 0.35), squeeze=False)
-    for i, (name, matrix) in enumerate(parts.items()):
-        ax, order = axes[0, i], list(matrix.columns)
-        values = matrix.to_numpy(dtype=float)
-        colours = mpl.colormaps["viridis_r"].with_extremes(bad="#dddddd")
-        image = ax.imshow(values, vmin=0, vmax=limit, cmap=colours, interpolation="none")
-        task_of = [column.split(":", 1)[0] for column in order]
-        edges = [k for k in range(1, len(order)) if task_of[k] != task_of[k - 1]]
-        for edge in edges:
-            ax.axhline(edge - 0.5, color="white", lw=1.2)
-            ax.axvline(edge - 0.5, color="white", lw=1.2)
-        font = float(np.clip(72 * side * 0.66 / size, 3.5, 7))
-        if 72 * side * 0.66 / size >= 4:
-            classes = [column.split(":", 1)[1] for column in order]
-            ax.set_xticks(range(len(order)), classes, rotation=90, fontsize=font)
-            ax.set_yticks(range(len(order)), classes if i == 0 else [], fontsize=font)
-        else:
-            starts = [0, *edges, len(order)]
-            middles = [(a + b - 1) / 2 for a, b in zip(starts, starts[1:], strict=False)]
-            names = list(dict.fromkeys(task_of))
-            ax.set_xticks(middles, names, rotation=90, fontsize=6.5)
-            ax.set_yticks(middles, names if i == 0 else [], fontsize=6.5)
+def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)") -> Figure:
+    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey."""
+    order = list(next(iter(parts.values())).columns)
+    task_of, classes = zip(*(column.split(":", 1) for column in order), strict=True)
+    edges = [0, *(k for k in range(1, len(order)) if task_of[k] != task_of[k - 1]), len(order)]
+    middles = [(a + b - 1) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    side = (WIDTH - 1.5) / len(parts)
+    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, side + 1.0), squeeze=False)
+    font = 72 * side / len(order) * 0.85
+    for i, (ax, (name, matrix)) in enumerate(zip(axes[0], parts.items(), strict=True)):
+        colours = mpl.colormaps["Blues"].with_extremes(bad="#e2dccf")
+        image = ax.imshow(matrix.to_numpy(dtype=float), vmin=0, vmax=1, cmap=colours, interpolation="none")
+        ticks, names = (range(len(order)), classes) if font >= 4 else (middles, [task_of[a] for a in edges[:-1]])
+        size = min(font, 7) if font >= 4 else 6.5
+        ax.set_xticks(ticks, names, rotation=90, fontsize=size)
+        ax.set_yticks(ticks, names if i == 0 else [], fontsize=size)
+        for edge in edges[1:-1]:
+            ax.axhline(edge - 0.5, color="#777777", lw=0.8)
+            ax.axvline(edge - 0.5, color="#777777", lw=0.8)
+        if font >= 4:
+            for k, middle in enumerate(middles):
+                wide = edges[k + 1] - edges[k] >= 0.16 * len(order)
+                ax.text(middle, -0.9, task_of[edges[k]], fontsize=7, ha="center" if wide else "left", va="bottom",
+                        rotation=0 if wide else 30, rotation_mode="anchor", fontweight="bold")  # fmt: skip
         ax.tick_params(length=0, pad=1.5)
         ax.spines[:].set_visible(False)
-        ax.set_title(name)
+        ax.set_title(name, pad=22 if font >= 4 else 6)
     figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01, label=label).outline.set_visible(False)
     return figure
 
@@ -180,21 +97,18 @@ def histograms(counts: pd.DataFrame, by: str = "split", share: bool = False) -> 
 
     ``counts``: columns ``by`` (such as train, val, test, or before, after), task, class, count, in the order to draw.
     """
-    parts, tasks = list(dict.fromkeys(counts[by])), list(dict.fromkeys(counts["task"]))
+    parts = list(dict.fromkeys(counts[by]))
+    tasks = {task: list(dict.fromkeys(rows["class"])) for task, rows in counts.groupby("task", sort=False)}
     known = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
-    most = counts.groupby("task")["class"].nunique().max()
-    figure, axes = _panels(len(tasks), 3, 0.4 + 0.15 * most + 0.03 * len(parts) * most)
-    for ax, task in zip(axes, tasks, strict=True):
+    figure, axes = masonry([len(classes) for classes in tasks.values()], 3, 0.16 + 0.03 * len(parts), 2.4)
+    for ax, (task, classes) in zip(axes, tasks.items(), strict=True):
         rows = counts[counts["task"] == task]
-        classes = list(dict.fromkeys(rows["class"]))
         for i, part in enumerate(parts):
             values = rows[rows[by] == part].groupby("class")["count"].sum().reindex(classes, fill_value=0)
             values = 100 * values / max(values.sum(), 1) if share else values
             y = np.arange(len(classes)) + (i - (len(parts) - 1) / 2) * 0.8 / len(parts)
             ax.barh(y, values, 0.8 / len(parts), color=known.get(part, BRIGHT[i % len(BRIGHT)]), label=part)
-        ax.set_yticks(range(len(classes)), classes, fontsize=7)
-        ax.set_ylim(len(classes) - 0.4, -0.6)
-        ax.tick_params(axis="y", length=0)
+        rows_axis(ax, classes, 7)
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
         ax.set_title(task)
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
@@ -252,7 +166,8 @@ def residuals(frame: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
     rng = np.random.default_rng(0)
     for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", r"$\kappa$")), strict=True):
-        values = [frame.query("variant == @v and metric == @metric")["value"].to_numpy() for v in variants]
+        groups = frame[frame["metric"] == metric].groupby("variant")["value"]
+        values = [groups.get_group(variant).to_numpy() for variant in variants]
         boxes = ax.boxplot(values, positions=range(len(variants)), orientation="horizontal", widths=0.62, patch_artist=True,
                            showfliers=False, medianprops={"color": "#111111", "lw": 1.4})  # fmt: skip
         for variant, box, found in zip(variants, boxes["boxes"], values, strict=True):
@@ -272,7 +187,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
         )
         ax.axvline(0, color="#555555", lw=0.8)
         ax.set(xlabel=rf"$\Delta_m$(median), {name} [%]")
-        _variants_axis(ax, variants)
+        variants_axis(ax, variants)
     kind = "a sample of " if frame.attrs.get("sampled") else "all "
     if "combinations" in frame.attrs:
         axes[0].set_title(f"STC: {kind}{frame.attrs['combinations']:,} combinations", fontweight="normal", fontsize=7.5)
@@ -301,7 +216,7 @@ def against_paper(ours: pd.DataFrame, paper: pd.DataFrame, backbone: str, paper_
         )
         ax.axvline(0, color="#555555", lw=0.8)
         ax.set(xlabel=rf"$\Delta_m$(mean), {name} [%]")
-        _variants_axis(ax, known)
+        variants_axis(ax, known)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return figure
 
@@ -314,8 +229,7 @@ def f1(frame: pd.DataFrame, tasks: Tasks) -> Figure:
     """
     variants = ordered(frame["variant"].unique())
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")
-    most = max(tasks.sizes)
-    figure, axes = _panels(len(tasks), 2 if len(tasks) < 7 else 3, 0.45 + 0.17 * most)
+    figure, axes = masonry(tasks.sizes, 2 if len(tasks) < 7 else 3, 0.21, 2.6)
     for ax, (task, classes) in zip(axes, tasks.items(), strict=True):
         for i, name in enumerate(classes):
             row = mean.loc[(task, name)].reindex(variants)
@@ -323,43 +237,41 @@ def f1(frame: pd.DataFrame, tasks: Tasks) -> Figure:
                 continue
             ax.plot([row.min(), row.max()], [i, i], color="#cfcfcf", lw=1.2, zorder=1)
             for variant, value in row.items():
-                ax.plot(
-                    value,
-                    i,
-                    marker=variant_marker(variant),
-                    ms=3.6,
-                    color=variant_colour(variant),
-                    alpha=0.85,
-                    zorder=2,
-                )
+                style = {"marker": variant_marker(variant), "color": variant_colour(variant)}
+                ax.plot(value, i, ms=3.8, alpha=0.85, zorder=2, **style)
             ax.plot(row.max(), i, marker="o", ms=8, mfc="none", mec="#d1495b", mew=1, zorder=3)
-        ax.set_yticks(range(len(classes)), classes, fontsize=7)
-        ax.set_ylim(len(classes) - 0.4, -0.6)
-        ax.tick_params(axis="y", length=0)
+        rows_axis(ax, classes, 7)
         ax.grid(axis="x")
         ax.set_title(task)
     figure.supxlabel("F1 [%]", fontsize=8)
-    _variant_legend(figure, variants)
+    variant_legend(figure, variants)
     return figure
 
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    cell = min(0.22, (WIDTH - 1.3) / tasks.largest)
+    label = {task: float(np.clip(0.075 * max(map(len, names)), 0.3, 1.2)) + 0.08 for task, names in tasks.items()}
     rows: list[list[str]] = [[]]
     for task in tasks:
-        if rows[-1] and sum(len(tasks[t]) + 4 for t in [*rows[-1], task]) > 26:
+        used = sum(label[t] + len(tasks[t]) * cell + 0.2 for t in rows[-1])
+        if rows[-1] and used + label[task] + len(tasks[task]) * cell > WIDTH:
             rows.append([])
         rows[-1].append(task)
-    heights = [max(len(tasks[t]) for t in row) + 4 for row in rows]
-    cell = WIDTH / 26
-    figure = plt.figure(figsize=(WIDTH, sum(heights) * cell), layout="constrained")
-    for part, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=heights)), rows, strict=True):
-        widths = [len(tasks[t]) + 4 for t in row]
-        spare = max(26 - sum(widths), 0)
-        grid = part.add_gridspec(1, len(row) + bool(spare), width_ratios=[*widths, *([spare] if spare else [])])
-        for i, task in enumerate(row):
-            _confusion_panel(part.add_subplot(grid[0, i]), np.asarray(counts[task], dtype=float), task, tasks[task])
+    heights = [max(label[t] + len(tasks[t]) * cell for t in row) + 0.42 for row in rows]
+    figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.15), layout="none")
+    top = total = figure.get_figheight()
+    for row, height in zip(rows, heights, strict=True):
+        left = 0.0
+        for task in row:
+            side, left = len(tasks[task]) * cell, left + label[task]
+            ax = figure.add_axes((left / WIDTH, (top - 0.25 - side) / total, side / WIDTH, side / total))
+            _confusion_panel(ax, np.asarray(counts[task], dtype=float), task, tasks[task])
+            left += side + 0.2
+        top -= height
+    text = "rows: reference, columns: predicted; percent of the reference class"
+    figure.text(0.003, 0.03 / total, text, fontsize=7, color="#444444")
     return figure
 
 
@@ -368,16 +280,14 @@ def _confusion_panel(ax: Axes, counts: np.ndarray, task: str, classes: Sequence[
     percent = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
     ax.imshow(percent, vmin=0, vmax=100, cmap=mpl.colormaps["Blues"].with_extremes(bad="#eeeeee"), interpolation="none")
     for i, j in np.argwhere(percent >= 0.5):
-        dark = percent[i, j] > 55
-        ax.text(
-            j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=6, color="white" if dark else "#222222"
-        )
+        colour = "white" if percent[i, j] > 55 else "#222222"
+        ax.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
     ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6.5)
     ax.set_yticks(range(len(classes)), classes, fontsize=6.5)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
-    correct = np.trace(counts) / counts.sum() if counts.sum() else np.nan
-    ax.set_title(f"{task}  (OA {correct:.1%})" if len(classes) > 3 else task)
+    share = f"\n{np.trace(counts) / counts.sum():.1%} right" if counts.sum() else ""
+    ax.set_title(f"{task}{share}" if len(classes) < 5 else f"{task}, {share.strip()}".rstrip(", "), fontsize=7.5)
 
 
 @drawn
@@ -396,7 +306,7 @@ def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -
     for ax, (name, values) in zip(axes, columns, strict=True):
         ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
         ax.set_xlabel(name)
-        _variants_axis(ax, variants)
+        variants_axis(ax, variants)
         ax.set_xlim(left=0)
     if paper_hours and len(columns) == 4:
         shares = [100 * paper_hours.get(v, np.nan) / paper_hours["stc"] for v in variants]
@@ -435,32 +345,32 @@ def contrasts(table: pd.DataFrame, metric: str = "kappa") -> Figure:
 
     Thick: over realisations (none for one run); thin: over resampled test blocks. Coloured where both clear zero.
     """
-    families = list(dict.fromkeys(table["family"]))
-    sizes = [int((table["family"] == family).sum()) for family in families]
-    figure, axes = plt.subplots(len(families), 1, figsize=(WIDTH, 0.2 * sum(sizes) + 0.38 * len(families) + 0.5), sharex=True,
-                                squeeze=False, gridspec_kw={"height_ratios": [n + 0.8 for n in sizes]})  # fmt: skip
-    for ax, family in zip(axes[:, 0], families, strict=True):
-        rows = table[table["family"] == family].reset_index(drop=True)
+    families = {family: rows.reset_index(drop=True) for family, rows in table.groupby("family", sort=False)}
+    figure, axes = masonry([len(rows) for rows in families.values()], 2 if len(table) > 8 else 1, 0.19, 2.2)
+    limits = (
+        np.nanmin(table[["low", "boot_low", "mean"]].to_numpy()),
+        np.nanmax(table[["high", "boot_high", "mean"]].to_numpy()),
+    )
+    for ax, (family, rows) in zip(axes, families.items(), strict=True):
         for i, row in rows.iterrows():
-            clear = all(
-                low > 0 or high < 0 for low, high in ((row["low"], row["high"]), (row["boot_low"], row["boot_high"]))
-            )
+            pairs = ((row["low"], row["high"]), (row["boot_low"], row["boot_high"]))
+            clear = all(low > 0 or high < 0 for low, high in pairs)
             colour = "#777777" if not clear else "#2166AC" if row["mean"] > 0 else "#B2182B"
-            ax.plot([row["boot_low"], row["boot_high"]], [i, i], color=colour, lw=1, solid_capstyle="butt")
-            ax.plot([row["low"], row["high"]], [i, i], color=colour, lw=3.5, solid_capstyle="butt")
+            for pair, width in zip(pairs, (3.5, 1), strict=True):
+                ax.plot(pair, [i, i], color=colour, lw=width, solid_capstyle="butt")
             ax.plot(row["mean"], i, "o", ms=4.5, color="white", mec=colour, mew=1.4)
-        ax.set_yticks(
-            range(len(rows)),
-            [f"{title(a)} − {title(b)}" for a, b in zip(rows["a"], rows["b"], strict=True)],
-            fontsize=7,
+        short = family.startswith("against")
+        rows_axis(
+            ax,
+            [title(a) if short else f"{title(a)} − {title(b)}" for a, b in zip(rows["a"], rows["b"], strict=True)],
+            7,
         )
-        ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.tick_params(axis="y", length=0)
         ax.axvline(0, color="#333333", lw=0.8)
         ax.grid(axis="x")
+        ax.set_xlim(min(limits[0], 0) - 0.04 * np.ptp(limits), max(limits[1], 0) + 0.04 * np.ptp(limits))
         ax.set_title(family)
     name = "OA" if metric == "oa" else r"$\kappa$"
-    axes[-1, 0].set_xlabel(f"difference of mean {name} [percentage points]; thick: realisations, thin: test blocks")
+    figure.supxlabel(f"difference of mean {name} [points]; thick: realisations, thin: test blocks", fontsize=8, x=0.4)
     return figure
 
 
@@ -492,7 +402,7 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
             )
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         ax.set_xlabel(name)
-        _variants_axis(ax, variants)
+        variants_axis(ax, variants)
     return figure
 
 
@@ -500,7 +410,7 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
 def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
     """Accuracy against confidence per task, before and after temperature scaling (``study.calibration`` of some runs)."""
     columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
-    figure, axes = _panels(len(tasks), columns, WIDTH / columns, sharex=True, sharey=True)
+    figure, axes = panels(len(tasks), columns, WIDTH / columns + 0.15, sharex=True, sharey=True)
     for ax, task in zip(axes, tasks, strict=True):
         ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
@@ -533,10 +443,10 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def coverage(curves: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Accuracy among the surest images against their share, a panel a task, a line a variant (``study.coverage`` + variant)."""
+    """Accuracy among the surest images against their share, a panel a task (``study.coverage`` with a column variant)."""
     variants = ordered(curves["variant"].unique())
     columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
-    figure, axes = _panels(len(tasks), columns, 1.75, sharex=True, sharey=True)
+    figure, axes = panels(len(tasks), columns, 1.75, sharex=True, sharey=True)
     mean = (
         curves.assign(coverage=curves["coverage"].round(2)).groupby(["task", "variant", "coverage"])["accuracy"].mean()
     )
@@ -556,7 +466,7 @@ def coverage(curves: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Mean F1 gain over the baseline per class and variant (``evidence.class_gains`` of one backbone), best in each row dotted.
+    """Mean F1 gain over the baseline per class and variant (``evidence.class_gains`` of one backbone).
 
     On the left the class's share of the training images and the baseline's F1.
     """
@@ -573,33 +483,37 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
     for i, values in enumerate(wide.to_numpy()):
         if np.isfinite(values).any() and np.nanmax(values) > 0:
             ax.plot(np.nanargmax(values), i, "o", ms=3.4, color="#111111")
-    at = -np.array([1.1, 2.2]) - 0.2
-    for x, (column, scale) in zip(at, (("base", 1), ("frequency", 100)), strict=True):
+    for x, column, scale, name in ((-34, "frequency", 100, "train %"), (-12, "base", 1, "F1 base")):
+        style = {
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+            "fontsize": 6.5,
+            "color": "#444444",
+        }
+        ax.annotate(name, (0, -0.7), (x, 2), ha="center", va="bottom", rotation=90, **style)
         for i, value in enumerate(first[column]):
-            ax.text(
-                x,
-                i,
-                "–" if np.isnan(value) else f"{scale * value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color="#444444",
-            )
-    for x, name in zip(at, ("F1 base", "train %"), strict=True):
-        ax.text(x, -0.8, name, fontsize=6.5, ha="center", va="bottom", rotation=90, color="#444444")
-    ends = np.cumsum(tasks.sizes)
-    for end, task, size in zip(ends, tasks, tasks.sizes, strict=True):
+            shown = "–" if np.isnan(value) else f"{scale * value:.0f}"
+            ax.annotate(shown, (0, i), (x, 0), ha="center", va="center", **style)
+    for end, task, size in zip(np.cumsum(tasks.sizes), tasks, tasks.sizes, strict=True):
         ax.axhline(end - 0.5, color="white", lw=2.5)
         ax.text(
-            len(variants) - 0.35, end - size / 2 - 0.5, task, rotation=270, va="center", fontsize=7, fontweight="bold"
+            1.01,
+            end - size / 2 - 0.5,
+            task,
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+            transform=ax.get_yaxis_transform(),
         )
     ax.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=6.5)
     ax.set_xticks(range(len(variants)), [title(v) for v in variants], rotation=90, fontsize=7)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    ax.tick_params(axis="y", pad=40)
+    ax.tick_params(axis="y", pad=46)
     ax.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=ax, shrink=0.4, aspect=40, location="bottom", pad=0.01, extend="both")
+    bar = figure.colorbar(
+        image, ax=ax, shrink=0.4, aspect=40, location="bottom", pad=0.01, extend="both", extendfrac=0.03
+    )
     bar.set_label("gain in F1 [percentage points]; dot: best of the class where above the baseline")
     bar.outline.set_visible(False)
     return figure
@@ -610,7 +524,7 @@ def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure
     """F1 gain against the class's share of the training images, a panel a variant (``evidence.class_gains``)."""
     variants = list(variants or ordered(table["variant"].unique()))
     names = list(dict.fromkeys(table["task"]))
-    figure, axes = _panels(len(variants), 4, 1.75, sharex=True, sharey=True)
+    figure, axes = panels(len(variants), 4, 1.75, sharex=True, sharey=True)
     for ax, variant in zip(axes, variants, strict=True):
         for i, task in enumerate(names):
             part = table[(table["variant"] == variant) & (table["task"] == task)]
@@ -637,7 +551,7 @@ def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure
 def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """Gain with its 95 % interval over interdependency and ambiguity (``evidence.grid_gains``), a panel a contrast."""
     limit = max((part["mean"].abs().max() for part in parts.values() if len(part)), default=1) or 1
-    figure, axes = _panels(len(parts), 3, 2.5)
+    figure, axes = panels(len(parts), 3, 2.5)
     for ax, (name, part) in zip(axes, parts.items(), strict=True):
         wide = part.pivot(index="ambiguity", columns="interdependency", values="mean").sort_index(ascending=False)
         image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")

@@ -58,7 +58,7 @@ class Table:
         """Targets (n, N) int64, -1 = not annotated."""
         return np.stack([self.frame[task].cat.codes.to_numpy(np.int64) for task in self.tasks], axis=1)
 
-    @property
+    @cached_property
     def paths(self) -> list[Path]:
         """Absolute paths of the images, which are given relative to the table's folder."""
         return [self.path.parent / _slashes(image) for image in self.frame["image"]]
@@ -78,7 +78,8 @@ class Table:
         for column in ("lon", "lat"):
             if column in self.frame:
                 digest.update(self.frame[column].to_numpy("<f8").tobytes())
-        return digest.hexdigest() if not len(self.frame) else _updated(digest, self.codes.astype("<i8"))
+        digest.update(np.ascontiguousarray(self.codes, "<i8").tobytes())
+        return digest.hexdigest()
 
     def blocks(self, cell: float = 500.0) -> pd.Series | None:
         """Blocks of the rows: the ``block`` column, else a grid of ``cell`` metres, else None (no coordinates)."""
@@ -143,11 +144,6 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
         prefix = f"{number}{'S' if south else 'N'}"
         names[here] = [f"{prefix}_{c}_{r}" for c, r in zip(columns, rows, strict=True)]
     return pd.Series(names, index=index, name="block", dtype="str")
-
-
-def _updated(digest: Any, array: np.ndarray) -> str:
-    digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _slashes(image: str) -> str:

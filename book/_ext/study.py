@@ -1,0 +1,204 @@
+"""The book's own Sphinx extension: chapters from executed notebooks, banners on them, docstrings as they are written.
+
+A chapter is an executed notebook under ``book/chapters/`` (not in git). It is taken from ``results/notebooks/`` unless a
+newer one is there already, as after ``make study``; where neither exists a page says so instead of breaking the build.
+"""
+
+import ast
+import csv
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
+SYNTHETIC_DATA = ("city",)  # values of a notebook's `data` parameter that mean the embedded city
+
+MISSING = """# {title}
+
+```{{admonition}} Not computed in this copy
+:class: warning
+The executed notebook `results/notebooks/{name}.ipynb` is not there. `make study` runs the study, this notebook included.
+```
+"""
+
+
+def prepare_chapters(app, config) -> None:
+    """Put the executed notebooks where the table of contents expects them, newest first."""
+    target = Path(app.srcdir) / "book" / "chapters"
+    target.mkdir(parents=True, exist_ok=True)
+    folders = (target / "notebooks", Path(app.srcdir) / "results" / "notebooks")
+    for name in CHAPTERS:
+        chapter, stand_in = target / f"{name}.ipynb", target / f"{name}.md"
+        stored = next((path for folder in folders if (path := folder / f"{name}.ipynb").is_file()), None)
+        if stored and (not chapter.is_file() or chapter.stat().st_mtime < stored.stat().st_mtime):
+            shutil.copyfile(stored, chapter)
+        if chapter.is_file():
+            stand_in.unlink(missing_ok=True)
+        elif not stand_in.is_file():
+            stand_in.write_text(MISSING.format(title=name.capitalize(), name=name), encoding="utf-8")
+
+
+def parameters(notebook: dict) -> dict:
+    """The values a notebook ran with: its cell tagged `parameters`, overridden by papermill's injected cell."""
+    values = {}
+    for cell in notebook["cells"]:
+        if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
+            continue
+        for statement in ast.parse("".join(cell["source"])).body:
+            if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                targets = [statement.target]
+            elif isinstance(statement, ast.Assign):
+                targets = statement.targets
+            else:
+                continue
+            try:
+                value = ast.literal_eval(statement.value)
+            except ValueError:
+                continue
+            values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return values
+
+
+def is_synthetic(notebook: dict) -> bool | None:
+    """Whether a notebook's data are synthetic; None if it does not say.
+
+    Its own metadata (``mtclim.synthetic``) decides, then its parameter ``data``.
+    """
+    flag = notebook["metadata"].get("mtclim", {}).get("synthetic")
+    if isinstance(flag, bool):
+        return flag
+    data = parameters(notebook).get("data")
+    return None if data is None else data in SYNTHETIC_DATA
+
+
+def banner(notebook: dict) -> str:
+    """The Markdown of the banner that tells synthetic from real data; text from users' files is escaped."""
+    synthetic, name = is_synthetic(notebook), html.escape(str(parameters(notebook).get("data", "")))
+    name = re.sub(r"([\\`*_{}\[\]()#$|~<!])", r"\\\1", name).replace("\n", " ")
+    if synthetic:
+        title, text = "Synthetic data", (
+            "Everything on this page was computed from the embedded synthetic city: drawn façades with known labels, "
+            "not photographs. It shows how the method and its evaluation work. It is no evidence about real buildings "
+            "or about the paper's results; [what the city can and cannot tell](/book/city.md)."
+        )  # fmt: skip
+    elif synthetic is None:
+        title, text = "Origin of the data not recorded", (
+            "This notebook does not say whether its data are synthetic. Treat its numbers accordingly."
+        )  # fmt: skip
+    else:
+        title, text = "Real data", f"Everything on this page was computed from the user's own table: {name}"
+    kind = {True: "synthetic", False: "real", None: "unknown"}[synthetic]
+    return f":::{{admonition}} {title}\n:class: data-banner {kind}\n{text}\n:::\n"
+
+
+def add_banner(app, docname: str, source: list[str]) -> None:
+    """Insert the banner below the title of a chapter that is a notebook."""
+    path = Path(app.env.doc2path(docname))
+    if path.parent.name != "chapters" or path.suffix != ".ipynb":
+        return
+    notebook = json.loads(source[0])
+    cell = {"cell_type": "markdown", "metadata": {}, "source": banner(notebook)}
+    if notebook.get("nbformat_minor", 0) >= 5:
+        cell["id"] = "data-banner"
+    first = notebook["cells"][0] if notebook["cells"] else None
+    if first is not None and first["cell_type"] == "markdown" and "".join(first["source"]).lstrip().startswith("# "):
+        title, _, rest = "".join(first["source"]).lstrip().partition("\n")
+        first["source"] = title
+        following = {"cell_type": "markdown", "metadata": {}, "source": rest.strip("\n")}
+        if "id" in first:
+            following["id"] = "after-banner"
+        notebook["cells"][1:1] = [cell, following] if rest.strip() else [cell]
+    else:
+        notebook["cells"].insert(0, cell)
+    source[0] = json.dumps(notebook)
+
+
+class Stored(SphinxDirective):
+    """``{stored} results/file``: a committed result as a table (CSV) or verbatim, or a note that there is none yet.
+
+    Cells and lines become text nodes, so whatever a user's table contains is shown, never interpreted.
+    """
+
+    required_arguments = 1
+    option_spec = {"caption": directives.unchanged, "missing": directives.unchanged_required}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes for the file; a fresh study's file under book/chapters takes precedence over the committed one."""
+        name = self.arguments[0]
+        fresh = Path(self.env.srcdir) / "book" / "chapters" / Path(name).relative_to("results")
+        path = fresh if fresh.is_file() else Path(self.env.srcdir) / name
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            note = nodes.note(classes=["not-measured"])
+            note += nodes.paragraph(text=self.options.get("missing", f"There is no {name} yet."))
+            return [note]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix == ".csv":
+            return [table(list(csv.reader(text.splitlines())), self.options.get("caption"))]
+        if path.suffix == ".json":
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        return [nodes.literal_block(text, text, language="none", classes=["stored"])]
+
+
+def table(rows: list[list[str]], caption: str | None = None) -> nodes.table:
+    """A docutils table of plain text; the first row is its head."""
+    whole = nodes.table(classes=["table-stored"])
+    if caption:
+        whole += nodes.title(text=caption)
+    group = nodes.tgroup(cols=len(rows[0]))
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    for part, lines in ((nodes.thead(), rows[:1]), (nodes.tbody(), rows[1:])):
+        for line in lines:
+            row = nodes.row()
+            row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in line]
+            part += row
+        group += part
+    whole += group
+    return whole
+
+
+def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
+    """Show docstrings as written: prose stays prose, anything indented becomes a literal block.
+
+    The package's docstrings are read in editors first, so they are not obliged to be valid reStructuredText.
+    """
+    text, literal, in_doctest = [], False, False
+    for line in lines:
+        indented, doctest = line.startswith(" "), line.startswith(">>>")
+        if not line.strip():
+            text.append("")
+            continue
+        if (indented or doctest) and not literal:
+            text += ["", "::", ""]
+            literal = True
+        elif literal and text[-1] == "" and not indented and not doctest:
+            literal = False
+        elif literal and not doctest and not indented and not in_doctest:
+            text.append("")
+            literal = False
+        in_doctest = doctest or (literal and not indented)
+        text.append(f"    {line}" if literal else escape(line))
+    lines[:] = text
+
+
+def escape(line: str) -> str:
+    """One line of prose as reStructuredText that means just these characters; code in backticks stays code."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`)", line)
+    prose = [re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2]]
+    code = [f"``{part.strip('`')}``" for part in parts[1::2]] + [""]
+    return "".join(text + literal for text, literal in zip(prose, code, strict=True))
+
+
+def setup(app) -> dict:
+    """Connect the handlers; the chapters must be in place before the table of contents is read (priority 900)."""
+    app.connect("config-inited", prepare_chapters, priority=850)
+    app.connect("source-read", add_banner)
+    app.add_directive("stored", Stored)
+    app.connect("autodoc-process-docstring", plain_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

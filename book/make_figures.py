@@ -1,0 +1,192 @@
+"""The book's pictures of the synthetic city, its calibration table and the title picture: ``python book/make_figures.py``.
+
+Everything comes from ``mtclim.city`` with fixed seeds. The results are committed (a few hundred kB), so that rendering
+the book draws nothing; run this after a change of the city.
+"""
+
+import io
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from mtclim.city import draw, sheet
+from mtclim.city.joint import calibration, joint, mutual_information
+from mtclim.city.plan import CITY, CityPlan, plan
+from mtclim.tasks import SANTIAGO
+
+IMAGES, TABLES = Path(__file__).with_name("images"), Path(__file__).with_name("tables")
+HEIGHTS = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, len(SANTIAGO["height"])))
+NAMES = {"height": "height", "mat_llrs": "material", "sbst": "SBST", "roof_shape": "roof", "block_position": "position"}
+EXAMPLES = [
+    ("H1", "MUR", "PIT_MON", "ADJ_BD"),
+    ("H2", "MR", "PIT_GAB", "SDET"),
+    ("H1", "W,UNK", "PIT_GAB", "DET_SP"),
+    ("H3-4", "MCF", "FLT", "ADJ_TR"),
+    ("H5-7", "CR", "FLT", "DET_MP"),
+    ("H13+", "COM3", "FLT", "DET_MP"),
+]
+plt.rcParams.update({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "mtclim", "figure.dpi": 100})
+
+
+def picture(labels: tuple[str, ...], seed, size: int = 150, ambiguity: float = 0.3, street: int = 0) -> Image.Image:
+    """One façade, drawn at 300 px or less and shrunk to ``size``."""
+    return Image.open(io.BytesIO(draw(*labels, seed, 300, ambiguity, street))).convert("RGB").resize((size, size), 1)
+
+
+def save(image: Image.Image, name: str, quality: int = 82) -> None:
+    """A picture as JPEG: photographs-like content stays small."""
+    image.save(IMAGES / name, quality=quality, optimize=True, progressive=True)
+
+
+def grid(
+    rows: list[list[Image.Image]], labels: list[list[str]], cell: int, gap: int = 8, strip: int = 22
+) -> Image.Image:
+    """Pictures in rows, each with a label below it, on white."""
+    width = max(len(row) for row in rows) * (cell + gap) + gap
+    sheet_ = Image.new("RGB", (width, len(rows) * (cell + strip + gap) + gap), "white")
+    pen, font = ImageDraw.Draw(sheet_), ImageFont.load_default(13)
+    for r, (row, names) in enumerate(zip(rows, labels, strict=True)):
+        for c, (image, name) in enumerate(zip(row, names, strict=True)):
+            x, y = gap + c * (cell + gap), gap + r * (cell + strip + gap)
+            sheet_.paste(image.resize((cell, cell), 1), (x, y))
+            pen.text((x + cell / 2, y + cell + 3), name, fill="#1f2933", font=font, anchor="ma")
+    return sheet_
+
+
+def facades() -> None:
+    """One example of each class of the four drawn tasks."""
+    pictures = sheet(n=1, size=300, seed=4, ambiguity=0.3)
+    rows = [[images[0].convert("RGB") for images in classes.values()] for classes in pictures.values()]
+    save(grid(rows, [[str(name) for name in classes] for classes in pictures.values()], cell=140), "facades.jpg")
+
+
+def ambiguity() -> None:
+    """The same six buildings, each row with more of its cues hidden."""
+    levels = (0.0, 0.3, 0.6, 1.0)
+    rows = [
+        [picture(labels, (7, i), ambiguity=level, street=i) for i, labels in enumerate(EXAMPLES)] for level in levels
+    ]
+    labels = [[f"ambiguity {level:g}" if i == 0 else "" for i in range(len(EXAMPLES))] for level in levels]
+    save(grid(rows, labels, cell=150), "ambiguity.jpg")
+
+
+def interdependency() -> None:
+    """Mutual information of pairs of tasks along the dial."""
+    dial = np.linspace(0, 1, 11)
+    tables = [joint(value) for value in dial]
+    pairs = [("height", "mat_llrs"), ("height", "roof_shape"), ("mat_llrs", "roof_shape"), ("height", "block_position"),
+             ("mat_llrs", "block_position"), ("roof_shape", "block_position")]  # fmt: skip
+    colours = ("#1f2933", "#4477aa", "#228833", "#b8860b", "#cc6677", "#aa3377")
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    ends = []
+    for (a, b), colour in zip(pairs, colours, strict=True):
+        bits = [mutual_information(table, a, b, weight="p") for table in tables]
+        axis.plot(dial, bits, color=colour, marker="o", markersize=3)
+        ends.append([bits[-1], f"{NAMES[a]} – {NAMES[b]}", colour])
+    ends.sort()
+    for before, after in zip(ends, ends[1:], strict=False):  # keep the labels apart
+        after[0] = max(after[0], before[0] + 0.035)
+    for y, text, colour in ends:
+        axis.text(1.02, y, text, color=colour, va="center", fontsize=9)
+    axis.set(xlabel="interdependency", ylabel="mutual information [bit]", xlim=(0, 1), ylim=(-0.01, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(IMAGES / "interdependency.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw_map(axis, city: CityPlan, points: float) -> None:
+    """Façades by height over blocks and municipalities."""
+    city.blocks.plot(ax=axis, color="#f1f0ec", linewidth=0)
+    order = np.argsort(city.facades["height"].cat.codes.to_numpy(), kind="stable")
+    shown = city.facades.iloc[order]
+    colours = HEIGHTS[shown["height"].cat.codes]
+    axis.scatter(shown["x"], shown["y"], c=colours, s=points, linewidths=0, rasterized=True)
+    city.municipalities.boundary.plot(ax=axis, color="#4b5563", linewidth=0.5)
+    axis.set_aspect("equal")
+    axis.set_axis_off()
+
+
+def city_map(city: CityPlan) -> None:
+    """The map with legend, scale bar and north arrow."""
+    figure, axis = plt.subplots(figsize=(8.4, 7.2), layout="constrained")
+    draw_map(axis, city, points=1.2)
+    for name, colour in zip(SANTIAGO["height"], HEIGHTS, strict=True):
+        axis.scatter([], [], color=colour, s=26, label=name)
+    axis.legend(title=f"height\n({CITY}, fictional)", loc="lower left", bbox_to_anchor=(1.0, 0.1), frameon=False)
+    x, y = city.facades["x"].min(), city.facades["y"].min()
+    axis.plot([x, x + 5000], [y, y], color="#1f2933", linewidth=2)
+    axis.text(x + 2500, y + 300, "5 km", ha="center")
+    axis.annotate(
+        "N",
+        xy=(x + 800, y + 4200),
+        xytext=(x + 800, y + 2200),
+        ha="center",
+        arrowprops={"arrowstyle": "-|>", "color": "#1f2933"},
+    )
+    figure.savefig(IMAGES / "city_map.jpg", dpi=130, pil_kwargs={"quality": 80, "optimize": True, "progressive": True})
+    plt.close(figure)
+
+
+def calibration_table(city: CityPlan) -> None:
+    """Paper against city, with the digits that the paper's figures have."""
+    labels = city.facades.loc[city.facades["labelled"], list(SANTIAGO)]
+    table = calibration(labels)
+
+    def number(value: float) -> str:
+        return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 2 else f"{value:.4f}"
+
+    rows = [
+        (row.quantity, number(row.paper) or "not published", number(row.city), number(row.difference) if abs(row.city) < 2 else
+         "" if pd.isna(row.difference) else f"{row.difference:,.0f}") for row in table.itertuples()
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["Quantity", "Paper", "City", "Difference"])
+    TABLES.mkdir(exist_ok=True)
+    frame.to_csv(TABLES / "calibration.csv", index=False)
+
+
+def hero(city: CityPlan) -> None:
+    """Façades beside the map."""
+    size, height = 176, 3 * 176
+    cells = joint()
+    rng = np.random.default_rng(11)
+    chosen = cells.iloc[rng.choice(len(cells), 12, p=cells["p"] / cells["p"].sum())]
+    drawn = ["height", "mat_llrs", "roof_shape", "block_position"]
+    pictures = [
+        picture(tuple(map(str, row)), (3, i), size, 0.2, i)
+        for i, row in enumerate(chosen[drawn].itertuples(index=False))
+    ]
+    figure, axis = plt.subplots(figsize=(height / 100, height / 100))
+    figure.subplots_adjust(0, 0, 1, 1)
+    draw_map(axis, city, points=0.7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    plt.close(figure)
+    map_ = Image.open(buffer).convert("RGB")
+    whole = Image.new("RGB", (4 * size + map_.width, height), "white")
+    for i, image in enumerate(pictures):
+        whole.paste(image, (i % 4 * size, i // 4 * size))
+    whole.paste(map_, (4 * size, 0))
+    whole.quantize(200, dither=Image.Dither.FLOYDSTEINBERG).save(IMAGES / "hero.png", optimize=True)
+
+
+def main() -> None:
+    """Draw everything."""
+    IMAGES.mkdir(exist_ok=True)
+    facades()
+    ambiguity()
+    interdependency()
+    city = plan()
+    calibration_table(city)
+    city_map(city)
+    hero(city)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Façade drawing: equal arguments give equal bytes, and every class draws at every size."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtclim.city.facade import draw
+from mtclim.tasks import SANTIAGO
+
+LABELS = ("H2", "MCF", "PIT_GAB", "DET_SP")
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_equal_arguments_give_equal_bytes():
+    assert draw(*LABELS, (3, 7), 96, 0.3, 5) == draw(*LABELS, (3, 7), 96, 0.3, 5)
+    assert draw(*LABELS, (3, 7), 96, 0.3, 5) != draw(*LABELS, (3, 8), 96, 0.3, 5)
+    assert draw(*LABELS, (3, 7), 96, 0.3, 5) != draw(*LABELS, (3, 7), 96, 0.3, 6)
+
+
+@pytest.mark.parametrize("task", [0, 1, 2, 3])
+@pytest.mark.parametrize("ambiguity", [0.0, 1.0])
+def test_every_class_draws(task, ambiguity):
+    name = ("height", "mat_llrs", "roof_shape", "block_position")[task]
+    for k, value in enumerate(SANTIAGO[name]):
+        labels = [*LABELS]
+        labels[task] = value
+        picture = pixels(draw(*labels, (1, k), 64, ambiguity, k))
+        assert picture.shape == (64, 64, 3) and picture.std() > 8
+
+
+@pytest.mark.parametrize("task", [1, 2, 3])
+def test_hidden_tasks_do_not_look_at_their_label(task):
+    name = ("height", "mat_llrs", "roof_shape", "block_position")[task]
+    drawn = set()
+    for value in SANTIAGO[name]:
+        labels = [*LABELS]
+        labels[task] = value
+        drawn.add(draw(*labels, (2, 11), 64, 1.0, 4))
+    assert len(drawn) == 1
+
+
+def test_the_same_picture_at_every_size():
+    small = pixels(draw(*LABELS, (9, 1), 64, 0.0, 2)).astype(float)
+    large = Image.open(io.BytesIO(draw(*LABELS, (9, 1), 300, 0.0, 2))).resize((64, 64), Image.Resampling.BOX)
+    assert np.corrcoef(small.ravel(), np.asarray(large, dtype=float).ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("wrong", [{"size": 20}, {"ambiguity": 2}, {"height": "H9"}])
+def test_errors(wrong):
+    labels = dict(zip(("height", "mat_llrs", "roof_shape", "block_position"), LABELS, strict=True))
+    with pytest.raises(ValueError, match="expected"):
+        draw(**{**labels, "rng_seed": 0, **wrong})

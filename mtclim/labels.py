@@ -206,7 +206,7 @@ def _check_shares(shares: Sequence[float]) -> np.ndarray:
 
 def _block_codes(blocks: Sequence | pd.Series | np.ndarray, rows: int) -> tuple[np.ndarray, pd.Index]:
     """Blocks as int32 codes (n,) and their names, without 8-byte codes for all rows."""
-    blocks = blocks if isinstance(blocks, pd.Series) else pd.Series(blocks)
+    blocks = blocks if isinstance(blocks, pd.Series) else pd.Series(blocks, copy=False)
     if len(blocks) != rows:
         raise ValueError(f"blocks: found {len(blocks)} for {rows} rows of labels; expected one a row, in order.")
     if blocks.hasnans:
@@ -253,7 +253,7 @@ def _quotas(bins: _Bins, shares: np.ndarray, rng: np.random.Generator) -> np.nda
     fixed = np.zeros((len(shares), number))
     for column in features.T:
         np.add.at(fixed.T, column, quotas)
-    split = _refine(vectors, _golden_split(len(rest), shares, rng), shares, rng, fixed)
+    split, _ = _refine(vectors, _golden_split(len(rest), shares, rng), shares, rng, fixed)
     np.add.at(quotas, (rest, split), 1)
     return quotas
 
@@ -271,11 +271,14 @@ def _deal_blocks(
         base = blocks[chunk].astype(np.int64) * width
         for column in features.T:
             np.add.at(vectors.reshape(-1), base + column[bins.ids[chunk]], vectors.dtype.type(1))
-    order = np.lexsort((rng.random(number), rarest))
-    split = np.empty(number, np.int8)
-    split[order] = _golden_split(number, shares, rng)
-    split = _fill(_refine(vectors, split, shares, rng), vectors[:, 0], shares)
-    return split[blocks]
+    best, least = np.zeros(number, np.int8), np.inf
+    for _ in range(16 if number <= 1000 else 4 if number <= _CANDIDATES else 1):  # few blocks: the start matters
+        split = np.empty(number, np.int8)
+        split[np.lexsort((rng.random(number), rarest))] = _golden_split(number, shares, rng)
+        split, cost = _refine(vectors, split, shares, rng)
+        best, least = (split, cost) if cost < least else (best, least)
+    best = _fill(best, vectors[:, 0], shares)
+    return np.concatenate([best[blocks[chunk]] for chunk in _chunks(len(blocks))] or [best])
 
 
 def _refine(
@@ -285,8 +288,8 @@ def _refine(
     rng: np.random.Generator,
     fixed: np.ndarray | float = 0.0,
     rounds: int = 400,
-) -> np.ndarray:
-    """Move units between splits while that lowers sum_sj w_j (T_sj - share_s N_j)^2.
+) -> tuple[np.ndarray, float]:
+    """Move units between splits while that lowers sum_sj w_j (T_sj - share_s N_j)^2; the splits and that cost.
 
     vectors (B, J) counts of each feature in each unit; T_sj its total in split s (``fixed`` rows included), N_j in all.
     With R the residual, moving v from s to t changes the cost by 2 w.v^2 - 2 (w R_s).v + 2 (w R_t).v: one matrix
@@ -324,7 +327,7 @@ def _refine(
         if len(best):
             residual, cost, together = moved, new, 2 * len(best)
             split[some[best]] = to[best]
-    return split
+    return split, cost
 
 
 def _fill(split: np.ndarray, sizes: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -340,7 +343,7 @@ def _fill(split: np.ndarray, sizes: np.ndarray, shares: np.ndarray) -> np.ndarra
 def _warn_of_large_blocks(codes: np.ndarray, names: pd.Index, split: np.ndarray, shares: np.ndarray) -> None:
     if not len(split):
         return
-    reached = np.bincount(split, minlength=len(shares)) / len(split)
+    reached = _bincount(split, len(shares)) / len(split)
     if np.abs(reached - shares).max() <= 0.05:
         return
     sizes = _bincount(codes, len(names))

@@ -488,6 +488,10 @@ def _write(partial: Path, config: Config, data: Data, model: nn.Module, learners
     runs.write_json(partial / "calibration.json", _calibrate(data, tasks, frames["val"]))
     train = data.table.labels.iloc[data.split.index[data.rows("train")]]
     labelsets(train).to_csv(partial / "labelsets.csv", index=False)
+    image = data.table.frame["image"].iloc[data.split.index]
+    pd.DataFrame({"image": image.to_numpy(), "split": data.split.to_numpy()}).to_parquet(
+        partial / "split.parquet", index=False
+    )
     rows = sum(map(len, frames.values()))
     runs.write_json(partial / "provenance.json", _provenance(config, data, model, learners, rows / seconds))
     for checkpoint in partial.glob("*.ckpt"):

@@ -23,7 +23,6 @@ _HOME = {
     "load_config": "config",
     "fit": "training",
     "load": "runs",
-    "predict": "predict",
     "delta_m": "evaluation",
 }
 

@@ -341,7 +341,7 @@ def write_page(
         "title": title, "note": note, "tasks": entries, "rings": _rings(polygons, frame.crs, *middle),
         "x": _packed(x - middle[0], "<f4"), "y": _packed(y - middle[1], "<f4"),
         "images": frame["image"].astype(str).tolist(),
-        "training": _packed(frame["in_training"] if "in_training" in frame else np.zeros(len(frame)), "u1"),
+        "training": _packed(frame.get("in_training", pd.Series(0, frame.index)).eq(True).fillna(False), "u1"),
     }  # fmt: skip
     text = json.dumps(content, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

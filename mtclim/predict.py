@@ -41,7 +41,8 @@ class Ensemble:
     tasks: Tasks
     device: torch.device
     digest: str
-    splits: pd.Series  # image -> "train", "val", "test"
+    splits: pd.Series  # image -> "train", "val", "test", "" (in no split) or "unknown"
+    unlisted: str  # the same for images that `splits` doesn't have: "" or "unknown"
     limit: int | None = None  # rows a forward pass; set once memory was short
 
     @property
@@ -96,31 +97,33 @@ def load_ensemble(runs: Sequence[str | Path], calibrated: bool = False, device: 
             )
         if device.type == "cuda":
             model.to(memory_format=torch.channels_last)
-    temperatures = [temperatures_of(run) if calibrated else {} for run in runs]
+    temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
     digest = hashlib.sha256(b"".join((run / "model.safetensors").read_bytes() for run in runs)).hexdigest()
-    splits = pd.concat([splits_of(run) for run in runs])
-    # an image that trained any of the models counts as training
-    splits = splits.sort_values(key=lambda s: s.map({"train": 0, "val": 1, "test": 2}), kind="stable")
-    return Ensemble(models, temperatures, models[0].tasks, device, digest, splits[~splits.index.duplicated()])
+    return Ensemble(models, temperatures, models[0].tasks, device, digest, *joint_splits(runs))
 
 
-def temperatures_of(run: str | Path) -> dict[str, float]:
-    """Task -> temperature of a run's calibration.json."""
-    loaded = json.loads((Path(run) / "calibration.json").read_text())
-    return {task: float(entry["temperature"]) for task, entry in loaded.items()}
+def splits_of(run: str | Path) -> tuple[pd.Series, str]:
+    """Image -> "train" / "val" / "test" as a run used it, and what holds for other images.
 
-
-def splits_of(run: str | Path) -> pd.Series:
-    """Image -> "train" / "val" / "test" as a run used it; without its split.parquet only val and test are known."""
+    That is "" (not used) where split.parquet lists all that were, and "unknown" in older runs: only val and test are known.
+    """
     run = Path(run)
     if (run / "split.parquet").exists():
-        frame = pd.read_parquet(run / "split.parquet", columns=["image", "split"])
-        return frame.set_index("image")["split"].astype(object)
-    files = {"val": run / "validation.parquet", "test": run / "predictions.parquet"}
-    known = [
-        pd.Series(s, pd.read_parquet(f, columns=["image"])["image"], object) for s, f in files.items() if f.exists()
-    ]
-    return pd.concat(known) if known else pd.Series([], pd.Index([], name="image"), object)
+        frames, unlisted = [pd.read_parquet(run / "split.parquet", columns=["image", "split"])], ""
+    else:
+        files = {"val": run / "validation.parquet", "test": run / "predictions.parquet"}
+        frames, unlisted = [pd.read_parquet(f, columns=["image"]).assign(split=s) for s, f in files.items()], "unknown"
+    used = pd.concat(frames).set_index("image")["split"].astype(object)
+    return used[~used.index.duplicated()], unlisted
+
+
+def joint_splits(runs: Sequence[str | Path]) -> tuple[pd.Series, str]:
+    """`splits_of` for several runs: an image that trained any of the models counts as training, and so on down."""
+    order = ["train", "unknown", "val", "test", ""]
+    parts = [splits_of(run) for run in runs]
+    table = pd.concat([used for used, _ in parts], axis=1, keys=range(len(parts)))
+    ranks = table.fillna(dict(enumerate(unlisted for _, unlisted in parts))).map(order.index).min(axis=1)
+    return ranks.map(order.__getitem__).astype(object), max(unlisted for _, unlisted in parts)
 
 
 # ---------------------------------------------------------------- shards and the file
@@ -142,9 +145,11 @@ def _columns(rows: pd.DataFrame, probabilities: np.ndarray, ensemble: Ensemble) 
     kinds = {"image": text, "lon": number, "lat": number, "block": text}
     kinds |= {name: number if name == "weight" else text for name in CARRIED if name in rows}
     columns = {name: pa.array(_plain(rows[name], kind), kind) for name, kind in kinds.items()}
-    splits = rows["image"].map(ensemble.splits)
-    columns["split"] = pa.array(_plain(splits, text), text)
-    columns["in_training"] = pa.array((splits == "train").to_numpy(bool))
+    splits = rows["image"].map(ensemble.splits).fillna(ensemble.unlisted)
+    columns["split"] = pa.array([split if split in ("train", "val", "test") else None for split in splits], text)
+    columns["in_training"] = pa.array(
+        [None if split == "unknown" else split == "train" for split in splits], pa.bool_()
+    )
     start = 0
     for task, classes in ensemble.tasks.items():
         block = probabilities[:, start : start + len(classes)]
@@ -258,7 +263,7 @@ def predict(
     """Predict every image of a table, or of a folder of geotagged photographs; returns the GeoParquet file.
 
     Several `runs` of the same tasks: their probabilities are averaged. One row an image: image, lon, lat, block, the
-    `CARRIED` columns, split, in_training, then per task ``<task>:true`` (where the table has it), ``<task>:pred``,
+    `CARRIED` columns, split, in_training (null where a run doesn't say), then per task ``<task>:true`` (where the table has it), ``<task>:pred``,
     ``<task>:p:<class>``, and the point. What can't be read or placed is in ``<out>.listed.csv`` with the reason.
     `limit` predicts a fixed random sample of so many images. Killed and repeated, it goes on with the missing shards.
     `part` = (i, n) predicts every n-th shard only, for n machines that share the folder of `out`, and returns the

@@ -131,10 +131,10 @@ rule data:
         ROOT + "/data.log",
     threads: workflow.cores or 1
     params:
-        PRESET, DATA.get("data", ""), DATA.get("tasks", ""),
+        shlex.join([PRESET, DATA["data"], DATA.get("tasks", "")]),
     shell:
         f"{shlex.quote(sys.executable)} -c 'import sys; from mtclim import load_config, training; "
-        "training.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params:q} " + told("the data")
+        "training.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params} " + told("the data")
 
 
 rule look:

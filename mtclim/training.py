@@ -1,8 +1,11 @@
 """Training of one run: data, Lightning loop, best weights, run folder (sections 2.2, 2.3.6 and 3)."""
 
+import logging
 import os
 import resource
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +30,8 @@ from mtclim.model import MultitaskModel, SingleTaskModel, create_model
 from mtclim.table import Table, TableError, grid_blocks, read_table
 from mtclim.tasks import SANTIAGO, Tasks
 
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices there are, tips, what was reached
+warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")  # theirs to mend
 SPLITS = ("train", "val", "test")
 EVALUATION_BATCH = 256
 
@@ -89,7 +94,7 @@ def load_table(config: Config, require_images: bool = True) -> Table:
 def prepare(config: Config, images: bool = True) -> Data:
     """Read, balance (LPRUS) and partition the table, and decode the kept images once (``images=False``: don't).
 
-    Raises TableError, before any training, where no row is usable or a class has no row in training.
+    Raises TableError, before any training, where no row is usable, a split is empty or a class has no row in training.
     """
     table = load_table(config, images)
     annotated = np.flatnonzero((table.codes >= 0).any(1))
@@ -104,6 +109,7 @@ def prepare(config: Config, images: bool = True) -> Data:
     blocks = None if blocks is None else blocks.iloc[labels.index]
     shares = (config.train_share, config.val_share, config.test_share)
     split = partition(labels, blocks, shares, config.split_seed)
+    _check_splits(table, split, shares, blocks)
     _check_classes(table, split)
     store = None
     if images:
@@ -120,6 +126,20 @@ def _blocks(table: Table, config: Config) -> pd.Series | None:
     if table.has_coordinates:
         return grid_blocks(table.frame["lon"], table.frame["lat"], config.block_cell)
     return None
+
+
+def _check_splits(table: Table, split: pd.Series, shares: tuple[float, ...], blocks: pd.Series | None) -> None:
+    empty = [name for name, share in zip(SPLITS, shares, strict=True) if share and not (split == name).any()]
+    if empty:
+        where = (
+            "no blocks"
+            if blocks is None
+            else f"{blocks.nunique()} blocks, the largest of {blocks.value_counts().max()} rows"
+        )
+        raise TableError(
+            f"{table.path}: no row is left for {' and '.join(empty)} ({len(split)} balanced rows, {where}); expected at least one "
+            "whole block for each split. Annotate more images or use smaller blocks (without a column block: a smaller block_cell)."
+        )
 
 
 def _check_classes(table: Table, split: pd.Series) -> None:
@@ -210,28 +230,41 @@ class Learner(L.LightningModule):
         """Random numbers depend on (seed, epoch) only, so that a resumed run is the uninterrupted one."""
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
         self.train_loss, self.began = torch.zeros((), device=self.device), time.perf_counter()
+        self.unseen: list[tuple[int, Tensor]] = []  # step and losses since the last look at them
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The objective of one batch."""
         losses = self.model.losses(self(batch[0]), batch[1])
         loss = losses.sum()
-        if (index % 50 == 0 or not loss.is_cuda) and not torch.isfinite(loss):  # looking waits for a GPU
-            raise self._went_wrong(losses, index)
         self.train_loss += loss.detach()
+        self.unseen.append((index, losses.detach()))
+        if index % 50 == 0 or not loss.is_cuda:  # looking waits for a GPU
+            self._look()
         return loss
 
-    def _went_wrong(self, losses: Tensor, index: int) -> TrainingError:
-        tasks = [task for task, bad in zip(self.model.tasks, ~torch.isfinite(losses).all(0), strict=True) if bad]
-        kept = f"The weights of epoch {self.current_epoch - 1} are kept" if self.history else "No epoch was finished"
+    def _look(self) -> None:
+        """Stop at the first of the losses not looked at yet that isn't finite."""
+        finite = torch.isfinite(self.train_loss)  # a sum: once it isn't, it stays so
+        for index, losses in [] if finite else self.unseen:
+            bad = (~torch.isfinite(losses)).any(0).tolist()
+            if any(bad):
+                tasks = [task for task, wrong in zip(self.model.tasks, bad, strict=True) if wrong]
+                raise self._went_wrong(f"the loss of {', '.join(tasks)}", losses.sum().item(), f"step {index}")
+        self.unseen.clear()
+
+    def _went_wrong(self, what: str, value: float, where: str) -> TrainingError:
+        best = self.best["epoch"]
+        kept = f"The best weights so far, of epoch {best}, are kept" if best >= 0 else "No epoch was finished"
         return TrainingError(
-            f"{self.network}: the loss of {', '.join(tasks)} became {losses.sum().item()} at epoch {self.current_epoch}, step "
-            f"{index}. {kept}; lower the learning rate (now {self.optimizers().param_groups[0]['lr']:g}) and start anew."
+            f"{self.network}: {what} became {value} at epoch {self.current_epoch}, {where}. {kept} in the run's .partial folder; "
+            f"lower the learning rate (now {self.optimizers().param_groups[0]['lr']:g}) and train with another `out`, or delete it."
         )
 
     def on_validation_start(self) -> None:
         """The training steps of this epoch end here."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+        self._look()
         steps = self.trainer.num_training_batches
         self.times.append([time.perf_counter() - self.began, steps])
         self.sums = torch.zeros(2, len(self.model.tasks), dtype=torch.float64, device=self.device)  # correct, annotated
@@ -251,6 +284,8 @@ class Learner(L.LightningModule):
         """Mean validation accuracy of the final outputs: the figure of schedule, stopping and best weights."""
         correct, annotated = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
         loss = self.trainer.strategy.reduce(self.val_loss, reduce_op="sum")
+        if not torch.isfinite(loss[0]):  # the last step broke the weights: they must not be kept
+            raise self._went_wrong("the loss on validation", loss[0].item(), f"after {self.times[-1][1]} steps")
         oa = (correct / annotated)[annotated > 0]
         self.log("val_oa", oa.mean() if len(oa) else torch.zeros(()), prog_bar=True)
         lr, steps = self.optimizers().param_groups[0]["lr"], self.times[-1][1]
@@ -303,9 +338,20 @@ class EveryEpoch(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         """Lightning calls checkpoints after every other callback."""
         beside = self.path.with_suffix(".part")
-        trainer.save_checkpoint(beside)
+        trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
             os.replace(beside, self.path)
+
+
+class Lines(L.Callback):
+    """One line an epoch, where a moving bar would fill a log or an executed notebook."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Say how far the network is."""
+        row, seconds = learner.history[-1], learner.times[-1][0]
+        if trainer.is_global_zero:
+            done = f"epoch {row['epoch'] + 1} of at most {trainer.max_epochs}"
+            print(f"{learner.network}: {done}, validation OA {row['val_oa']:.1%}, {seconds:.0f} s", flush=True)
 
 
 class Progress(TQDMProgressBar):
@@ -377,16 +423,36 @@ def _fit_network(config: Config, data: Data, tasks: Tasks, network: str, partial
     )
     torch.manual_seed(seed)
     variant = "bl" if config.variant == "stc" else config.variant
-    model = create_model(variant, tasks, config.timm_name, config.pretrained, config.weights or None,
-                         config.clim_units, config.tlim_units, config.detach)  # fmt: skip
+    try:
+        model = create_model(variant, tasks, config.timm_name, config.pretrained, config.weights or None,
+                             config.clim_units, config.tlim_units, config.detach)  # fmt: skip
+    except RuntimeError as error:  # pretrained weights that cannot be had; the message says what to do
+        raise TrainingError(str(error)) from error
     learner = Learner(model, config, network, seed)
     checkpoint = partial / f"{'network' if network == 'all' else columns[0]}.ckpt"
     if checkpoint.exists():
-        learner.on_load_checkpoint(torch.load(checkpoint, weights_only=True, map_location="cpu"))
+        learner.on_load_checkpoint(_read_checkpoint(checkpoint))
     if not _finished(learner, config):
         _optimise(learner, config, data, codes, checkpoint, devices, nodes, progress)
     model.load_state_dict(learner.best["weights"])
     return learner
+
+
+def _read_checkpoint(path: Path) -> dict:
+    """A checkpoint of this module's own making; whatever holds more than tensors and plain values is refused unread."""
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        if checkpoint["learner"].keys() >= {"history", "best", "times", "schedule"}:
+            return checkpoint
+        reason = "entries are missing"
+    except OSError:
+        raise
+    except Exception as error:  # damaged and foreign files raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise runs.RunError(
+        f"{path}: not a checkpoint of this training, so nothing of it was used ({reason}); expected tensors and plain values as "
+        f"training writes them. Delete {path.parent} and repeat the command."
+    )
 
 
 def _finished(learner: Learner, config: Config) -> bool:
@@ -406,11 +472,13 @@ def _optimise(learner: Learner, config: Config, data: Data, codes: np.ndarray, c
         learner.model.to(memory_format=torch.channels_last)
         torch.set_float32_matmul_precision("high")
     callbacks = [EarlyStopping("val_oa", mode="max", patience=config.stop_patience), EveryEpoch(checkpoint)]
+    bar = progress and sys.stderr.isatty()
+    callbacks += [Progress(leave=True) if bar else Lines()] * progress
     trainer = L.Trainer(
         accelerator="gpu" if gpu else "cpu", devices=devices, num_nodes=nodes, strategy="ddp" if devices * nodes > 1 else "auto",
-        max_epochs=config.max_epochs, precision=precision, callbacks=callbacks + [Progress(leave=True)] * progress,
+        max_epochs=config.max_epochs, precision=precision, callbacks=callbacks,
         deterministic=not gpu, num_sanity_val_steps=0, use_distributed_sampler=False, logger=False,
-        enable_progress_bar=progress, enable_model_summary=False, default_root_dir=checkpoint.parent,
+        enable_progress_bar=bar, enable_model_summary=False, default_root_dir=checkpoint.parent,
     )  # fmt: skip
     dataset = Photographs(data.store, codes)
     annotated = np.flatnonzero((codes >= 0).any(1))
@@ -425,8 +493,8 @@ def _optimise(learner: Learner, config: Config, data: Data, codes: np.ndarray, c
         trainer.fit(learner, *loaders, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"{learner.network}: the GPU's memory is too small for batch_size {config.batch_size} at {config.image_size} px; "
-            "lower batch_size or image_size and repeat the command."
+            f"{learner.network}: the GPU's memory is too small for batch_size {config.batch_size} at {config.image_size} px; lower "
+            f"batch_size or image_size and delete {checkpoint.parent}, or give another `out`, and repeat the command."
         ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -4,9 +4,11 @@ A run is worked on in ``<folder>.partial`` under the lock ``<folder>.lock`` and 
 written; the file ``COMPLETE`` in it was written last.
 """
 
+import errno
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from filelock import FileLock, Timeout
@@ -47,16 +49,18 @@ def unfinished(root: str | Path) -> list[Path]:
 def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """Hold the run's lock and give the folder to work in; rename it to ``folder`` when the block ends without error.
 
-    Raises RunError where another process makes the same run, or where the begun run has other settings.
+    Raises RunError where another process makes the same run, where the begun run has other settings, and on a full disk.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock", timeout=0)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise RunError(
             f"{folder}: another process is making this very run; wait for it, or choose another seed or `out`."
         ) from None
+    except OSError as error:
+        _raise_plainly(folder, error)
     try:
         partial = folder.with_name(f"{folder.name}.partial")
         if folder.exists() and not is_complete(folder):
@@ -64,6 +68,8 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
                 f"{folder}: holds files but no finished run; expected a folder that isn't there. Move it away."
             )
         partial.mkdir(exist_ok=True)
+        for left in partial.glob(".*"):  # files that a kill left half-written
+            left.unlink()
         begun = partial / "config.yaml"
         if begun.exists():
             check_settings(begun, settings)
@@ -72,8 +78,21 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
         yield partial
         write_text(partial / MARKER, "")
         partial.rename(folder)
+    except Exception as error:
+        _raise_plainly(folder, error)
     finally:
         lock.release()
+
+
+def _raise_plainly(folder: Path, error: Exception) -> NoReturn:
+    """Raise RunError for an error that means a full disk, which libraries say in their own ways; else the error itself."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or re.search(r"No space left|Disk quota exceeded|os error 28", str(error)):
+        raise RunError(
+            f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is kept: free some "
+            "space and repeat the command."
+        ) from error
+    raise error
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -90,8 +109,11 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

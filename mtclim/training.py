@@ -131,14 +131,10 @@ def _blocks(table: Table, config: Config) -> pd.Series | None:
 def _check_splits(table: Table, split: pd.Series, shares: tuple[float, ...], blocks: pd.Series | None) -> None:
     empty = [name for name, share in zip(SPLITS, shares, strict=True) if share and not (split == name).any()]
     if empty:
-        where = (
-            "no blocks"
-            if blocks is None
-            else f"{blocks.nunique()} blocks, the largest of {blocks.value_counts().max()} rows"
-        )
+        where = "" if blocks is None else f" in {blocks.nunique()} blocks, the largest of {blocks.value_counts().max()}"
         raise TableError(
-            f"{table.path}: no row is left for {' and '.join(empty)} ({len(split)} balanced rows, {where}); expected at least one "
-            "whole block for each split. Annotate more images or use smaller blocks (without a column block: a smaller block_cell)."
+            f"{table.path}: no row is left for {' and '.join(empty)}: found {len(split)} balanced rows{where}; expected at least "
+            "one whole block for each split. Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
         )
 
 
@@ -591,7 +587,10 @@ def _provenance(config: Config, data: Data, model: nn.Module, learners: list[Lea
         "best_epoch": networks[0]["best_epoch"], "seconds_per_step": float(np.mean([n["seconds_per_step"] for n in networks])),
         "parameters": model.parameters_count(), "peak_memory_mb": round(peak), "images_per_second": rate, "networks": networks,
         "rows": {split: int(len(data.rows(split))) for split in SPLITS},
-        "unreadable": [] if data.store.unreadable.empty else data.store.unreadable.astype(str).to_dict("records"),
+        "unreadable": [
+            {"image": os.path.relpath(image, data.table.path.parent), "reason": reason}
+            for image, reason in data.store.unreadable.itertuples(index=False)
+        ],
     }  # fmt: skip
 
 

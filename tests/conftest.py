@@ -1,0 +1,43 @@
+"""What every test shares: the record that `make soak` leaves behind."""
+
+import csv
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+RECORD = Path(__file__).parent.parent / "results" / "soak.csv"
+COLUMNS = ["check", "counts", "outcome", "seconds", "date", "machine", "versions"]
+_done: dict[str, dict] = {}
+
+
+def pytest_runtest_logreport(report) -> None:
+    """Note each check that ran at its full counts; what it counted it said with `record_property`."""
+    if "soak" in report.keywords and (report.when == "call" or report.outcome != "passed"):
+        counts = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
+        name = report.nodeid.split("/")[-1]
+        _done[name] = {"counts": counts, "outcome": report.outcome, "seconds": round(report.duration)}
+
+
+def pytest_sessionfinish() -> None:
+    """Enter the checks of this session in the record, each in the place of its earlier entry; write it whole."""
+    ran = {check: entry for check, entry in _done.items() if entry["outcome"] != "skipped"}
+    if not ran:
+        return
+    now = {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": f"python {platform.python_version()}, torch {version('torch')}, pandas {version('pandas')}",
+    }
+    known = {}
+    if RECORD.exists():
+        with open(RECORD, newline="", encoding="utf-8") as file:
+            known = {row["check"]: row for row in csv.DictReader(file)}
+    known |= {check: {"check": check, **entry, **now} for check, entry in ran.items()}
+    RECORD.parent.mkdir(exist_ok=True)
+    with open(beside := RECORD.with_suffix(".part"), "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(known[check] for check in sorted(known))
+    os.replace(beside, RECORD)

@@ -4,6 +4,7 @@ Every function also takes ``synthetic=True``, which prints "synthetic data" in t
 colour-blind readers and shared with the maps through ``palette``; tasks, classes and variants keep their order.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -609,8 +610,15 @@ def styled(table: pd.DataFrame, best: Iterable | None = None, decimals: int = 2)
     """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold."""
     show = table.copy()
     numbers = show.select_dtypes("number").columns
-    style = show.style.format(precision=decimals, na_rep="–", thousands=",")
+    style = show.style.format(precision=decimals, na_rep="–", thousands=",", escape="html")
+    for axis in (0, 1):  # labels come from users' tables: shown as text, never as HTML
+        style = style.format_index(escape="html", axis=axis)
     whole = [column for column in numbers if (show[column].dropna() % 1 == 0).all()]
     style = style.format(precision=0, na_rep="–", thousands=",", subset=whole) if whole else style
     chosen = [column for column in (numbers if best is None else best) if column in show]
     return style.highlight_max(subset=chosen, props="font-weight: bold") if chosen and len(show) > 1 else style
+
+
+def plain(text: object) -> str:
+    """Text from a user's table or path for use in Markdown: shown as it is, no part of it interpreted."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))

@@ -94,7 +94,7 @@ def architecture():
     d.text(254, 114, "pool", size=12, fill=QUIET)
     d.box(278, 66, 20, 120, fill="#8da3b8")
     d.text(288, 54, sub("x", "BL"))
-    d.text(318, 90, f'<tspan font-style="italic">F</tspan>', size=14, fill=QUIET)
+    d.text(318, 90, '<tspan font-style="italic">F</tspan>', size=14, fill=QUIET)
     d.line((288, 186), (288, 250))
     d.box(228, 250, 106, 48)
     d.text(281, 269, "softmax layer", "of each task", size=14)

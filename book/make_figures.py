@@ -46,12 +46,13 @@ def save(image: Image.Image, name: str, quality: int = 82) -> None:
 
 
 def grid(
-    rows: list[list[Image.Image]], labels: list[list[str]], cell: int, gap: int = 8, strip: int = 22
+    rows: list[list[Image.Image]], labels: list[list[str]], cell: int, gap: int = 8, strip: int = 26
 ) -> Image.Image:
-    """Pictures in rows, each with a label below it, on white."""
+    """Pictures in rows, each with a label below it, on white; says that they are synthetic."""
     width = max(len(row) for row in rows) * (cell + gap) + gap
-    sheet_ = Image.new("RGB", (width, len(rows) * (cell + strip + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(sheet_), ImageFont.load_default(13)
+    sheet_ = Image.new("RGB", (width, len(rows) * (cell + strip + gap) + strip), "white")
+    pen, font = ImageDraw.Draw(sheet_), ImageFont.load_default(18)
+    pen.text((width - gap, sheet_.height - 4), "synthetic pictures", fill="#62707f", font=font, anchor="rd")
     for r, (row, names) in enumerate(zip(rows, labels, strict=True)):
         for c, (image, name) in enumerate(zip(row, names, strict=True)):
             x, y = gap + c * (cell + gap), gap + r * (cell + strip + gap)
@@ -61,8 +62,8 @@ def grid(
 
 
 def facades() -> None:
-    """One example of each class of the four drawn tasks."""
-    pictures = sheet(n=1, size=300, seed=4, ambiguity=0.3)
+    """One example of each class of the four drawn tasks, no cue hidden on purpose."""
+    pictures = sheet(n=1, size=300, seed=4)
     rows = [[images[0].convert("RGB") for images in classes.values()] for classes in pictures.values()]
     save(grid(rows, [[str(name) for name in classes] for classes in pictures.values()], cell=140), "facades.jpg")
 
@@ -95,7 +96,12 @@ def interdependency() -> None:
         after[0] = max(after[0], before[0] + 0.035)
     for y, text, colour in ends:
         axis.text(1.02, y, text, color=colour, va="center", fontsize=9)
-    axis.set(xlabel="interdependency", ylabel="mutual information [bit]", xlim=(0, 1), ylim=(-0.01, None))
+    axis.set(
+        xlabel="interdependency of the synthetic city",
+        ylabel="mutual information [bit]",
+        xlim=(0, 1),
+        ylim=(-0.01, None),
+    )
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(IMAGES / "interdependency.svg", metadata={"Date": None})
     plt.close(figure)
@@ -115,21 +121,16 @@ def draw_map(axis, city: CityPlan, points: float) -> None:
 
 def city_map(city: CityPlan) -> None:
     """The map with legend, scale bar and north arrow."""
-    figure, axis = plt.subplots(figsize=(8.4, 7.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.2, 7.2), layout="constrained")
     draw_map(axis, city, points=1.2)
     for name, colour in zip(SANTIAGO["height"], HEIGHTS, strict=True):
         axis.scatter([], [], color=colour, s=26, label=name)
-    axis.legend(title=f"height\n({CITY}, fictional)", loc="lower left", bbox_to_anchor=(1.0, 0.1), frameon=False)
+    axis.legend(title=f"height\n({CITY}, synthetic)", loc="lower right", frameon=False, fontsize=12, title_fontsize=12)
     x, y = city.facades["x"].min(), city.facades["y"].min()
     axis.plot([x, x + 5000], [y, y], color="#1f2933", linewidth=2)
-    axis.text(x + 2500, y + 300, "5 km", ha="center")
-    axis.annotate(
-        "N",
-        xy=(x + 800, y + 4200),
-        xytext=(x + 800, y + 2200),
-        ha="center",
-        arrowprops={"arrowstyle": "-|>", "color": "#1f2933"},
-    )
+    axis.text(x + 2500, y + 300, "5 km", ha="center", fontsize=12)
+    arrow = {"arrowstyle": "-|>", "color": "#1f2933"}
+    axis.annotate("N", (0.97, 0.99), (0.97, 0.9), "axes fraction", ha="center", fontsize=12, arrowprops=arrow)
     figure.savefig(IMAGES / "city_map.jpg", dpi=130, pil_kwargs={"quality": 80, "optimize": True, "progressive": True})
     plt.close(figure)
 
@@ -165,6 +166,7 @@ def hero(city: CityPlan) -> None:
     figure, axis = plt.subplots(figsize=(height / 100, height / 100))
     figure.subplots_adjust(0, 0, 1, 1)
     draw_map(axis, city, points=0.7)
+    axis.text(0.98, 0.02, "synthetic façades and city", transform=axis.transAxes, ha="right", color="#4b5563")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     plt.close(figure)

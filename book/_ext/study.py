@@ -12,12 +12,14 @@ import re
 import shutil
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from mtclim.config import load_config
+
 CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
-SYNTHETIC_DATA = ("city",)  # values of a notebook's `data` parameter that mean the embedded city
 
 MISSING = """# {title}
 
@@ -65,21 +67,27 @@ def parameters(notebook: dict) -> dict:
     return values
 
 
-def is_synthetic(notebook: dict) -> bool | None:
-    """Whether a notebook's data are synthetic; None if it does not say.
+def origin(notebook: dict) -> tuple[bool | None, str]:
+    """Whether a notebook's data are synthetic, None if it does not say, and the name of its table.
 
-    Its own metadata (``mtclim.synthetic``) decides, then its parameter ``data``.
+    Its own metadata (``mtclim.synthetic``) decides, then the settings that it ran with: preset, ``data``, overrides.
     """
-    flag = notebook["metadata"].get("mtclim", {}).get("synthetic")
-    if isinstance(flag, bool):
-        return flag
-    data = parameters(notebook).get("data")
-    return None if data is None else data in SYNTHETIC_DATA
+    values, flag = parameters(notebook), notebook["metadata"].get("mtclim", {}).get("synthetic")
+    if not {"config", "data"} & set(values):
+        return flag, ""
+    try:
+        more = values.get("overrides") or {}
+        more = yaml.safe_load(more) if isinstance(more, str) else more
+        settings = load_config(values.get("config") or "demo", **({"data": values.get("data")} | more))
+    except (OSError, TypeError, ValueError, yaml.YAMLError):  # another project's settings
+        return flag, str(values.get("data", ""))
+    return settings.synthetic if flag is None else flag, settings.data
 
 
 def banner(notebook: dict) -> str:
     """The Markdown of the banner that tells synthetic from real data; text from users' files is escaped."""
-    synthetic, name = is_synthetic(notebook), html.escape(str(parameters(notebook).get("data", "")))
+    synthetic, name = origin(notebook)
+    name = html.escape(name, quote=False)
     name = re.sub(r"([\\`*_{}\[\]()#$|~<!])", r"\\\1", name).replace("\n", " ")
     if synthetic:
         title, text = "Synthetic data", (
@@ -136,8 +144,11 @@ class Stored(SphinxDirective):
         self.env.note_dependency(str(path))
         if not path.is_file():
             note = nodes.note(classes=["not-measured"])
-            note += nodes.paragraph(text=self.options.get("missing", f"There is no {name} yet."))
-            return [note]
+            text, messages = self.state.inline_text(
+                self.options.get("missing", f"There is no {name} yet."), self.lineno
+            )
+            note += nodes.paragraph("", "", *text)
+            return [note, *messages]
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix == ".csv":
             return [table(list(csv.reader(text.splitlines())), self.options.get("caption"))]
@@ -168,8 +179,10 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
 
     The package's docstrings are read in editors first, so they are not obliged to be valid reStructuredText.
     """
-    text, literal, in_doctest = [], False, False
+    text, literal, in_doctest, in_table = [], False, False, False
     for line in lines:
+        in_table = line.startswith("==") or (in_table and bool(line.strip()))
+        line = f"    {line}" if in_table else line
         indented, doctest = line.startswith(" "), line.startswith(">>>")
         if not line.strip():
             text.append("")
@@ -195,10 +208,17 @@ def escape(line: str) -> str:
     return "".join(text + literal for text, literal in zip(prose, code, strict=True))
 
 
+def no_thebe(app, pagename, templatename, context, doctree) -> None:
+    """Leave out sphinx-thebe, which Jupyter Book loads with every page: it would fetch live code from a CDN."""
+    files = context.get("script_files", [])
+    files[:] = [file for file in files if "thebe" not in f"{file} {getattr(file, 'attributes', '')}".lower()]
+
+
 def setup(app) -> dict:
     """Connect the handlers; the chapters must be in place before the table of contents is read (priority 900)."""
     app.connect("config-inited", prepare_chapters, priority=850)
     app.connect("source-read", add_banner)
+    app.connect("html-page-context", no_thebe, priority=900)
     app.add_directive("stored", Stored)
     app.connect("autodoc-process-docstring", plain_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

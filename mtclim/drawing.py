@@ -74,7 +74,11 @@ def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
         with plt.rc_context(STYLE):
             figure = function(*args, **options)
             if synthetic:
-                figure.supxlabel("synthetic data", x=0.995, ha="right", fontsize=6.5, color="#8a5a00", style="italic")
+                style = {"x": 0.995, "ha": "right", "fontsize": 6.5, "color": "#8a5a00", "style": "italic"}
+                if figure.get_supxlabel():  # taken: beside it, on the same line
+                    figure.text(y=0.01, s="synthetic data", va="bottom", **style)
+                else:
+                    figure.supxlabel("synthetic data", **style)
             plt.close(figure)
         return figure
 
@@ -127,8 +131,8 @@ def rows_axis(ax: Axes, names: Sequence[str], size: float = 7.5) -> None:
 
 
 def variant_legend(figure: Figure, variants: Iterable[str], **options) -> None:
-    """A legend of colours and marks below the figure."""
+    """A legend of colours and marks above the panels."""
     handles = [
         Line2D([], [], color=variant_colour(v), marker=variant_marker(v), ls="", ms=5, label=title(v)) for v in variants
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=6, handletextpad=0.1, columnspacing=1.0, **options)
+    figure.legend(handles=handles, loc="outside upper left", ncols=6, handletextpad=0.1, columnspacing=1.0, **options)

@@ -4,7 +4,7 @@ Every function also takes ``synthetic=True``, which prints "synthetic data" in t
 colour-blind readers and shared with the maps through ``palette``; tasks, classes and variants keep their order.
 """
 
-import re
+import re  # noqa: I001
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -28,18 +28,26 @@ __all__ = ["palette", "variant_colour"]
 
 
 @drawn
-def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)") -> Figure:
-    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey."""
+def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)", signed: bool = False) -> Figure:
+    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey.
+
+    ``signed``: changes, whose colours run from -limit to limit, each matrix to its own; else probabilities.
+    """
     order = list(next(iter(parts.values())).columns)
     task_of, classes = zip(*(column.split(":", 1) for column in order), strict=True)
     edges = [0, *(k for k in range(1, len(order)) if task_of[k] != task_of[k - 1]), len(order)]
     middles = [(a + b - 1) / 2 for a, b in zip(edges, edges[1:], strict=False)]
     side = (WIDTH - 1.5) / len(parts)
-    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, side + 1.0), squeeze=False)
+    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, side + 1.0 + 0.5 * signed), squeeze=False)
     font = 72 * side / len(order) * 0.85
     for i, (ax, (name, matrix)) in enumerate(zip(axes[0], parts.items(), strict=True)):
-        colours = mpl.colormaps["Blues"].with_extremes(bad="#e2dccf")
-        image = ax.imshow(matrix.to_numpy(dtype=float), vmin=0, vmax=1, cmap=colours, interpolation="none")
+        colours, values = mpl.colormaps["PuOr" if signed else "Blues"], matrix.to_numpy(dtype=float)
+        low, high = (-np.nanmax(np.abs(values)), np.nanmax(np.abs(values))) if signed else (0, 1)
+        image = ax.imshow(values, vmin=low, vmax=high, cmap=colours.with_extremes(bad="#e2dccf"), interpolation="none")
+        if signed or i == len(parts) - 1:
+            bar = figure.colorbar(image, ax=ax if signed else axes, shrink=0.6, aspect=30, pad=0.01, label=label,
+                                  location="bottom" if signed else "right")  # fmt: skip
+            bar.outline.set_visible(False)
         ticks, names = (range(len(order)), classes) if font >= 4 else (middles, [task_of[a] for a in edges[:-1]])
         size = min(font, 7) if font >= 4 else 6.5
         ax.set_xticks(ticks, names, rotation=90, fontsize=size)
@@ -55,7 +63,6 @@ def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)") 
         ax.tick_params(length=0, pad=1.5)
         ax.spines[:].set_visible(False)
         ax.set_title(name, pad=22 if font >= 4 else 6)
-    figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01, label=label).outline.set_visible(False)
     return figure
 
 
@@ -113,7 +120,7 @@ def histograms(counts: pd.DataFrame, by: str = "split", share: bool = False) -> 
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
         ax.set_title(task)
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=len(parts))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
     return figure
 
 
@@ -141,12 +148,8 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], size: float = 
             left = column * (each * size + 0.12)
             figure.text(left / WIDTH, (top - 0.13) / total, name, fontsize=7)
             for j, picture in enumerate(pictures):
-                at = (
-                    (left + j * size) / WIDTH,
-                    (top - 0.16 - size) / total,
-                    (size - 0.03) / WIDTH,
-                    (size - 0.03) / total,
-                )
+                side = size - 0.03
+                at = ((left + j * size) / WIDTH, (top - 0.16 - size) / total, side / WIDTH, side / total)
                 ax = figure.add_axes(at)
                 ax.imshow(picture)
                 ax.set_axis_off()
@@ -178,14 +181,9 @@ def residuals(frame: pd.DataFrame) -> Figure:
                 ax.plot(found, jitter, ls="", marker="o", ms=2.4, color=variant_colour(variant), alpha=0.8)
         medians = [np.median(found) for found in values]
         best = int(np.argmax(medians))
-        ax.annotate(
-            f"{medians[best]:+.1f} %",
-            (medians[best], best - 0.36),
-            ha="center",
-            va="bottom",
-            fontsize=7,
-            fontweight="bold",
-        )
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "fontweight": "bold"}
+        ax.annotate(f"{medians[best]:+.1f} %", (np.max(values[best]), best), (6, 0), **style)
+        ax.set_xlim(right=max(ax.get_xlim()[1], np.max(values[best]) + 0.16 * np.ptp(ax.get_xlim())))
         ax.axvline(0, color="#555555", lw=0.8)
         ax.set(xlabel=rf"$\Delta_m$(median), {name} [%]")
         variants_axis(ax, variants)
@@ -205,20 +203,12 @@ def against_paper(ours: pd.DataFrame, paper: pd.DataFrame, backbone: str, paper_
         here = ours.loc[backbone].loc[known, ("delta_m", metric)]
         ax.barh(range(len(known)), here, 0.6, color=[variant_colour(v) for v in known], alpha=0.8, label="here")
         there = published[("delta_m", metric)].reindex(known) if len(published) else here * np.nan
-        ax.plot(
-            there,
-            range(len(known)),
-            ls="",
-            marker="D",
-            ms=4.5,
-            mfc="white",
-            mec="#111111",
-            label="paper (Santiago de Chile)",
-        )
+        diamond = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": "#111111"}
+        ax.plot(there, range(len(known)), label="paper (Santiago de Chile)", **diamond)
         ax.axvline(0, color="#555555", lw=0.8)
         ax.set(xlabel=rf"$\Delta_m$(mean), {name} [%]")
         variants_axis(ax, known)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -252,8 +242,8 @@ def f1(frame: pd.DataFrame, tasks: Tasks) -> Figure:
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
-    cell = min(0.22, (WIDTH - 1.3) / tasks.largest)
-    label = {task: float(np.clip(0.075 * max(map(len, names)), 0.3, 1.2)) + 0.08 for task, names in tasks.items()}
+    cell = min(0.2, (WIDTH - 1.3) / tasks.largest)
+    label = {task: float(np.clip(0.062 * max(map(len, names)), 0.3, 1.2)) + 0.08 for task, names in tasks.items()}
     rows: list[list[str]] = [[]]
     for task in tasks:
         used = sum(label[t] + len(tasks[t]) * cell + 0.2 for t in rows[-1])
@@ -394,13 +384,11 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
             mean, low, high = interval(values)
             ax.plot(values, np.full(len(values), i), "o", ms=2.4, color=variant_colour(variant), alpha=0.4)
             ax.plot([low, high], [i, i], lw=2.4, color=variant_colour(variant), solid_capstyle="butt")
-            ax.plot(
-                mean, i, marker=variant_marker(variant), ms=5.5, color=variant_colour(variant), mec="white", mew=0.6
-            )
+            mark = {"marker": variant_marker(variant), "color": variant_colour(variant), "mec": "white", "mew": 0.6}
+            ax.plot(mean, i, ms=5.5, **mark)
         if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
-            ax.axvline(
-                scale * reference[column].iloc[0], color="#333333", lw=0.9, ls="--", label="test labels themselves"
-            )
+            at = scale * reference[column].iloc[0]
+            ax.axvline(at, color="#333333", lw=0.9, ls="--", label="test labels themselves")
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         ax.set_xlabel(name)
         variants_axis(ax, variants)
@@ -423,22 +411,15 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
             x, y = summed["c"] / summed["count"], summed["a"] / summed["count"]
             ax.plot(x, y, color=colour, lw=1, label=name)
             ax.scatter(x, y, s=sizes, color=colour, lw=0)
-            ax.text(
-                0.97,
-                0.13 - 0.1 * scaled,
-                f"ECE {100 * ece:.1f}",
-                color=colour,
-                fontsize=7,
-                ha="right",
-                transform=ax.transAxes,
-            )
+            style = {"color": colour, "fontsize": 7, "ha": "right", "transform": ax.transAxes}
+            ax.text(0.97, 0.13 - 0.1 * scaled, f"ECE {100 * ece:.1f}", **style)
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         ax.set_xticks([0, 0.5, 1])
         ax.set_yticks([0, 0.5, 1])
         ax.set_title(task)
     figure.supxlabel("confidence", fontsize=8)
     axes[0].set_ylabel("accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -461,7 +442,7 @@ def coverage(curves: pd.DataFrame, tasks: Tasks) -> Figure:
         ax.set_title(task)
     figure.supxlabel("share of images answered, surest first [%]", fontsize=8)
     axes[0].set_ylabel("accuracy [%]")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return figure
 
 
@@ -483,7 +464,7 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
     image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="none")
     for i, values in enumerate(wide.to_numpy()):
         if np.isfinite(values).any() and np.nanmax(values) > 0:
-            ax.plot(np.nanargmax(values), i, "o", ms=3.4, color="#111111")
+            ax.plot(np.nanargmax(values), i, "o", ms=4, color="#111111", mec="white", mew=0.7)
     for x, column, scale, name in ((-34, "frequency", 100, "train %"), (-12, "base", 1, "F1 base")):
         style = {
             "xycoords": ("axes fraction", "data"),
@@ -497,24 +478,16 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
             ax.annotate(shown, (0, i), (x, 0), ha="center", va="center", **style)
     for end, task, size in zip(np.cumsum(tasks.sizes), tasks, tasks.sizes, strict=True):
         ax.axhline(end - 0.5, color="white", lw=2.5)
-        ax.text(
-            1.01,
-            end - size / 2 - 0.5,
-            task,
-            va="center",
-            fontsize=7,
-            fontweight="bold",
-            transform=ax.get_yaxis_transform(),
-        )
+        style = {"va": "center", "fontsize": 7, "fontweight": "bold", "transform": ax.get_yaxis_transform()}
+        ax.text(1.01, end - size / 2 - 0.5, task, **style)
     ax.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=6.5)
     ax.set_xticks(range(len(variants)), [title(v) for v in variants], rotation=90, fontsize=7)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.tick_params(axis="y", pad=46)
     ax.spines[:].set_visible(False)
-    bar = figure.colorbar(
-        image, ax=ax, shrink=0.4, aspect=40, location="bottom", pad=0.01, extend="both", extendfrac=0.03
-    )
+    shape = {"shrink": 0.4, "aspect": 40, "location": "bottom", "pad": 0.01, "extend": "both", "extendfrac": 0.03}
+    bar = figure.colorbar(image, ax=ax, **shape)
     bar.set_label("gain in F1 [percentage points]; dot: best of the class where above the baseline")
     bar.outline.set_visible(False)
     return figure
@@ -529,22 +502,15 @@ def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure
     for ax, variant in zip(axes, variants, strict=True):
         for i, task in enumerate(names):
             part = table[(table["variant"] == variant) & (table["task"] == task)]
-            ax.scatter(
-                100 * part["frequency"],
-                part["gain"],
-                s=16,
-                color=(BRIGHT + RAINBOW[2:])[i % 20],
-                lw=0,
-                alpha=0.85,
-                label=task,
-            )
+            style = {"s": 16, "color": (BRIGHT + RAINBOW[2:])[i % 20], "lw": 0, "alpha": 0.85, "label": task}
+            ax.scatter(100 * part["frequency"], part["gain"], **style)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         ax.set_title(title(variant))
     figure.supxlabel("share of training images [%]", fontsize=8)
     figure.supylabel("gain in F1 [points]", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6, handletextpad=0.1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6, handletextpad=0.1)
     return figure
 
 
@@ -561,18 +527,16 @@ def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
             spread = f"\n{row.low:+.1f} to {row.high:+.1f}" if row.n > 1 else "\none run"
             weight = "bold" if row.low > 0 or row.high < 0 else "normal"
             colour = "white" if abs(row.mean) > 0.75 * limit else "#111111"
-            ax.text(
-                x, y, f"{row.mean:+.1f}{spread}", ha="center", va="center", fontsize=7, fontweight=weight, color=colour
-            )
+            style = {"ha": "center", "va": "center", "fontsize": 7, "fontweight": weight, "color": colour}
+            ax.text(x, y, f"{row.mean:+.1f}{spread}", **style)
         ax.set_xticks(range(len(wide.columns)), [f"{v:g}" for v in wide.columns])
         ax.set_yticks(range(len(wide.index)), [f"{v:g}" for v in wide.index])
         ax.set(xlabel="interdependency of labels", ylabel="ambiguity of façades", title=name)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     if parts:
-        figure.colorbar(
-            image, ax=axes, shrink=0.7, aspect=30, label=r"gain in mean $\kappa$ [points]"
-        ).outline.set_visible(False)
+        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label=r"gain in $\kappa$ [points]")
+        bar.outline.set_visible(False)
     return figure
 
 
@@ -581,21 +545,14 @@ def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping
     """Grad-CAM per task over sample photographs: rows of (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> label)."""
     tasks = list(rows[0][1])
     side = WIDTH / (len(tasks) + 1)
-    figure, axes = plt.subplots(
-        len(rows), len(tasks) + 1, figsize=(WIDTH, (side + 0.16) * len(rows) + 0.2), squeeze=False
-    )
+    size = (WIDTH, (side + 0.16) * len(rows) + 0.2)
+    figure, axes = plt.subplots(len(rows), len(tasks) + 1, figsize=size, squeeze=False)
     for line, (image, heat, labels) in zip(axes, rows, strict=True):
         line[0].imshow(image)
         for ax, task in zip(line[1:], tasks, strict=True):
             ax.imshow(image)
-            ax.imshow(
-                heat[task],
-                cmap="inferno",
-                alpha=0.5,
-                vmin=0,
-                vmax=1,
-                extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5),
-            )
+            extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+            ax.imshow(heat[task], cmap="inferno", alpha=0.5, vmin=0, vmax=1, extent=extent)
             ax.set_xlabel(labels.get(task, ""), fontsize=6.5, labelpad=2)
     for ax in axes.flat:
         ax.set_xticks([])

@@ -25,6 +25,7 @@ STYLE = {
     "ytick.color": "#444444", "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "#e3e3e3",
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200,
     "figure.constrained_layout.use": True, "svg.fonttype": "none", "pdf.fonttype": 42,
+    "text.parse_math": False,  # a "$" in a label is a "$"
 }  # fmt: skip
 BRIGHT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7F7F7F")
 """Paul Tol's bright scheme, its grey darkened to show on white."""

@@ -169,7 +169,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
     variants = ordered(frame["variant"].unique())
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
     rng = np.random.default_rng(0)
-    for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", r"$\kappa$")), strict=True):
+    for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", "κ")), strict=True):
         groups = frame[frame["metric"] == metric].groupby("variant")["value"]
         values = [groups.get_group(variant).to_numpy() for variant in variants]
         boxes = ax.boxplot(values, positions=range(len(variants)), orientation="horizontal", widths=0.62, patch_artist=True,
@@ -185,7 +185,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
         ax.annotate(f"{medians[best]:+.1f} %", (np.max(values[best]), best), (6, 0), **style)
         ax.set_xlim(right=max(ax.get_xlim()[1], np.max(values[best]) + 0.16 * np.ptp(ax.get_xlim())))
         ax.axvline(0, color="#555555", lw=0.8)
-        ax.set(xlabel=rf"$\Delta_m$(median), {name} [%]")
+        ax.set(xlabel=f"Δₘ(median), {name} [%]")
         variants_axis(ax, variants)
     kind = "a sample of " if frame.attrs.get("sampled") else "all "
     if "combinations" in frame.attrs:
@@ -199,14 +199,14 @@ def against_paper(ours: pd.DataFrame, paper: pd.DataFrame, backbone: str, paper_
     known = [v for v in ours.loc[backbone].index if v != "stc"]
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.25 * len(known) + 0.9), sharey=True)
     published = paper.loc[paper_backbone or backbone] if (paper_backbone or backbone) in paper.index else paper.iloc[:0]
-    for ax, (metric, name) in zip(axes, (("OA", "OA"), ("kappa", r"$\kappa$")), strict=True):
+    for ax, (metric, name) in zip(axes, (("OA", "OA"), ("kappa", "κ")), strict=True):
         here = ours.loc[backbone].loc[known, ("delta_m", metric)]
         ax.barh(range(len(known)), here, 0.6, color=[variant_colour(v) for v in known], alpha=0.8, label="here")
         there = published[("delta_m", metric)].reindex(known) if len(published) else here * np.nan
         diamond = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": "#111111"}
         ax.plot(there, range(len(known)), label="paper (Santiago de Chile)", **diamond)
         ax.axvline(0, color="#555555", lw=0.8)
-        ax.set(xlabel=rf"$\Delta_m$(mean), {name} [%]")
+        ax.set(xlabel=f"Δₘ(mean), {name} [%]")
         variants_axis(ax, known)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
@@ -360,7 +360,7 @@ def contrasts(table: pd.DataFrame, metric: str = "kappa") -> Figure:
         ax.grid(axis="x")
         ax.set_xlim(min(limits[0], 0) - 0.04 * np.ptp(limits), max(limits[1], 0) + 0.04 * np.ptp(limits))
         ax.set_title(family)
-    name = "OA" if metric == "oa" else r"$\kappa$"
+    name = "OA" if metric == "oa" else "κ"
     figure.supxlabel(f"difference of mean {name} [points]; thick: realisations, thin: test blocks", fontsize=8, x=0.4)
     return figure
 
@@ -535,7 +535,7 @@ def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     if parts:
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label=r"gain in $\kappa$ [points]")
+        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label="gain in κ [points]")
         bar.outline.set_visible(False)
     return figure
 

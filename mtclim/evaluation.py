@@ -95,14 +95,16 @@ def best_run(study: Study) -> str:
 
 def table1(tasks: Tasks, backbones: Iterable[str] = tuple(BACKBONES)) -> pd.DataFrame:
     """Trainable parameters in millions for STC, BL and LIM-MS_ALL, beside the paper's (Table 1), five tasks only."""
+    import torch
+
     from mtclim.model import create_model
 
     paper = paper_numbers()["table1"] if tasks == SANTIAGO else {}
     rows = {}
     for backbone in backbones:
-        counts = {
-            name: create_model(name, tasks, backbone).parameters_count() / 1e6 for name in ("stc", "bl", "lim_ms_all")
-        }
+        with torch.device("meta"):  # shapes without memory
+            models = {name: create_model(name, tasks, backbone) for name in ("stc", "bl", "lim_ms_all")}
+        counts = {name: model.parameters_count() / 1e6 for name, model in models.items()}
         published = dict(zip(counts, paper.get(backbone, [None] * 3), strict=True))
         rows[backbone] = {
             (title(v), side): x for v in counts for side, x in (("here", counts[v]), ("paper", published[v]))

@@ -5,13 +5,13 @@ Functions take a ``Study`` (or frames made from it) and return data frames, as i
 
 import re
 from collections.abc import Iterable
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mtclim.evaluation import class_scores, confusions, interval
+from mtclim.evaluation import class_scores, confusions, interval, ordered, title
+from mtclim.metrics import codes
 from mtclim.study import Study
 from mtclim.tasks import Tasks
 
@@ -237,24 +237,91 @@ def _of_bl(values: pd.Series) -> pd.Series:
     return pd.Series(backbone.map(bl).astype(float), index=values.index)
 
 
-def grid_gains(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", metric: str = "kappa") -> pd.DataFrame:
+def grid_gains(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", metric: str = "mean") -> pd.DataFrame:
     """Gain of a over b in points on a grid of cities: interdependency, ambiguity, n, mean, low, high (95 % t-interval).
 
-    ``scores``: one row a run: interdependency, ambiguity, variant, seed and the metric (fraction, mean over tasks).
+    ``scores``: one row a run (``study.grid_scores``): interdependency, ambiguity, variant, seed and the metric (fraction).
     """
-    rows = []
-    for (interdependency, ambiguity), cell in scores.groupby(["interdependency", "ambiguity"]):
-        wide = cell.pivot_table(index="seed", columns="variant", values=metric)
-        if a in wide and b in wide and len(pairs := (100 * (wide[a] - wide[b])).dropna()):
-            mean, low, high = interval(pairs.to_numpy())
-            row = {"interdependency": interdependency, "ambiguity": ambiguity, "n": len(pairs), "mean": mean}
-            rows.append(row | {"low": low, "high": high})
+    wide = scores.pivot_table(index=["interdependency", "ambiguity", "seed"], columns="variant", values=metric)
+    pairs = (100 * (wide[a] - wide[b])).dropna() if {a, b} <= set(wide) else pd.Series(dtype=float)
+    rows = [
+        [*place, len(cell), *interval(cell.to_numpy())]
+        for place, cell in (pairs.groupby(level=[0, 1]) if len(pairs) else ())
+    ]
     return pd.DataFrame(rows, columns=["interdependency", "ambiguity", "n", "mean", "low", "high"])
 
 
-def influence_distance(first: np.ndarray, second: np.ndarray, tasks: Tasks) -> dict[tuple[str, str], float]:
-    """Mean absolute difference between two (S, S) matrices per pair of tasks; cells undefined in either left out."""
-    edges = np.concatenate([[0], np.cumsum(tasks.sizes)])
-    gap = np.abs(first - second)
-    cut = {task: slice(edges[n], edges[n + 1]) for n, task in enumerate(tasks)}
-    return {(a, b): float(np.nanmean(gap[cut[a], cut[b]])) for a, b in combinations(tasks, 2)}
+def grid_table(scores: pd.DataFrame, tasks: Iterable[str], b: str = "bl") -> pd.DataFrame:
+    """``grid_gains`` of every variant over b for the mean and each task: variant, task, interdependency, ambiguity, ..."""
+    parts = [
+        grid_gains(scores, variant, b, task).assign(variant=variant, task=task)
+        for variant in ordered(set(scores["variant"]) - {b})
+        for task in ("mean", *tasks)
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else grid_gains(scores).assign(variant="", task="")
+    return table[["variant", "task", *table.columns.drop(["variant", "task"])]]
+
+
+def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", metric: str = "mean") -> list[str]:
+    """What a grid of cities says of the gain of a over b, in plain sentences made from its numbers."""
+    gains, names = grid_gains(scores, a, b, metric), f"{title(a)} over {title(b)}"
+    if gains.empty:
+        return [f"No point of the grid has a run of both {title(a)} and {title(b)}: nothing can be said."]
+    what = "kappa" if metric == "mean" else f"kappa of {metric}"
+    up, down = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
+    if gains["n"].max() == 1:
+        told = "with one realisation a point there is no interval, so no gain can be told from chance"
+    else:
+        told = f"the 95 % interval lies above zero at {up}, below at {down}, and holds zero or is missing at the other"
+        told += f" {len(gains) - up - down}"
+    best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
+    ends = (f"{row['mean']:+.2f} at interdependency {row['interdependency']:g}, ambiguity {row['ambiguity']:g}"
+            for row in (best, least))  # fmt: skip
+    return [
+        f"Gain in {what} of {names} at {len(gains)} points of the grid, {gains['n'].min()} to {gains['n'].max()} "
+        f"realisations each: {told}. In points, from the largest to the smallest: {' ... '.join(ends)}.",
+        *(_grid_trend(scores, a, b, metric, dial) for dial in ("interdependency", "ambiguity")),
+    ]
+
+
+def _grid_trend(scores: pd.DataFrame, a: str, b: str, metric: str, dial: str) -> str:
+    """How the gain changes from the lowest to the highest setting of a dial, realisation by realisation."""
+    other = "ambiguity" if dial == "interdependency" else "interdependency"
+    wide = scores.pivot_table(index=[dial, other, "seed"], columns="variant", values=metric)
+    gain = (100 * (wide[a] - wide[b])).dropna().unstack(dial)
+    low, high = gain.columns.min(), gain.columns.max()
+    change = (gain[high] - gain[low]).dropna().groupby("seed").mean().to_numpy()
+    if low == high or not len(change):
+        return f"No two runs differ in {dial} alone: no trend can be told."
+    mean, under, over = interval(change)
+    if len(change) < 2:
+        return (
+            f"From {dial} {low:g} to {high:g} the gain changes by {mean:+.2f} points in one realisation: no interval."
+        )
+    told = "it grows" if under > 0 else "it falls" if over < 0 else "no trend can be told"
+    return (
+        f"From {dial} {low:g} to {high:g} the gain changes by {mean:+.2f} points ({under:+.2f} to {over:+.2f}): {told}."
+    )
+
+
+# ---------------------------------------------------------------- looking inside
+
+
+def dependence(study: Study) -> pd.DataFrame:
+    """How a label changes the odds of another in the training labels: P(column | row) - P(column), (S, S).
+
+    Over "task:class"; NaN where the row's class never occurs with the column's task.
+    """
+    labels = np.stack([codes(study.labelsets[task], classes) for task, classes in study.tasks.items()], 1)
+    labels = labels.repeat(study.labelsets["count"].to_numpy(), axis=0)
+    counts = [np.bincount(k[k >= 0], minlength=size) for k, size in zip(labels.T, study.tasks.sizes, strict=True)]
+    share = np.concatenate([count / max(count.sum(), 1) for count in counts])
+    names = [f"{task}:{name}" for task, classes in study.tasks.items() for name in classes]
+    return pd.DataFrame(cooccurrence_matrix(labels, study.tasks) - share, index=names, columns=names)
+
+
+def by_task(changes: pd.DataFrame) -> pd.DataFrame:
+    """How far rows move columns, per pair of tasks (N, N): total variation in [0, 1], the mean over the row's classes."""
+    task = changes.columns.str.split(":", n=1).str[0]
+    summed = changes.abs().T.groupby(task, sort=False).sum(min_count=1).T
+    return summed.groupby(task, sort=False).mean() / 2

@@ -123,6 +123,33 @@ def collect(runs_root: str | Path, results_dir: str | Path) -> Study:
     return study
 
 
+def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
+    """Kappa (fractions) of each finished run of a grid of cities: those in the CSV ``stored``, and those below ``root``.
+
+    One row a run: interdependency, ambiguity, variant, seed, date, commit, hardware, then the mean and each task. A run
+    below ``root`` takes the place of a stored one; the caller writes the frame to ``stored`` again.
+    """
+    keys = ["interdependency", "ambiguity", "variant", "seed"]
+    frames = [pd.read_csv(stored, keep_default_na=False, na_values=[""])] if Path(stored).exists() else []
+    rows = []
+    for marker in sorted(Path(root).rglob("COMPLETE")):
+        folder = marker.parent
+        settings = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+        origin, scores = (
+            json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("provenance", "metrics")
+        )
+        row = {key: settings[key] for key in keys} | {
+            key: origin.get(key, "") for key in ("date", "commit", "hardware")
+        }
+        row["variant"] += "-detach" if settings.get("detach") else ""
+        rows.append(row | {task: scores["test"][task]["kappa"] for task in ("mean", *settings["tasks"])})
+    if rows:
+        frames.append(pd.DataFrame(rows))
+    if not frames:
+        raise FileNotFoundError(f"{root}: found no finished run of a grid, and no {stored}; `make grid` trains them.")
+    return pd.concat(frames).drop_duplicates(keys, keep="last").sort_values(keys, ignore_index=True)
+
+
 def _read_tables(folder: Path) -> Study:
     tasks = Tasks(json.loads((folder / "study.json").read_text(encoding="utf-8"))["tasks"])
     return Study(tasks=tasks, **{name: pd.read_parquet(folder / f"{name}.parquet") for name in _FRAMES})

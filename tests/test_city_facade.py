@@ -44,6 +44,46 @@ def test_hidden_tasks_do_not_look_at_their_label(task):
     assert len(drawn) == 1
 
 
+def test_the_four_coins_are_tossed_independently(monkeypatch):
+    """Each task is hidden with probability `ambiguity`, whatever the others' coins say: all 16 patterns as they should."""
+    from scipy.stats import chisquare
+
+    tossed = []
+
+    def note(d, main, hidden, *_):
+        tossed.append(tuple(hidden.values()))
+        raise StopIteration  # before anything is drawn
+
+    monkeypatch.setattr("mtclim.city.facade._view", note)
+    for i in range(6_000):
+        with pytest.raises(StopIteration):
+            draw(*LABELS, (0, i), 64, 0.3, 0)
+    patterns = np.array(list(np.ndindex(2, 2, 2, 2)))
+    counts = [(np.array(tossed) == pattern).all(axis=1).sum() for pattern in patterns]
+    expected = 6_000 * np.where(patterns, 0.3, 0.7).prod(axis=1)
+    assert chisquare(counts, expected).pvalue > 0.01
+
+
+def test_whether_a_task_shows_is_up_to_its_own_coin():
+    """Whether a label can be seen in a picture is the same whatever class another label has."""
+    changed = ("H2", "CR", "FLT", "ADJ_TR")
+    for task in (1, 2, 3):
+        for i in range(12):
+            shown = []
+            for other in {1, 2, 3} - {task}:
+                labels = [*LABELS]
+                labels[other] = changed[other]
+                twice = [*labels]
+                twice[task] = changed[task]
+                shown.append(draw(*labels, (5, i), 64, 0.5, 1) != draw(*twice, (5, i), 64, 0.5, 1))
+            assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("size", [64, 99, 100, 159, 160, 224, 300])
+def test_sizes(size):
+    assert pixels(draw(*LABELS, (1, 2), size)).shape == (size, size, 3)
+
+
 def test_the_same_picture_at_every_size():
     small = pixels(draw(*LABELS, (9, 1), 64, 0.0, 2)).astype(float)
     large = Image.open(io.BytesIO(draw(*LABELS, (9, 1), 300, 0.0, 2))).resize((64, 64), Image.Resampling.BOX)

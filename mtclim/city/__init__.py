@@ -52,6 +52,8 @@ def make_city(
     known = city.annotations(missing, noise)
     table = city.facades.assign(image=[_name(i) for i in range(facades)])
     _photographs(folder, table, seed, size, ambiguity, workers, progress)
+    for left in folder.glob("images/*/.*"):  # by killed workers
+        left.unlink()
     _tables(folder, city, table, known)
     _write(folder / "README.md", _dictionary(parameters))
     versions = {name: version(name) for name in ("numpy", "pillow", "pandas", "geopandas")}

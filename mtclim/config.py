@@ -1,5 +1,6 @@
 """One way in for configuration: a YAML preset, overridden by the parameters of a notebook or a command line."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -93,13 +94,13 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted((project_root() / "configs").glob("*.yaml"))}
 
 
-def load_config(preset: str | Path = "demo", **overrides: Any) -> Config:
+def load_config(preset: str | Path = "demo", overrides: Mapping[str, Any] | str | None = None, **named: Any) -> Config:
     """The preset (a name in ``configs/`` or the path of a YAML), with every override that is neither None nor "".
 
-    A backbone listed in the preset's study brings its own tag and image size. Unknown names raise ValueError that lists
-    the valid ones.
+    ``overrides`` is a mapping, or the text of one in YAML as a notebook's parameter brings it. A backbone listed in the
+    preset's study brings its own tag and image size. Unknown names raise ValueError that lists the valid ones.
 
-    >>> load_config("demo", variant="bl", seed=3).seed
+    >>> load_config("demo", "{max_epochs: 3}", variant="bl", seed=3).seed
     3
     """
     known = presets()
@@ -108,13 +109,21 @@ def load_config(preset: str | Path = "demo", **overrides: Any) -> Config:
         raise ValueError(
             f"config: found {str(preset)!r}; expected one of {', '.join(known)}, or the path of a YAML file."
         )
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    given = {name: value for name, value in overrides.items() if value is not None and value != ""}
-    backbones = settings.get("study", {}).get("backbones", {})
+    settings = _mapping(path.read_text(encoding="utf-8"), str(path))
+    more = _mapping(overrides, "overrides") if overrides and isinstance(overrides, str) else overrides or {}
+    named = {name: value for name, value in named.items() if value is not None and value != ""}
+    twice = [
+        f"{name} ({named[name]!r} and {more[name]!r})" for name in more if name in named and more[name] != named[name]
+    ]
+    if twice:
+        raise ValueError(f"overrides: {', '.join(twice)} given twice; set it by its own parameter alone.")
+    given = named | {name: value for name, value in more.items() if value is not None and value != ""}
+    study = settings.get("study") or {}
+    backbones = study.get("backbones") or {} if isinstance(study, dict) else {}
     chosen = backbones.get(given.get("backbone", settings.get("backbone")), {"tag": ""})
     settings = {"name": path.stem} | settings | chosen | given
     types = {f.name: f.type for f in fields(Config)}
-    unknown = sorted(set(settings) - set(types))
+    unknown = sorted(map(str, set(settings) - set(types)))
     if unknown:
         raise ValueError(f"config: unknown setting {', '.join(unknown)}; expected one of {', '.join(types)}.")
     config = Config(**{name: _typed(name, value, types[name]) for name, value in settings.items()})
@@ -122,9 +131,24 @@ def load_config(preset: str | Path = "demo", **overrides: Any) -> Config:
     return config
 
 
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    """A YAML mapping, or ValueError that says where it isn't one."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{where}: not YAML ({' '.join(str(error).split())}); expected lines 'name: value'."
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: found {found!r:.60}; expected a YAML mapping, such as {{max_epochs: 3}}.")
+    return found
+
+
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """The value as its field's type: notebook parameters and command lines bring strings."""
     if kind not in (int, float, bool, str):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"config: {name} is {value!r}; expected a mapping.")
         return value
     try:
         if kind is bool and isinstance(value, str):
@@ -143,7 +167,7 @@ def _check(config: Config) -> None:
     if abs(shares - 1) > 1e-6:
         raise ValueError(f"config: train_share, val_share and test_share add up to {shares:g}; expected 1.")
     positive = ("image_size", "batch_size", "max_epochs", "learning_rate", "clim_units", "tlim_units", "block_cell")
-    wrong = [f"{name} = {getattr(config, name)}" for name in positive if getattr(config, name) <= 0]
+    wrong = [f"{name} = {getattr(config, name)}" for name in positive if not 0 < getattr(config, name) < math.inf]
     wrong += [f"{name} = {getattr(config, name)}" for name in ("keep", "ambiguity", "interdependency", "missing", "noise")
               if not 0 <= getattr(config, name) <= 1 or (name == "keep" and config.keep == 0)]  # fmt: skip
     if wrong:

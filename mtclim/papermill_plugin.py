@@ -94,7 +94,8 @@ def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
     from mtclim.config import Config, load_config, run_folder
 
     settings = {field.name for field in fields(Config)} & set(values)
-    config = load_config(values.get("config") or "demo", **{name: values[name] for name in settings})
+    named = {name: values[name] for name in settings}
+    config = load_config(values.get("config") or "demo", values.get("overrides"), **named)
     folder = run_folder(config)
     if metadata["mtclim"].get("output") == "run":
         return folder.with_name(f"{folder.name}.ipynb")

@@ -12,7 +12,7 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, train or resume the run, print its folder and its mean test accuracy."""
+    """Parse the command line, train or resume the run, print its folder; the exit status is 2 for a mistake that can be mended."""
     parser = argparse.ArgumentParser(prog="python -m mtclim.train", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="demo", help="a preset of configs/ or the path of a YAML")
     for name in ("variant", "backbone", "seed", "data", "tasks", "out"):
@@ -23,21 +23,26 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     devices, nodes, preset = given.pop("devices"), given.pop("nodes"), given.pop("config")
     pairs = [pair.partition("=") for pair in given.pop("set")]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        parser.error(f"--set: found {wrong[0]!r}; expected NAME=VALUE, for example max_epochs=3.")
 
     from mtclim.config import load_config  # after --help has been answered
 
     try:
-        config = load_config(preset, **given, **{name: value for name, _, value in pairs})
-        os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or len(os.sched_getaffinity(0))))
-        from mtclim.runs import RunError
-        from mtclim.table import TableError
-        from mtclim.training import TrainingError, fit
+        config = load_config(preset, **given | {name: value for name, _, value in pairs})
+    except ValueError as error:
+        parser.error(str(error))
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or len(os.sched_getaffinity(0))))
+    from mtclim.runs import RunError  # torch reads its number of threads when it is imported
+    from mtclim.training import TrainingError, _rank, fit
 
+    try:
         folder = fit(config, devices, nodes)
-    except (ValueError, RunError, TableError, TrainingError) as error:
+    except (ValueError, RunError, TrainingError) as error:
         print(f"mtclim.train: {error}", file=sys.stderr)
         return 2
-    print(folder)
+    if not _rank():
+        print(folder)
     return 0
 
 

@@ -280,16 +280,17 @@ class Learner(L.LightningModule):
         """Mean validation accuracy of the final outputs: the figure of schedule, stopping and best weights."""
         correct, annotated = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
         loss = self.trainer.strategy.reduce(self.val_loss, reduce_op="sum")
+        train_loss = self.trainer.strategy.reduce(self.train_loss, reduce_op="mean")
         if not torch.isfinite(loss[0]):  # the last step broke the weights: they must not be kept
             raise self._went_wrong("the loss on validation", loss[0].item(), f"after {self.times[-1][1]} steps")
         oa = (correct / annotated)[annotated > 0]
-        self.log("val_oa", oa.mean() if len(oa) else torch.zeros(()), prog_bar=True)
+        self.log("val_oa", oa.mean() if len(oa) else torch.zeros(()), prog_bar=True, sync_dist=True)
         lr, steps = self.optimizers().param_groups[0]["lr"], self.times[-1][1]
         row = {
             "network": self.network,
             "epoch": self.current_epoch,
             "lr": lr,
-            "train_loss": self.train_loss.item() / steps,
+            "train_loss": train_loss.item() / steps,
         }
         row |= {"val_loss": (loss[0] / loss[1]).item(), "val_oa": oa.mean().item() if len(oa) else 0.0}
         self.history.append(

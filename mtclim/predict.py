@@ -26,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mtclim import __version__
+from mtclim.metrics import rescale
 from mtclim.photographs import CARRIED, decoded_batches, read_source, safe_cell
 from mtclim.tasks import Tasks
 
@@ -124,6 +125,30 @@ def joint_splits(runs: Sequence[str | Path]) -> tuple[pd.Series, str]:
     table = pd.concat([used for used, _ in parts], axis=1, keys=range(len(parts)))
     ranks = table.fillna(dict(enumerate(unlisted for _, unlisted in parts))).map(order.index).min(axis=1)
     return ranks.map(order.__getitem__).astype(object), max(unlisted for _, unlisted in parts)
+
+
+def validation(runs: Sequence[str | Path], calibrated: bool = False) -> pd.DataFrame:
+    """What an ensemble answers on the validation images of all its runs: the columns of validation.parquet.
+
+    ValueError where the runs have no validation image in common.
+    """
+    from mtclim import runs as folders
+
+    runs = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    frames = [pd.read_parquet(Path(run) / "validation.parquet").set_index("image") for run in runs]
+    common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]
+    if not len(common):
+        raise ValueError(f"{', '.join(map(str, runs))}: no validation image in common; use runs of one partition.")
+    result = frames[0].loc[common].copy()
+    for task, classes in folders.read_settings(runs[0])["tasks"].items():
+        names, total = [f"{task}:p:{name}" for name in classes], 0.0
+        for run, frame in zip(runs, frames, strict=True):
+            entry = json.loads((Path(run) / "calibration.json").read_text())[task]
+            p = frame.loc[common, names].to_numpy(float)
+            total = total + (rescale(p, entry["temperature"]) if calibrated else p)
+        result[names] = total / len(runs)
+        result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
+    return result.reset_index()
 
 
 # ---------------------------------------------------------------- shards and the file

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,12 +99,13 @@ def read_table(
     ``tasks``: Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every
     column is a task but the RESERVED ones and those starting with ``_``; its classes are what occurs,
     sorted (as numbers if all are whole). ``require_images`` checks that every image file exists.
-    ``require_labels=False`` is for prediction: task columns may be empty or absent.
+    ``require_labels=False`` is for prediction: task columns may be empty or absent, and single rows may lack position
+    (``lon`` and ``lat`` are then NaN) or block (then missing).
 
     Raises TableError for whatever cannot be read as meant.
     """
     path = Path(path).absolute()
-    source = _load(path)
+    source = _load(path, require_labels)
     source = _Source(path, _rename(source), source.lines)
     frame = source.frame
     if "image" not in frame:
@@ -112,8 +113,8 @@ def read_table(
     if not len(frame):
         source.fail("the table has no rows", "add one row an image")
     frame["image"] = _images(source, require_images)
-    _coordinates(source)
-    _blocks(source)
+    _coordinates(source, require_labels)
+    _blocks(source, require_labels)
     chosen = _choose_tasks(source, tasks, require_labels)
     for task, classes in chosen.items():
         frame[task] = _labels(source, task, classes, require_labels)
@@ -187,11 +188,11 @@ class _Source:
         return f"row {i + 1}{line}" + (f": {str(values[i])[:60]!r}" if values is not None else "")
 
 
-def _load(path: Path) -> _Source:
+def _load(path: Path, complete: bool) -> _Source:
     readers = {
         **dict.fromkeys([".csv", ".tsv", ".txt"], _load_text),
-        **dict.fromkeys([".parquet", ".geoparquet", ".pq"], _load_parquet),
-        ".gpkg": _load_geopackage,
+        **dict.fromkeys([".parquet", ".geoparquet", ".pq"], partial(_load_parquet, complete=complete)),
+        ".gpkg": partial(_load_geopackage, complete=complete),
     }
     nothing = _Source(path, pd.DataFrame())
     if path.suffix.lower() not in readers:
@@ -264,7 +265,7 @@ def _delimiter(text: str) -> str:
     return max(columns, key=lambda d: ("image" in columns[d], len(columns[d])))
 
 
-def _load_parquet(path: Path) -> _Source:
+def _load_parquet(path: Path, complete: bool) -> _Source:
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(path)
@@ -272,9 +273,8 @@ def _load_parquet(path: Path) -> _Source:
     geometries = set(geo.get("columns", {}))
     plain = [name for name in schema.names if name not in geometries and not name.startswith("__index_level_")]
     frame = pq.read_table(path, columns=plain).to_pandas(ignore_metadata=True)
-    return _with_geometry(
-        _Source(path, frame), lambda: _read_geometry(path, geo["primary_column"]) if geometries else None
-    )
+    read = partial(_read_geometry, path, geo["primary_column"]) if geometries else lambda: None
+    return _with_geometry(_Source(path, frame), read, complete)
 
 
 def _read_geometry(path: Path, column: str) -> Any:
@@ -283,7 +283,7 @@ def _read_geometry(path: Path, column: str) -> Any:
     return geopandas.read_parquet(path, columns=[column]).geometry
 
 
-def _load_geopackage(path: Path) -> _Source:
+def _load_geopackage(path: Path, complete: bool) -> _Source:
     import geopandas
     import pyogrio
 
@@ -296,22 +296,22 @@ def _load_geopackage(path: Path) -> _Source:
     if not isinstance(frame, geopandas.GeoDataFrame):
         return _Source(path, frame)
     geometry = frame.geometry
-    return _with_geometry(_Source(path, pd.DataFrame(frame.drop(columns=geometry.name))), lambda: geometry)
+    return _with_geometry(_Source(path, pd.DataFrame(frame.drop(columns=geometry.name))), lambda: geometry, complete)
 
 
-def _with_geometry(source: _Source, read: Any) -> _Source:
+def _with_geometry(source: _Source, read: Any, complete: bool) -> _Source:
     """Add lon and lat from the geometry unless the table has them as columns."""
     names = {_ALIASES.get(n, n) for n in (str(c).strip().lower() for c in source.frame.columns)}
     geometry = read() if not {"lon", "lat"} <= names else None
     if geometry is None or geometry.isna().all():
         return source
     empty = (geometry.isna() | geometry.is_empty).to_numpy()
-    if empty.any():
+    if complete and empty.any():
         source.fail("no geometry", "give every row a point, or leave these rows out", "geometry", empty)
     if geometry.crs is None:
         source.fail("no coordinate reference system", "set it, for example with GeoDataFrame.set_crs", "geometry")
     points = geometry.to_crs(4326)
-    points = points if (points.geom_type == "Point").all() else points.representative_point()
+    points = points if (points.geom_type[~empty] == "Point").all() else points.representative_point()
     keep = [
         c for c in source.frame if _ALIASES.get(str(c).strip().lower(), str(c).strip().lower()) not in ("lon", "lat")
     ]
@@ -380,8 +380,8 @@ def _images(source: _Source, require: bool) -> pd.Series:
     return pd.Series(texts, dtype="str")
 
 
-def _coordinates(source: _Source) -> None:
-    """Make lon and lat float64 degrees in place, or drop them where all cells are empty."""
+def _coordinates(source: _Source, complete: bool) -> None:
+    """Make lon and lat float64 degrees in place, or drop them where all cells are empty; else all, if `complete`."""
     frame = source.frame
     given = [name for name in ("lon", "lat") if name in frame]
     texts = {name: _cells(frame[name]) for name in given}
@@ -395,36 +395,37 @@ def _coordinates(source: _Source) -> None:
         source.fail(f"there is no column {other!r} beside it", f"add {other!r}, or leave both out", given[0])
     for name, limit in (("lon", 180), ("lat", 90)):
         cells = texts[name]
-        if (cells == "").any():
-            source.fail("no coordinate", "fill it in, or leave these rows out", name, cells == "")
+        blank = cells == ""
+        if complete and blank.any():
+            source.fail("no coordinate", "fill it in, or leave these rows out", name, blank)
         if pd.api.types.is_numeric_dtype(frame[name]):
             numbers = frame[name].to_numpy(np.float64, na_value=np.nan)
         else:
             plain = pd.Series(cells).str.replace("\u2212", "-").str.replace(",", ".")
             numbers = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64)
-        if np.isnan(numbers).any():
-            source.fail("not a number", "write degrees such as -70.65", name, np.isnan(numbers), cells)
-        beyond = ~(np.abs(numbers) <= limit)
+        if np.isnan(numbers[~blank]).any():
+            source.fail("not a number", "write degrees such as -70.65", name, np.isnan(numbers) & ~blank, cells)
+        beyond = ~(np.abs(numbers) <= limit) & ~blank
         if beyond.any():
             mend = f"write degrees (EPSG:4326) from -{limit} to {limit}; metres need a geometry with a CRS"
-            swap = " (are lon and lat swapped?)" if name == "lat" and (np.abs(numbers) <= 180).all() else ""
+            swap = " (are lon and lat swapped?)" if name == "lat" and (np.abs(numbers[~blank]) <= 180).all() else ""
             source.fail(f"outside the range{swap}", mend, name, beyond, cells)
         if name == "lat" and (numbers < -60).any():
             source.fail("in Antarctica", "check whether lon and lat are swapped", name, numbers < -60, cells)
         frame[name] = numbers
 
 
-def _blocks(source: _Source) -> None:
+def _blocks(source: _Source, complete: bool) -> None:
     if "block" not in source.frame:
         return
     cells = _cells(source.frame["block"])
     if (cells == "").all():
         del source.frame["block"]
-    elif (cells == "").any():
+    elif complete and (cells == "").any():
         mend = "give every row a block, or remove the column so that blocks come from a grid"
         source.fail("no block", mend, "block", cells == "")
     else:
-        source.frame["block"] = pd.Series(cells, dtype="str")
+        source.frame["block"] = pd.Series(cells, dtype="str").mask(cells == "")
 
 
 def _choose_tasks(source: _Source, tasks: Any, require_labels: bool) -> Tasks:

@@ -38,12 +38,9 @@ def make_city(
     was stopped goes on when repeated; a finished city is left as it is. Scripts call this below
     ``if __name__ == "__main__":``, because workers are spawned. Raises ValueError if `folder` holds another city.
     """
-    folder, names = (
-        Path(folder),
-        ("facades", "labelled", "seed", "size", "interdependency", "ambiguity", "missing", "noise"),
-    )
-    values = (facades, labelled, seed, size, interdependency, ambiguity, missing, noise)
-    parameters = {"generator": GENERATOR, **dict(zip(names, values, strict=True))}
+    folder, parameters = Path(folder), {"generator": GENERATOR, "facades": facades, "labelled": labelled, "seed": seed}
+    parameters |= {"size": size, "interdependency": interdependency, "ambiguity": ambiguity}
+    parameters |= {"missing": missing, "noise": noise}
     if _claim(folder, parameters):
         return folder / "images.parquet"
     from mtclim.city.plan import plan

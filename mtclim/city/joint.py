@@ -9,7 +9,7 @@ were then moved as little as possible (least squares on their logarithms) until 
 LPRUS met the chance agreements that Table 3 implies, twelve labelsets lay above the cut-off, and Fig. 4's example held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,13 +29,7 @@ ROOF_POSITION = pd.DataFrame(
 """Relative odds of roof shape and block position within one material and height, before both are fitted to its row:
 flat roofs go with several parties, gables with single and paired houses, monopitch roofs with closed blocks."""
 
-CHANCE_AGREEMENT = {
-    "height": 0.2155,
-    "mat_llrs": 0.2454,
-    "sbst": 0.0883,
-    "roof_shape": 0.4039,
-    "block_position": 0.3127,
-}
+CHANCE_AGREEMENT = dict(zip(SANTIAGO, (0.2155, 0.2454, 0.0883, 0.4039, 0.3127), strict=True))
 """(OA - kappa) / (1 - kappa), mean over the 24 rows of Table 3: close to the sum of squared reference shares."""
 
 CALIBRATED = """Calibrated on the paper: the number of façades and of annotated ones; the number kept by LPRUS at 85 %;
@@ -56,14 +50,10 @@ def sbst_table() -> pd.Series:
 
 
 def _sbst(height: str, material: str) -> str:
-    low = height in ("H1", "H2")
-    special = {
-        "MUR": "MUR_H1" if height == "H1" else "MUR_H2-3",  # MUR of class H3-4 has three storeys
-        "W,UNK": "W,UNK_H1-2",
-        "COM1,2,IND": "COM1,2,IND_H1+",
-        "COM3": "COM3_H8+",
-    }
-    return special.get(material, f"{material}_H1-2" if low else f"{material}_{height}")
+    merged = {"W,UNK": "H1-2", "COM1,2,IND": "H1+", "COM3": "H8+"}  # whatever the height
+    if material == "MUR":  # of class H3-4 it has three storeys
+        return "MUR_H1" if height == "H1" else "MUR_H2-3"
+    return f"{material}_{merged.get(material, 'H1-2' if height in ('H1', 'H2') else height)}"
 
 
 def sbst(height: Sequence[str], material: Sequence[str]) -> pd.Categorical:
@@ -77,9 +67,8 @@ def sbst(height: Sequence[str], material: Sequence[str]) -> pd.Categorical:
     codes = np.where((h < 0) | (m < 0), -1, _sbst_codes()[h, m])
     if (codes < 0).any():
         i = int(np.argmax(codes < 0))
-        raise ValueError(
-            f"sbst: height {list(height)[i]!r} with material {list(material)[i]!r} (row {i}) does not exist."
-        )
+        pair = f"height {list(height)[i]!r} with material {list(material)[i]!r}"
+        raise ValueError(f"sbst: {pair} (row {i}) does not exist.")
     return pd.Categorical.from_codes(codes, SANTIAGO["sbst"], ordered=True)
 
 
@@ -88,8 +77,8 @@ def _sbst_codes() -> np.ndarray:
     """(6, 7) code of the building type by height and material, -1 where there is none."""
     codes = np.full((len(SANTIAGO["height"]), len(SANTIAGO["mat_llrs"])), -1)
     for (height, material), name in sbst_table().items():
-        row, column = SANTIAGO["height"].index(height), SANTIAGO["mat_llrs"].index(material)
-        codes[row, column] = SANTIAGO["sbst"].index(name)
+        place = SANTIAGO["height"].index(height), SANTIAGO["mat_llrs"].index(material)
+        codes[place] = SANTIAGO["sbst"].index(name)
     return codes
 
 
@@ -127,8 +116,12 @@ def joint(interdependency: float = 1.0) -> pd.DataFrame:
     keep = possible()[h, m]
     h, m, r, b, p = h[keep], m[keep], r[keep], b[keep], p.ravel()[keep]
     codes = {"height": h, "mat_llrs": m, "sbst": _sbst_codes()[h, m], "roof_shape": r, "block_position": b}
-    columns = {task: pd.Categorical.from_codes(codes[task], SANTIAGO[task], ordered=True) for task in SANTIAGO}
-    return pd.DataFrame({**columns, "p": p})
+    return pd.DataFrame({**categories(codes), "p": p})
+
+
+def categories(codes: Mapping[str, np.ndarray]) -> dict[str, pd.Categorical]:
+    """Codes of each task's classes, -1 for none, as ordered categoricals in the order of tasks."""
+    return {task: pd.Categorical.from_codes(codes[task], SANTIAGO[task], ordered=True) for task in SANTIAGO}
 
 
 @cache

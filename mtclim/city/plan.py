@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mtclim.city.joint import LABELLED, TOTAL, allocate, fit_margins, joint, possible, sbst
+from mtclim.city.joint import LABELLED, TOTAL, allocate, categories, fit_margins, joint, possible, sbst
 from mtclim.tasks import SANTIAGO
 
 if TYPE_CHECKING:
     import geopandas
+
+Shares = float | Mapping[str, float]  # one for all tasks, or by task
 
 CITY = "Syntheta"
 CRS = "EPSG:32730"  # UTM zone 30 S; the origin below lies at 3 degrees W, 30 degrees S: water, far from any land
@@ -115,12 +117,7 @@ class CityPlan:
         bands = [line.buffer(width[name] / 2, cap_style="flat") for name, line in merged.items()]
         return _geo(frame, bands)
 
-    def annotations(
-        self,
-        missing: float | Mapping[str, float] = 0.0,
-        noise: float | Mapping[str, float] = 0.0,
-        seed: int | None = None,
-    ) -> pd.DataFrame:
+    def annotations(self, missing: Shares = 0.0, noise: Shares = 0.0, seed: int | None = None) -> pd.DataFrame:
         """What an annotator wrote down: five categorical columns, one row a façade, NaN where there is no annotation.
 
         noise: share of wrong labels, by task or for all of height, material, roof shape and block position; each is
@@ -147,13 +144,8 @@ class CityPlan:
         names = {task: np.asarray(SANTIAGO[task])[codes[task]] for task in ("height", "mat_llrs")}
         codes["sbst"] = sbst(names["height"], names["mat_llrs"]).codes
         hidden = {task: ~self.facades["labelled"].to_numpy() | (draws[task][2] < missing[task]) for task in SANTIAGO}
-        return pd.DataFrame(
-            {
-                task: pd.Categorical.from_codes(np.where(hidden[task], -1, codes[task]), SANTIAGO[task], ordered=True)
-                for task in SANTIAGO
-            },
-            index=self.facades.index,
-        )
+        codes = {task: np.where(hidden[task], -1, codes[task]) for task in SANTIAGO}
+        return pd.DataFrame(categories(codes), index=self.facades.index)
 
 
 def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdependency: float = 1.0) -> CityPlan:
@@ -172,27 +164,16 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
     group, block = _place(sets, labelset, cells, weights, rng)
     order = np.lexsort((rng.permutation(group.max() + 1)[group], block))  # groups stand together, in random order
     labelset, block = labelset[order], block[order]
-    side, x, y = _along_edges(
-        cells, nodes, block, sets["block_position"].map(LOT).astype(float).to_numpy()[labelset], rng
-    )
+    width = sets["block_position"].map(LOT).astype(float).to_numpy()[labelset]
+    side, x, y = _along_edges(cells, nodes, block, width, rng)
     lon, lat = _lon_lat(x, y)
     face = block * 4 + side
     truth = sets[list(SANTIAGO)].iloc[labelset].reset_index(drop=True)
     names = np.stack([_street_names(cells, s) for s in range(4)], axis=1)
     seeds = rng.integers(0, 2**31, size=4 * len(cells))
-    place = pd.DataFrame(
-        {
-            "id": np.arange(facades),
-            "lon": lon,
-            "lat": lat,
-            "x": x,
-            "y": y,
-            "block": cells["block"].to_numpy()[block],
-            "municipality": cells["municipality"].to_numpy()[block],
-            "street": names[block, side],
-            "street_seed": seeds[face],
-        }
-    )
+    place = pd.DataFrame({"id": np.arange(facades), "lon": lon, "lat": lat, "x": x, "y": y})
+    place = place.assign(**{name: cells[name].to_numpy()[block] for name in ("block", "municipality")})
+    place = place.assign(street=names[block, side], street_seed=seeds[face])
     # Annotators take blocks and their sides in a random order until each labelset's number is reached.
     walk = rng.random(len(cells))[block] + 0.5 * rng.random(4 * len(cells))[face] + 0.1 * rng.random(facades)
     ranked = np.lexsort((walk, labelset))
@@ -346,7 +327,7 @@ def _lon_lat(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
 
 
-def _by_task(value: float | Mapping[str, float], name: str, tasks: list[str]) -> dict[str, float]:
+def _by_task(value: Shares, name: str, tasks: list[str]) -> dict[str, float]:
     values = dict(value) if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
     if unknown := sorted(set(values) - set(tasks)):
         raise ValueError(f"{name}: found tasks {unknown}; expected some of {tasks}.")

@@ -316,9 +316,8 @@ def _edge(s, b):
         s.rect(x0 - 0.12, x1 + 0.12, h + r - 0.05, h + r + 0.14, -0.12, _mix(b.trim, (140, 140, 140), 0.3))
     elif b.roof == "side":
         s.poly([(x0, h), (x1, h), (x1, h + r)], b.wall, z=0)
-        s.poly(
-            [(x0 - 0.3, h - 0.05), (x1 + 0.3, h + r), (x1 + 0.3, h + r + 0.2), (x0 - 0.3, h + 0.15)], b.tiles, z=-0.3
-        )
+        band = [(x0 - 0.3, h - 0.05), (x1 + 0.3, h + r), (x1 + 0.3, h + r + 0.2), (x0 - 0.3, h + 0.15)]
+        s.poly(band, b.tiles, z=-0.3)
     elif b.roof == "back":
         s.rect(x0 - 0.1, x1 + 0.1, h - 0.04, h + 0.12, -0.14, b.tiles, 0.9)
     elif b.roof:
@@ -361,13 +360,8 @@ def _wall(s, d, b):
         across = [(w, 0, 0), (0, h, 0), w] if d() < 0.4 else [(0, h, 0), (w, 0, 0), h]
         s.strokes((x0, 0, 0), across[0], across[1], across[2] / max(0.24, s.pitch), b.wall, 0.72)
         for _ in range(int(d(1, 5))):  # patches of other boards and corrugated sheet
-            x, y, pw, ph, colour = (
-                x0 + d(0, 0.7) * w,
-                d(0, 0.6) * h,
-                d(0.15, 0.3) * w,
-                d(0.25, 0.4) * h,
-                d.pick(SHEET + WOOD),
-            )
+            x, y, pw, ph = x0 + d(0, 0.7) * w, d(0, 0.6) * h, d(0.15, 0.3) * w, d(0.25, 0.4) * h
+            colour = d.pick(SHEET + WOOD)
             s.rect(x, x + pw, y, y + ph, 0, colour)
             s.strokes((x, y, 0), (pw, 0, 0), (0, ph, 0), pw / max(0.2, s.pitch), colour, 0.8)
     elif b.look == "COM1,2,IND":
@@ -494,10 +488,8 @@ def _row(d: _Dice, main: _Building, position: str, street: _Street) -> list[_Bui
 
 def _background(s, camera, setback):
     """Hills, the next street's roofs and trees in the haze, and the ground from there to the pavement."""
-    d, street = s.d, s.street
-    ridge = [
-        (x, street.hills * (0.5 + 0.3 * sin(x * 0.021 + street.hills) + d(0, 0.35)) + 4) for x in range(-420, 421, 40)
-    ]
+    d, street, far = s.d, s.street, range(-420, 421, 40)
+    ridge = [(x, street.hills * (0.5 + 0.3 * sin(x * 0.021 + street.hills) + d(0, 0.35)) + 4) for x in far]
     if street.hills > 0:
         s.poly([(-420, 0), *ridge, (420, 0)], _mix(street.horizon, (108, 118, 136), 0.5), z=300)
     for x in range(-70, 70, 7):
@@ -542,10 +534,11 @@ def _car(s, x, z):
     s.poly([(x - 0.2, 0.02), (x + 4.5, 0.02), (x + 4.4, 0.2), (x - 0.1, 0.2)], (*SHADE, 120), z=z)
     body = [(0, 0.3), (0.05, 0.75), (0.8, 0.88), (1.35, 1.4), (3.0, 1.42), (3.7, 0.92), (4.25, 0.8), (4.3, 0.3)]
     s.poly([(x + a, b * tall) for a, b in body], colour, z=z)
-    for pane in (
+    rear, front = (
         [(1.0, 0.9), (1.42, 1.3), (2.1, 1.32), (2.1, 0.9)],
         [(2.2, 0.9), (2.2, 1.32), (2.95, 1.32), (3.5, 0.9)],
-    ):
+    )
+    for pane in (rear, front):
         s.poly([(x + a, b * tall) for a, b in pane], _mix((40, 46, 54), s.street.sky, 0.25), z=z)
     s.rect(x + 0.05, x + 4.3, 0.3, 0.42, z, colour, 0.7)
     for wheel in (0.9, 3.4):
@@ -651,9 +644,8 @@ def _view(d, main, hidden, setback, pixels):
 def _grain() -> Image.Image:
     """Sensor noise and slow unevenness of light, made once; pictures take crops of it, because fresh noise is slow."""
     rng = np.random.default_rng(20230901)
-    slow = Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).resize(
-        (1280, 1280), Image.Resampling.BICUBIC
-    )
+    slow = Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8))
+    slow = slow.resize((1280, 1280), Image.Resampling.BICUBIC)
     noise = 128 + rng.normal(0, 5.0, (1280, 1280, 3)) + (np.asarray(slow, dtype=float)[..., None] - 128) * 0.05
     return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
 
@@ -671,11 +663,8 @@ def _clouds() -> Image.Image:
 
 def _sky(d, street, pixels, horizon) -> Image.Image:
     """The canvas: sky down to row `horizon`, road colour below."""
-    image, down = (
-        Image.new("RGB", (pixels, pixels), _mix((0, 0, 0), street.road, street.light)),
-        max(40, min(horizon, pixels)),
-    )
-    draw, x = ImageDraw.Draw(image), int(d(0, 424))
+    image = Image.new("RGB", (pixels, pixels), _mix((0, 0, 0), street.road, street.light))
+    draw, x, down = ImageDraw.Draw(image), int(d(0, 424)), max(40, min(horizon, pixels))
     for k in range(40):
         colour = _mix(street.sky, street.horizon, min(1, k / 34))
         draw.rectangle((0, k * down // 40, pixels, (k + 1) * down // 40), fill=colour)

@@ -7,6 +7,7 @@
     snakemake --cores 2 --config realisations=11 backbones=densenet121 variants=bl,lim_ms_all config=paper
     snakemake --cores 2 --config data=houses.csv tasks=houses.yaml
     snakemake --cores 2 grid                             # interdependency x ambiguity
+    snakemake --cores 1 grid_so_far                      # its tables from the runs that are there
     snakemake --profile profiles/slurm                   # a cluster (untested)
 
 A run is done when its folder holds COMPLETE; repeating the command resumes whatever is not. profiles/default, which
@@ -15,6 +16,7 @@ Snakemake reads by itself, holds the settings that make stopping and repeating s
 
 import shlex
 import sys
+from pathlib import Path
 
 from mtclim.config import load_config, project_root, run_folder
 
@@ -94,28 +96,29 @@ def told(what):
     return f"> {{log}} 2>&1 || {{{{ tail -n 15 {{log}} >&2; echo 'FAILED: {what}; its log: {{log}}' >&2; exit 1; }}}}"
 
 
-def grid_table(runs):
-    """Gain over bl in points of kappa, with intervals, for each variant and task and their mean on the grid."""
-    import json
-    import re
+def write_grid(table, runs, sentences, figure):
+    """The grid of cities from whatever runs are there: scores of runs, gains with intervals, what they say, a figure.
 
-    import pandas as pd
+    Runs that ``runs`` (CSV) already lists stay, so that a grid can be finished in parts and on several machines.
+    """
+    from mtclim import evidence, figures
+    from mtclim.evaluation import title
+    from mtclim.study import grid_scores
 
-    from mtclim.evidence import grid_gains
-
-    rows = []
-    for run in runs:
-        level, ambiguity, variant, seed = re.search(r"-([\d.]+)/ambiguity-([\d.]+)/(\w+)/seed-(\d+)$", run).groups()
-        scores = json.load(open(f"{run}/metrics.json"))["test"]
-        place = {"interdependency": float(level), "ambiguity": float(ambiguity), "variant": variant, "seed": int(seed)}
-        rows.append(place | {task: score["kappa"] for task, score in scores.items()})
-    table, keys = pd.DataFrame(rows), ("interdependency", "ambiguity", "variant", "seed")
-    return pd.concat(
-        grid_gains(table, variant, "bl", task).assign(variant=variant, task=task)
-        for variant in table["variant"].unique()
-        if variant != "bl"
-        for task in table.columns.drop(list(keys))
-    )
+    scores = grid_scores("runs/grid", runs)
+    tasks = list(scores.columns[scores.columns.get_loc("mean") + 1 :])
+    gains = evidence.grid_table(scores, tasks)
+    parts = {
+        f"{title(variant)}, {task}": rows
+        for (variant, task), rows in gains.groupby(["variant", "task"], sort=False)
+        if task == "mean" or variant == "lim_ms_all"
+    }
+    Path(runs).parent.mkdir(parents=True, exist_ok=True)
+    scores.to_csv(runs, index=False)
+    gains.round(3).to_csv(table, index=False)
+    lines = "".join(f"- {line}\n" for line in evidence.grid_report(scores, tasks))
+    Path(sentences).write_text(lines, encoding="utf-8")
+    figures.grid(parts, synthetic=True).savefig(figure)
 
 
 rule study:
@@ -192,7 +195,7 @@ rule evaluate:
         ROOT + "/evaluate.log",
     threads: workflow.cores or 1
     params:
-        given(),
+        given(results=RESULTS),
     shell:
         notebook("evaluate", "the evaluation")
 
@@ -238,10 +241,21 @@ rule grid_run:
         empty(GRID_RUN) + notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
 
 
+GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.csv", "grid_runs.csv", "grid.md", "grid.svg")]
+
+
+# grid_runs.csv is no declared output, since Snakemake removes outputs before it makes them: runs are added to it.
 rule grid:
     input:
         [f"{run}/COMPLETE" for run in GRID_RUNS],
     output:
-        (config.get("results") or "results") + "/grid.csv",
+        GRID_FILES[0],
+        GRID_FILES[2:],
     run:
-        grid_table(GRID_RUNS).to_csv(output[0], index=False)
+        write_grid(*GRID_FILES)
+
+
+# The same from the runs that are there, however few: snakemake --cores 1 grid_so_far
+rule grid_so_far:
+    run:
+        write_grid(*GRID_FILES)

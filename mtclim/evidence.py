@@ -275,13 +275,22 @@ def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", met
         told = f"the 95 % interval lies above zero at {up}, below at {down}, and holds zero or is missing at the other"
         told += f" {len(gains) - up - down}"
     best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
+    few, many = gains["n"].min(), gains["n"].max()
+    runs = f"{few} to {many} realisations" if few < many else f"{few} realisation{'s' * (few > 1)}"
     ends = (f"{row['mean']:+.2f} at interdependency {row['interdependency']:g}, ambiguity {row['ambiguity']:g}"
             for row in (best, least))  # fmt: skip
     return [
-        f"Gain in {what} of {names} at {len(gains)} points of the grid, {gains['n'].min()} to {gains['n'].max()} "
-        f"realisations each: {told}. In points, from the largest to the smallest: {' ... '.join(ends)}.",
+        f"Gain in {what} of {names} at {len(gains)} points of the grid, {runs} each: {told}. In points, from the largest "
+        f"to the smallest: {' ... '.join(ends)}.",
         *(_grid_trend(scores, a, b, metric, dial) for dial in ("interdependency", "ambiguity")),
     ]
+
+
+def grid_report(scores: pd.DataFrame, tasks: Iterable[str], a: str = "lim_ms_all", b: str = "bl") -> list[str]:
+    """What the grid says, sentence by sentence: a over b in the mean, in each task, then the other variants over b."""
+    lines = grid_verdict(scores, a, b)
+    lines += [" ".join(found[:2]) for task in tasks if len(found := grid_verdict(scores, a, b, task)) > 1]
+    return lines + [grid_verdict(scores, other, b)[0] for other in ordered(set(scores["variant"]) - {a, b})]
 
 
 def _grid_trend(scores: pd.DataFrame, a: str, b: str, metric: str, dial: str) -> str:

@@ -187,9 +187,9 @@ def residuals(frame: pd.DataFrame) -> Figure:
         ax.axvline(0, color="#555555", lw=0.8)
         ax.set(xlabel=f"Δₘ(median), {name} [%]")
         variants_axis(ax, variants)
-    kind = "a sample of " if frame.attrs.get("sampled") else "all "
-    if "combinations" in frame.attrs:
-        axes[0].set_title(f"STC: {kind}{frame.attrs['combinations']:,} combinations", fontweight="normal", fontsize=7.5)
+    if (count := frame.attrs.get("combinations", 0)) > 1:
+        kind = "a sample of" if frame.attrs["sampled"] else "all"
+        axes[0].set_title(f"STC: {kind} {count:,} combinations", fontweight="normal", fontsize=7.5)
     return figure
 
 
@@ -392,6 +392,8 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         ax.set_xlabel(name)
         variants_axis(ax, variants)
+        if percent:
+            ax.set_xlim(max(ax.get_xlim()[0], 0), min(ax.get_xlim()[1], 100))
     return figure
 
 
@@ -506,7 +508,9 @@ def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure
             ax.scatter(100 * part["frequency"], part["gain"], **style)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         ax.set_title(title(variant))
     figure.supxlabel("share of training images [%]", fontsize=8)
     figure.supylabel("gain in F1 [points]", fontsize=8)
@@ -518,24 +522,25 @@ def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure
 def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """Gain with its 95 % interval over interdependency and ambiguity (``evidence.grid_gains``), a panel a contrast."""
     limit = max((part["mean"].abs().max() for part in parts.values() if len(part)), default=1) or 1
-    figure, axes = panels(len(parts), 3, 2.5)
-    for ax, (name, part) in zip(axes, parts.items(), strict=True):
+    figure, axes = panels(len(parts), 3, 2.4)
+    for i, (ax, (name, part)) in enumerate(zip(axes, parts.items(), strict=True)):
         wide = part.pivot(index="ambiguity", columns="interdependency", values="mean").sort_index(ascending=False)
         image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
         for row in part.itertuples():
             x, y = wide.columns.get_loc(row.interdependency), wide.index.get_loc(row.ambiguity)
-            spread = f"\n{row.low:+.1f} to {row.high:+.1f}" if row.n > 1 else "\none run"
             weight = "bold" if row.low > 0 or row.high < 0 else "normal"
-            colour = "white" if abs(row.mean) > 0.75 * limit else "#111111"
-            style = {"ha": "center", "va": "center", "fontsize": 7, "fontweight": weight, "color": colour}
-            ax.text(x, y, f"{row.mean:+.1f}{spread}", **style)
+            style = {"ha": "center", "color": "white" if abs(row.mean) > 0.6 * limit else "#111111"}
+            spread = f"{row.low:+.1f} to {row.high:+.1f}" if row.n > 1 else "one run"
+            ax.text(x, y, f"{row.mean:+.1f}", va="bottom", fontsize=8, fontweight=weight, **style)
+            ax.text(x, y + 0.06, spread, va="top", fontsize=5.8, **style)
         ax.set_xticks(range(len(wide.columns)), [f"{v:g}" for v in wide.columns])
         ax.set_yticks(range(len(wide.index)), [f"{v:g}" for v in wide.index])
-        ax.set(xlabel="interdependency of labels", ylabel="ambiguity of façades", title=name)
+        ax.set(xlabel="interdependency of labels", ylabel="" if i % 3 else "ambiguity of façades", title=name)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     if parts:
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, label="gain in κ [points]")
+        style = {"location": "bottom", "shrink": 0.4, "aspect": 40, "pad": 0.02}
+        bar = figure.colorbar(image, ax=axes, label=r"gain in $\kappa$ [points]", **style)
         bar.outline.set_visible(False)
     return figure
 

@@ -426,7 +426,7 @@ def test_partial_grids():
     scores = grid(3)
     part = scores[~((scores["variant"] == "lim_ms_all") & (scores["seed"] == 2)) & (scores["interdependency"] < 1)]
     assert (
-        set(evidence.grid_table(part, ["roof"])["n"]) == {2} and "2 to 2 realisations" in evidence.grid_verdict(part)[0]
+        set(evidence.grid_table(part, ["roof"])["n"]) == {2} and "2 realisations each" in evidence.grid_verdict(part)[0]
     )
     alone = scores[scores["variant"] == "bl"]
     assert evidence.grid_table(alone, ["roof"]).empty and "nothing can be said" in evidence.grid_verdict(alone)[0]

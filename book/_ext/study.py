@@ -128,7 +128,8 @@ def add_banner(app, docname: str, source: list[str]) -> None:
 
 
 class Stored(SphinxDirective):
-    """``{stored} results/file``: a committed result as a table (CSV) or verbatim, or a note that there is none yet.
+    """``{stored} results/file``: a committed result as a table (CSV), a figure (SVG, PNG), a list (lines of Markdown
+    that start with "- ") or verbatim, or a note that there is none yet.
 
     Cells and lines become text nodes, so whatever a user's table contains is shown, never interpreted.
     """
@@ -149,9 +150,18 @@ class Stored(SphinxDirective):
             )
             note += nodes.paragraph("", "", *text)
             return [note, *messages]
+        caption = self.options.get("caption", "")
+        if path.suffix in (".svg", ".png"):
+            image = nodes.image(uri=f"/{path.relative_to(self.env.srcdir).as_posix()}", alt=caption)
+            return [nodes.figure("", image, nodes.caption(text=caption))]
         text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix == ".md":
+            items = [
+                nodes.list_item("", nodes.paragraph(text=line[2:])) for line in text.splitlines() if line[:2] == "- "
+            ]
+            return [nodes.bullet_list("", *items, bullet="-")]
         if path.suffix == ".csv":
-            return [table(list(csv.reader(text.splitlines())), self.options.get("caption"))]
+            return [table(list(csv.reader(text.splitlines())), caption)]
         if path.suffix == ".json":
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return [nodes.literal_block(text, text, language="none", classes=["stored"])]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -145,3 +146,19 @@ def test_neighbours_look_alike():
             accuracy.append((nearest.predict(pixels[test].astype(float)) == labels[test]).mean())
         gains.append(accuracy[0] - accuracy[1])
     assert np.mean(gains) > 0.01 and np.mean(gains) > 2 * np.std(gains) / len(gains) ** 0.5
+
+
+def test_difficulty_of_the_demo():
+    """In the reference study BL reaches a mean OA of 70 to 92 %, and in each task clearly more than the largest class."""
+    from mtclim.evaluation import run_scores
+    from mtclim.study import load_study
+
+    results = Path(os.environ.get("MTCLIM_RESULTS", Path(__file__).parent.parent / "results"))
+    if not (results / "tables" / "study.json").exists():
+        pytest.skip(f"no reference study in {results}")
+    study = load_study(results)
+    oa = run_scores(study).query("variant == 'bl'").groupby("task")["oa"].mean()
+    assert 0.70 <= oa["mean"] <= 0.92 and list(study.tasks) == list(SANTIAGO)
+    for task in SANTIAGO:
+        share = study.test[task][study.test[task] >= 0].value_counts(normalize=True).max()
+        assert oa[task] > share + 0.10, f"{task}: OA {oa[task]:.3f}, largest class {share:.3f}"

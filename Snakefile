@@ -241,7 +241,7 @@ rule grid_run:
         empty(GRID_RUN) + notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
 
 
-GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.csv", "grid_runs.csv", "grid.md", "grid.svg")]
+GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.csv", "grid_runs.csv", "grid.txt", "grid.svg")]
 
 
 # grid_runs.csv is no declared output, since Snakemake removes outputs before it makes them: runs are added to it.

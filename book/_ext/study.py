@@ -128,7 +128,7 @@ def add_banner(app, docname: str, source: list[str]) -> None:
 
 
 class Stored(SphinxDirective):
-    """``{stored} results/file``: a committed result as a table (CSV), a figure (SVG, PNG), a list (lines of Markdown
+    """``{stored} results/file``: a committed result as a table (CSV), a figure (SVG, PNG), a list (lines of text
     that start with "- ") or verbatim, or a note that there is none yet.
 
     Cells and lines become text nodes, so whatever a user's table contains is shown, never interpreted.
@@ -155,7 +155,7 @@ class Stored(SphinxDirective):
             image = nodes.image(uri=f"/{path.relative_to(self.env.srcdir).as_posix()}", alt=caption)
             return [nodes.figure("", image, nodes.caption(text=caption))]
         text = path.read_text(encoding="utf-8", errors="replace")
-        if path.suffix == ".md":
+        if path.suffix == ".txt":
             items = [
                 nodes.list_item("", nodes.paragraph(text=line[2:])) for line in text.splitlines() if line[:2] == "- "
             ]

@@ -46,14 +46,14 @@ book: $(READY)  ## render the book from results/, without training
 test: $(READY)  ## the tests (TESTS="tests/test_model.py -k gru" for some of them)
 	$(BIN)/python -m pytest $(TESTS)
 
-soak: $(READY)  ## the same checks at their full counts; hours
+soak: $(READY)  ## the same checks at their full counts, with a record in results/soak.csv; hours
 	$(BIN)/python -m pytest -m soak --timeout 0 $(TESTS)
 
 bench: $(READY)  ## the benchmarks, as a table and as JSON
 	$(BIN)/python -m benchmarks
 
 check-offline: $(READY)  ## make study and make test in a network namespace without a network
-	unshare -rn sh -c 'ip link set lo up; $(MAKE) --no-print-directory study && $(MAKE) --no-print-directory test'
+	unshare -rn sh -c 'ip link set lo up && $(MAKE) --no-print-directory study && $(MAKE) --no-print-directory test'
 
 lint: $(READY)  ## ruff, and no output in notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb

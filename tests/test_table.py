@@ -1,8 +1,10 @@
 """Tables: the right reading or a TableError that names file, column, rows and the mend; nothing else."""
 
 import csv
+import io
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtclim import Tasks
+from mtclim import Tasks, load_config
 from mtclim.labels import cooccurrence, lprus, partition
 from mtclim.table import Table, TableError, grid_blocks, read_table
 
-SOAK = int(os.environ.get("MTCLIM_SOAK", "1000"))
 shared = pytest.mark.skipif(
     "MTCLIM_SHARED_DATA" not in os.environ, reason="MTCLIM_SHARED_DATA is not set: the real tables are not part of this"
 )
@@ -122,6 +123,7 @@ def test_nan_is_a_class_only_where_the_tasks_say_so(tmp_path):
         ("image,lon,lat,a\nx,-33,-70,b\ny,1,2,c\n", ["column 'lat'", "swapped", "row 1"]),
         ("image,lon,lat,a\nx,350000,6300000,b\ny,1,2,c\n", ["column 'lon'", "outside the range", "metres"]),
         ("image,lon,lat,a\nx,inf,2,b\ny,1,2,c\n", ["column 'lon'", "outside the range"]),
+        ("image,lon,lat,a\nx,-70.6,-33.4,b\ny,346000,6298000,c\n", ["column 'lon'", "row 2 (line 3): '346000'", "CRS"]),
         ("image,block,a\nx,1,b\ny,,c\n", ["column 'block'", "row 2", "no block"]),
         ("image,a:b\nx,1\ny,2\n", ["'a:b'", "rename the task"]),
         ("image,v\n" + "\n".join(f"{i},{i / 7}" for i in range(50)), ["column 'v'", "50 distinct values"]),
@@ -207,6 +209,7 @@ def test_bad_geometry(tmp_path):
         ([Point(1, 2), Point()], 4326, "column 'geometry': no geometry at row 2"),
         ([Point(1, 2), Point(1, 3)], None, "column 'geometry': no coordinate reference system"),
         ([Point(1, 2), Point(1e9, 3e9)], 32719, "column 'lon'"),
+        ([Point(1, 2), Point(float("nan"), float("nan"))], 4326, "column 'geometry': no geometry at row 2"),
     ]:
         frame = geopandas.GeoDataFrame({"image": ["x", "y"], "a": ["b", "c"]}, geometry=geometry, crs=crs)
         frame.to_parquet(tmp_path / "t.parquet")
@@ -296,6 +299,59 @@ def test_grid_blocks_are_squares_in_metres():
             bad()
 
 
+# --- tables that are read, and then don't do for training ---
+
+
+def rows_of(blocks: list, labels: list) -> str:
+    """A table of so many rows, their blocks and labels repeated in turn."""
+    rows = [f"{i}.jpg,{b},{a}" for i, (b, a) in enumerate(zip(blocks, labels, strict=True))]
+    return "\n".join(["image,block,roof", *rows])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "labels", "part"),
+    [
+        (["b"] * 40, ["FLT", "PIT"] * 20, "no row is left for val and test: found 40 balanced rows in 1 blocks, the largest of 40"),
+        (["a", "b"] * 20, ["FLT", "PIT"] * 20, "no row is left for test"),
+        (list("abcde") * 2, [f"k{i}" for i in range(10)], "column 'roof': no training row of class"),
+    ],
+    ids=["one block", "two blocks", "ten rows of ten classes"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:partition")
+def test_tables_that_cannot_be_split_are_refused_before_training(tmp_path, blocks, labels, part):
+    from mtclim.training import prepare
+
+    (tmp_path / "t.csv").write_text(rows_of(blocks, labels))
+    for split_seed in range(10):  # one row of a class may come to training, as luck has it
+        try:
+            prepare(load_config("demo", data=str(tmp_path / "t.csv"), keep=1.0, split_seed=split_seed), images=False)
+        except TableError as error:
+            assert str(tmp_path / "t.csv") in str(error) and part in str(error)
+            return
+    raise AssertionError("was never refused")
+
+
+def test_ten_rows_and_a_block_larger_than_a_split_are_prepared(tmp_path):
+    from mtclim.training import prepare
+
+    (tmp_path / "ten.csv").write_text(rows_of(list("abcde") * 2, ["FLT", "PIT"] * 5))
+    (tmp_path / "large.csv").write_text(rows_of(["large"] * 60 + list("abcd") * 10, ["FLT", "PIT"] * 50))
+    data = prepare(load_config("demo", data=str(tmp_path / "ten.csv"), keep=1.0), images=False)
+    assert set(data.split) == {"train", "val", "test"} and len(data.split) == 10
+    with pytest.warns(UserWarning, match=r"partition: reached the shares .* the largest, 'large', has 60 rows"):
+        data = prepare(
+            load_config(
+                "demo", data=str(tmp_path / "large.csv"), keep=1.0, train_share=0.4, val_share=0.3, test_share=0.3
+            ),
+            images=False,
+        )
+    assert data.split.groupby(data.blocks.to_numpy()).nunique().max() == 1 and set(data.split) == {
+        "train",
+        "val",
+        "test",
+    }
+
+
 # --- any table ---
 
 cell = st.one_of(
@@ -359,27 +415,154 @@ def check_sound(table: Table) -> None:
     partition(table.labels)
 
 
-@settings(max_examples=SOAK, deadline=None, suppress_health_check=list(HealthCheck))
-@given(raw=csv_tables(), tasks=st.sampled_from([None, {"height": ["H1", "H2", "2"], "roof": ["a", "b"]}]))
-def test_any_text_is_read_or_refused(tmp_path_factory, raw, tasks):
-    folder = tmp_path_factory.getbasetemp() / "any"
-    folder.mkdir(exist_ok=True)
-    try:
-        table = read(folder, raw, tasks)
-    except TableError as error:
-        assert str(folder) in str(error) and len(str(error)) < 4000
+def check_every(strategy, count: int, check) -> None:
+    """Call ``check`` with ``count`` examples of the strategy."""
+    every = settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    every(given(strategy)(check))()
+
+
+def counts(short: int, full: int):
+    """So many tables in the tests, so many in the soak."""
+    return pytest.mark.parametrize("count", [short, pytest.param(full, marks=pytest.mark.soak)])
+
+
+TASKS = {"height": ["H1", "H2", "2"], "roof": ["a", "b"]}
+
+
+@counts(300, 1500)
+def test_any_text_is_read_or_refused(tmp_path, count, record_property):
+    outcomes = Counter()
+
+    def check(example: tuple) -> None:
+        raw, tasks = example
+        try:
+            table = read(tmp_path, raw, tasks)
+        except TableError as error:
+            outcomes["refused"] += 1
+            assert str(tmp_path) in str(error) and len(str(error)) < 4000
+        else:
+            outcomes["read"] += 1
+            check_sound(table)
+
+    check_every(st.tuples(csv_tables(), st.sampled_from([None, TASKS])), count, check)
+    assert outcomes["refused"] + outcomes["read"] >= count  # nearly all are refused: they are that wild
+    for outcome, number in outcomes.items():
+        record_property(outcome, number)
+
+
+def careless(draw, rows: list[list[str]]) -> list[list[str]]:
+    """One mistake, or one oddity, that people and spreadsheets make."""
+    header, n = rows[0], len(rows) - 1
+    row, column = rows[draw(st.integers(1, n))], draw(st.integers(0, len(header) - 1))
+    odd = [
+        "",
+        "=1+1",
+        "@x",
+        "-",
+        "#REF!",
+        "NaN",
+        "n/a",
+        "x" * 5000,
+        "../../etc/passwd",
+        "/abs.jpg",
+        "-33,45",
+        "1e400",
+        "\u202e",
+        "H1 ",
+    ]
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        row[column] = draw(st.sampled_from(odd))
+    elif kind == 1:
+        for other in rows[1:]:  # a whole column in the style of another country, or empty
+            other[column] = draw(st.sampled_from([other[column].replace(".", ","), "", other[column].lower()]))
+    elif kind == 2:
+        header[column] = draw(st.sampled_from(["", "image", "Image", "lat", "bloc", "a:b", "geometry", "_x", "weight"]))
+    elif kind == 3:
+        rows.append(list(row))
+    elif kind == 4:
+        a, b = (header.index(name) if name in header else 0 for name in ("lon", "lat"))
+        for other in rows[1 : 1 + draw(st.sampled_from([1, n]))]:
+            other[a], other[b] = other[b], other[a]
+    elif kind == 5 and {"lon", "lat"} <= set(header):  # metres among degrees
+        row[header.index("lon")], row[header.index("lat")] = "346000.5", "6298000.25"
+    elif kind == 6:
+        row.extend(draw(st.sampled_from([[""], ["more"], ["", "", "x"]])))
+    elif kind == 7:
+        del rows[draw(st.integers(1, n)) :]
+    elif kind == 8:
+        row[column] = f"new-{draw(st.integers(0, 9))}"
     else:
-        check_sound(table)
+        del row[column:]
+    return rows
+
+
+@st.composite
+def careless_tables(draw) -> bytes:
+    """A good table of 1 to 60 rows with up to four mistakes, in any encoding, delimiter and line end."""
+    n, names = draw(st.integers(1, 60)), draw(st.sampled_from([["height"], ["height", "roof"]]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**20)))
+    columns = {"image": [f"a/{i}.jpg" for i in range(n)]}
+    if draw(st.booleans()):
+        spread = draw(st.sampled_from([0.001, 0.1]))
+        columns |= {"lon": (-70.6 + spread * rng.random(n)).round(6).astype(str), "lat": (-33.4 + spread * rng.random(n)).round(6).astype(str)}  # fmt: skip
+    if draw(st.booleans()):
+        columns["block"] = rng.integers(0, draw(st.integers(1, 9)), n).astype(str)
+    columns |= {name: rng.choice(TASKS[name][:2], n) for name in names}
+    rows = [list(columns), *map(list, zip(*(map(str, values) for values in columns.values()), strict=True))]
+    for _ in range(draw(st.integers(0, 4))):
+        rows = careless(draw, rows) if len(rows) > 1 and min(map(len, rows)) == len(rows[0]) else rows
+    delimiter, end = draw(st.sampled_from(",;\t|")), draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator=end).writerows(rows)
+    return text.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"])), "replace")
+
+
+@counts(600, 3000)
+@pytest.mark.filterwarnings("ignore:partition")
+def test_careless_tables_are_prepared_or_refused(tmp_path, count, record_property):
+    """Through the door that training goes through: read, balanced, partitioned, or one TableError."""
+    from mtclim.training import prepare
+
+    outcomes = Counter()
+    path, with_tasks = tmp_path / "table.csv", tmp_path / "tasks.yaml"
+    with_tasks.write_text("{height: [H1, H2, '2'], roof: [a, b]}")
+    configs = {
+        given: load_config("demo", data=str(path), tasks=str(with_tasks) if given else "") for given in (True, False)
+    }
+
+    def check(example: tuple) -> None:
+        raw, tasks = example
+        path.write_bytes(raw)
+        try:
+            data = prepare(configs[tasks], images=False)
+        except TableError as error:
+            outcomes["refused"] += 1
+            assert str(path) in str(error) and len(str(error)) < 4000
+        else:
+            outcomes["prepared"] += 1
+            assert set(data.split) == {"train", "val", "test"}
+            assert data.blocks is None or data.split.groupby(data.blocks.to_numpy()).nunique().max() == 1
+
+    check_every(st.tuples(careless_tables(), st.booleans()), count, check)
+    assert min(outcomes["prepared"], outcomes["refused"]) > count / 20
+    for outcome, number in outcomes.items():
+        record_property(outcome, number)
 
 
 values = st.one_of(st.none(), st.floats(), st.integers(), st.booleans(), st.text(max_size=5), st.binary(max_size=5))
 
 
-@settings(max_examples=max(100, SOAK // 10), deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_parquet_is_read_or_refused(tmp_path_factory, data):
-    folder = tmp_path_factory.getbasetemp() / "any"
-    folder.mkdir(exist_ok=True)
+@counts(100, 500)
+def test_any_parquet_is_read_or_refused(tmp_path, count, record_property):
+    outcomes = Counter()
+    check_every(st.data(), count, lambda data: outcomes.update([parquet_outcome(tmp_path, data)]))
+    for outcome, number in outcomes.items():
+        record_property(outcome, number)
+
+
+def parquet_outcome(folder: Path, data) -> str:
+    """What became of one table, whose cells are drawn here."""
     rows = data.draw(st.integers(0, 6))
     kinds = [
         values,
@@ -396,13 +579,14 @@ def test_any_parquet_is_read_or_refused(tmp_path_factory, data):
     try:
         frame.to_parquet(folder / "t.parquet")
     except Exception:  # a mixture that Parquet cannot hold
-        return
+        return "no Parquet"
     try:
         table = read_table(folder / "t.parquet", require_images=False)
     except TableError as error:
         assert str(folder) in str(error)
-    else:
-        check_sound(table)
+        return "refused"
+    check_sound(table)
+    return "read"
 
 
 # --- real tables ---

@@ -67,34 +67,60 @@ def test_the_same_command_gives_the_same_bytes(reference, tmp_path):
     assert other["model.safetensors"] != contents(reference)["model.safetensors"]
 
 
+FORKS = """
+import os, sys
+import mtclim.training
+from mtclim.train import main
+for line in sys.stdin:  # an output folder: a child process trains it
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(main(["--config", "tiny", "--out", line.strip()]))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks(project):
+    """A process that has imported everything and forks a training process for each folder it is told."""
+    process = start(project, "-c", FORKS, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    yield process
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(60) == 0
+
+
+def train_until(out: Path, seconds: float | None, forks: subprocess.Popen) -> int:
+    """Train in a process of its own, killed -9 so many seconds (None: never) after the run began; its exit code."""
+    print(out, file=forks.stdin, flush=True)
+    child, partial = int(forks.stdout.readline()), out.with_name(f"{out.name}.partial")
+    if seconds is not None:
+        while not partial.exists():
+            time.sleep(0.01)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    return int(forks.stdout.readline())
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=SOAK)])
-def test_a_killed_run_ends_as_the_uninterrupted_one(reference, tmp_path, kills, record_property):
+def test_a_killed_run_ends_as_the_uninterrupted_one(reference, forks, tmp_path, kills, record_property):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moments: {seed}")
     rng, wanted = random.Random(seed), contents(reference)
     seconds = json.loads((reference / "provenance.json").read_text())["seconds"]
-    done, finished, resumed = 0, 0, 0
-    while done < kills:  # a run stands a few kills, then it has ended; then the next
-        out = tmp_path / f"run-{finished}"
-        partial = out.with_name(f"{out.name}.partial")
-        now = min(kills - done, rng.randint(1, 4))
-        for _ in range(now):
-            process = start(Path.cwd(), "-m", "mtclim.train", "--config", "tiny", "--out", str(out))
-            while process.poll() is None and not partial.exists():
-                time.sleep(0.02)
-            time.sleep(rng.uniform(0, 0.5 * seconds + 0.5))
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                done += 1
-            process.communicate()
+    done, resumed, number = 0, 0, 0
+    while done < kills:
+        number += 1
+        out, partial = tmp_path / f"run-{number}", tmp_path / f"run-{number}.partial"
+        for _ in range(rng.randint(1, min(4, kills - done))):
+            killed = not out.exists() and train_until(out, rng.uniform(0, 1.5 * seconds), forks) == -signal.SIGKILL
+            done += killed
             assert not out.exists() or runs.is_complete(out)
-            resumed += (partial / "network.ckpt").exists()
-        process = start(Path.cwd(), "-m", "mtclim.train", "--config", "tiny", "--out", str(out))
-        log = process.communicate(timeout=600)[0]
-        assert process.returncode == 0 and contents(out) == wanted, log
+            resumed += killed and (partial / "network.ckpt").exists()
+        assert train_until(out, None, forks) == 0 and contents(out) == wanted
         assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in reference.iterdir())
-        finished += 1
-    for name, value in {"seed": seed, "kills": done, "runs": finished, "resumed from an epoch": resumed}.items():
+    for name, value in {"kill -9": done, "seed": seed, "runs": number, "kills after a first epoch": resumed}.items():
         record_property(name, value)
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PRESET = {
     "variant": "bl", "backbone": "test_byobnet", "image_size": 32, "data": "table.csv", "keep": 1.0, "threads": 1,
     "batch_size": 16, "learning_rate": 0.003, "max_epochs": 4, "stop_patience": 4, "max_unreadable": 0.1,
-    "study": {"variants": ["bl", "bl_ms"], "controls": []},
+    "study": {"variants": ["bl", "bl_ms"], "controls": [], "realisations": 1},
 }  # fmt: skip
 TASKS = {"shade": ["dark", "light"], "tint": ["blue", "green", "red"]}
 

@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from tiny import environment, make_project
 
@@ -104,3 +105,17 @@ def test_memory_stays_flat_over_a_city(project, tmp_path, count, record_property
     for what, value in {"images": count, "MiB in the middle third": round(middle / 2**20),
                         "in the last": round(last / 2**20), "images/s": round(count / seconds)}.items():  # fmt: skip
         record_property(what, value)
+
+
+@SOAK
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU here: how far two identical runs on one differ is not known"
+)
+def test_spread_of_two_identical_runs_on_a_gpu(project, record_property):
+    """On a GPU sums have no fixed order: the spread is reported, and must stay far below what a seed changes."""
+    made = [fit(load_config("tiny", max_epochs=4, seed=seed, out=project / "gpu" / name), progress=False)
+            for name, seed in {"one": 0, "same": 0, "other": 1}.items()]  # fmt: skip
+    one, same, other = (pd.read_parquet(run / "predictions.parquet").filter(like=":p:").to_numpy() for run in made)
+    record_property("mean difference of probabilities", f"{np.abs(one - same).mean():.2g}")
+    record_property("of two seeds", f"{np.abs(one - other).mean():.2g}")
+    assert np.abs(one - same).mean() < 0.5 * np.abs(one - other).mean()

@@ -42,10 +42,10 @@ def make_project(folder: Path, images: int = 120, tasks: dict | None = None, **s
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread a process, and this interpreter's programs first."""
+    """One thread a process, no GPU, and this interpreter's programs first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return os.environ | threads | {"PATH": path, "PYTHONPATH": str(ROOT)} | more
+    return os.environ | threads | {"PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | more
 
 
 def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:

@@ -56,7 +56,7 @@ check-offline: $(READY)  ## make study and make test in a network namespace with
 	unshare -rn sh -c 'ip link set lo up && $(MAKE) --no-print-directory study && $(MAKE) --no-print-directory test'
 
 lint: $(READY)  ## ruff, and no output in notebooks
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove what can be made again, but neither runs/ nor .venv
 	rm -rf _build book/chapters .cache .pytest_cache .ruff_cache .hypothesis .snakemake lightning_logs *.egg-info

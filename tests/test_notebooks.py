@@ -22,7 +22,7 @@ def cells(path: Path) -> list[dict]:
 def test_thin_and_clean(path):
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
-    assert all(len("".join(cell["source"]).splitlines()) <= 30 for cell in code)
+    assert all(len("".join(cell["source"]).splitlines()) <= 25 for cell in code)
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
     assert "mtclim" in json.loads(path.read_text())["metadata"], "the papermill plug-in knows ours by this entry"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from safetensors.torch import save_file
 
-from mtclim import SANTIAGO, Tasks
+from mtclim import SANTIAGO, Tasks, create_model
 from mtclim.metrics import fit_temperature, metrics
 
 QUALITY = {"stc": 1.5, "bl": 1.6, "bl_ms": 1.65, "bl_fc": 1.6, "lim": 1.75, "lim_ms_all": 1.8}
@@ -51,8 +52,9 @@ def _split(truth: pd.DataFrame, tasks: Tasks, quality: float, rng: np.random.Gen
 
 
 def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: str = "densenet121", n: int = 400,
-              blocks: int | None = 40, missing: float = 0.0, detach: bool = False, data_seed: int = 0):  # fmt: skip
-    """One complete run folder, as the trainer writes it."""
+              blocks: int | None = 40, missing: float = 0.0, detach: bool = False, data_seed: int = 0,
+              weights: bool = False):  # fmt: skip
+    """One complete run folder, as the trainer writes it; ``weights``: with those of a network started at random."""
     folder = root / backbone / (variant + ("-detach" if detach else "")) / f"seed-{seed}"
     folder.mkdir(parents=True)
     truth = make_truth(tasks, 2 * n, blocks, missing, data_seed)
@@ -78,6 +80,10 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
     config = {"variant": variant, "backbone": backbone, "seed": seed, "detach": detach, "tasks": tasks.to_dict()}
     config |= {"image_size": 64, "mean": [0.5] * 3, "std": [0.2] * 3, "data": "city", "synthetic": True, "threads": 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    if weights:
+        config |= {"timm_name": backbone, "clim_units": 32, "tlim_units": 12}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        save_file(create_model(variant, tasks, backbone).state_dict(), folder / "model.safetensors")
     step = 0.05 * (1 + 0.6 * ("lim" in variant))
     origin = {"date": "2026-01-01", "device": "cpu", "hardware": "2 cores",
               "seconds": step * 100 * epochs * len(networks),

@@ -9,6 +9,7 @@
     snakemake --cores 2 grid                             # interdependency x ambiguity
     snakemake --cores 1 grid_so_far                      # its tables from the runs that are there
     snakemake --profile profiles/slurm                   # a cluster (untested)
+    snakemake --cores 2 --config parts=8                 # prediction in 8 jobs that may run on 8 machines
 
 A run is done when its folder holds COMPLETE; repeating the command resumes whatever is not. profiles/default, which
 Snakemake reads by itself, holds the settings that make stopping and repeating safe.
@@ -41,6 +42,7 @@ RUN = ROOT + "/{backbone}/{variant}/seed-{seed}"
 RUNS = expand(RUN + "/COMPLETE", backbone=BACKBONES, variant=VARIANTS, seed=SEEDS)
 SHOWN = "lim_ms_all" if "lim_ms_all" in VARIANTS else VARIANTS[-1]
 BEST = f"{ROOT}/{BACKBONES[0]}/{SHOWN}/seed-0"
+PARTS = int(config.get("parts") or 1)
 
 # Each run's own share of the cores: the preset's where it says one, since another number gives other last digits.
 THREADS = SETTINGS.threads or int(config.get("threads") or workflow.cores or 1)
@@ -200,17 +202,39 @@ rule evaluate:
         notebook("evaluate", "the evaluation")
 
 
+# One share of a city's photographs, for as many machines as there are parts; the map joins them.
+rule predict_part:
+    input:
+        ancient(BEST + "/COMPLETE"),
+    output:
+        touch(ROOT + "/map/part-{part}-of-{parts}.done"),
+    log:
+        ROOT + "/map-{part}-of-{parts}.log",
+    threads: THREADS
+    resources:
+        runs_per_gpu=1,
+    params:
+        lambda w: shlex.join([PRESET, DATA["data"], DATA.get("tasks", ""), BEST, f"{ROOT}/map", f"{w.part}/{w.parts}"]),
+    shell:
+        f"OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -c 'import sys; "
+        "from mtclim import load_config, predict, training; preset, data, tasks, run, out, part = sys.argv[1:]; "
+        "table = training.load_table(load_config(preset, data=data, tasks=tasks), False).path; "
+        'predict.main([run, str(table), out + "/predictions.parquet", "--part", part])\' {params} '
+        + told("part {wildcards.part} of the prediction")
+
+
 rule map:
     input:
         BEST + "/COMPLETE",
         ancient(rules.evaluate.output),
+        expand(rules.predict_part.output, part=range(PARTS), parts=PARTS) if PARTS > 1 else [],
     output:
         NOTEBOOKS + "/map.ipynb",
     log:
         ROOT + "/map.log",
     threads: workflow.cores or 1
     params:
-        given(),
+        given(runs=BEST, out=f"{ROOT}/map", results=RESULTS),
     shell:
         notebook("map", "the map")
 

@@ -92,6 +92,20 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
     return labels[used].merge(strings, how="left", on=used)["gem"].set_axis(labels.index)
 
 
+def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
+    """The tasks all of whose classes are in the mapping, and for each other task why it is left out."""
+    used, left_out = {}, []
+    for task, classes in tasks.items():
+        missing = [name for name in classes if name not in mapping.get(task, {})]
+        if not missing:
+            used[task] = classes
+        elif task in mapping:
+            left_out.append(f"{task}: the mapping has no row for {', '.join(missing)}")
+        else:
+            left_out.append(f"{task}: the mapping has no such task")
+    return used, left_out
+
+
 def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
     columns = list(columns)
     used = [task for task in mapping if task in columns]
@@ -112,13 +126,19 @@ def _join(mapping: Mapping, labels: Iterable[tuple[str, str]]) -> str:
 
 
 def attributes(predictions: pd.DataFrame, tasks: Mapping, mapping: Mapping | None = None) -> pd.DataFrame:
-    """Flat attributes of each façade: image, block, lon, lat ..., each task's label and probability, and the string."""
+    """Flat attributes of each façade: image, block, lon, lat ..., each task's label and probability, and the string.
+
+    The string (column gem) says what the mapping covers (see :func:`covered`); without any such task there is none.
+    """
     known = ("image", "building", "weight", "block", "municipality", "lon", "lat")
     frame = predictions[[name for name in known if name in predictions]].copy()
     for task, classes in tasks.items():
         frame[task] = predictions[f"{task}:pred"]
         frame[f"{task}_probability"] = probabilities(predictions, task, classes).max(1).round(4)
-    frame["gem"] = gem_strings(frame[list(tasks)], mapping)
+    mapping = mapping or read_mapping()
+    used, _ = covered(tasks, mapping)
+    if used:
+        frame["gem"] = gem_strings(frame[list(used)], mapping)
     return frame
 
 

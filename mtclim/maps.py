@@ -20,9 +20,10 @@ import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from mtclim.figures import palette
+from mtclim.drawing import WIDTH, drawn, masonry, palette, rows_axis
 from mtclim.metrics import metrics
 from mtclim.priors import probabilities
 
@@ -87,12 +88,19 @@ def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path
         return loaded["image"], tuple(loaded["extent"]), source.get("attribution", "")
 
 
-def _backdrop(ax, tile, polygons: Sequence[gpd.GeoDataFrame]) -> None:
+def _outlines(layer: gpd.GeoDataFrame) -> list[np.ndarray]:
+    """The outer rings of a layer's polygons, each (n, 2) in its CRS."""
+    shapes = layer.geometry.explode(index_parts=False).dropna()
+    return [np.array(s.exterior.coords)[:, :2] for s in shapes if s.geom_type == "Polygon"]
+
+
+def _backdrop(ax, tile, layers: Sequence[Sequence[np.ndarray]]) -> None:
     if tile:
         ax.imshow(tile[0], extent=tile[1], interpolation="bilinear", zorder=0)
-    for level, frame in enumerate(polygons):
+    for level, rings in enumerate(layers):
         face = "none" if tile or level else LAND
-        frame.plot(ax=ax, facecolor=face, edgecolor=LINE, linewidth=0.3 + 0.3 * level, zorder=1, rasterized=True)
+        look = {"facecolors": face, "edgecolors": LINE, "linewidths": 0.15 + 0.4 * level, "zorder": 1}
+        ax.add_collection(PolyCollection(rings, rasterized=True, **look), autolim=False)
 
 
 def _frame(ax, bounds: Sequence[float]) -> None:
@@ -107,7 +115,9 @@ def _frame(ax, bounds: Sequence[float]) -> None:
         ylabel="",
     )
     ax.set_aspect("equal")
-    ax.spines[:].set(color=LINE, linewidth=0.5)
+    for artist in ax.collections:
+        artist.set_in_layout(False)  # they fill the axes; measuring them would take longer than drawing
+    ax.spines[:].set_visible(False)
 
 
 def scale_length(width: float) -> float:
@@ -132,8 +142,9 @@ def north_and_scale(ax) -> None:
 # ---------------------------------------------------------------- Fig. 13
 
 
+@drawn
 def fig13(
-    predictions: pd.DataFrame, tasks: Mapping, polygons: Sequence[gpd.GeoDataFrame] = (), columns: int = 7,
+    predictions: pd.DataFrame, tasks: Mapping, polygons: Sequence[gpd.GeoDataFrame] = (), columns: int = 5,
     web: bool = True, timeout: float = 10.0, scores: Mapping | None = None, title: str = "",
 ) -> Figure:  # fmt: skip
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
@@ -146,42 +157,41 @@ def fig13(
     polygons = [layer.to_crs(frame.crs) for layer in polygons]
     bounds = polygons[-1].total_bounds if polygons else frame.total_bounds
     tile = tiles(bounds, frame.crs, timeout) if web else None
-    rows = [
-        (task, classes[i : i + columns], i) for task, classes in tasks.items() for i in range(0, len(classes), columns)
-    ]
-    shape = (bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0)
-    width = 1.75
-    height = min(max(width * shape, 1.0), 3.0) + 0.35
-    figure, axes = plt.subplots(len(rows), columns, figsize=(width * columns, height * len(rows) + 0.5), squeeze=False)
+    layers = [_outlines(layer) for layer in polygons]
+    shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.6)
+    rows = [-(-len(classes) // columns) for classes in tasks.values()]
+    panel = WIDTH / columns
+    figure = plt.figure(figsize=(WIDTH, sum(rows) * (panel * shape + 0.3) + 0.25 * len(rows) + 0.6))
+    parts = figure.subfigures(
+        len(rows), 1, height_ratios=[n * (panel * shape + 0.3) + 0.25 for n in rows], squeeze=False
+    )
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
-    size = np.clip(6000 / len(frame), 0.08, 6)  # points2: a dot of a third of a pixel still shows, many don't merge
-    for line, (task, classes, first) in zip(axes, rows, strict=True):
+    size = np.clip(12000 / len(frame), 0.08, 6)  # points2: a dot of a third of a pixel still shows, many don't merge
+    for part, (task, classes), n in zip(parts[:, 0], tasks.items(), rows, strict=True):
+        part.suptitle(_task_title(task, scores.get(task, {})), fontsize=9, x=0.01, ha="left", weight="bold")
+        axes = iter(part.subplots(n, columns, squeeze=False).flat)
         labels = frame[f"{task}:pred"].to_numpy()
-        for ax in line[len(classes) :]:
-            ax.set_axis_off()
-        for ax, name in zip(line, classes, strict=False):
-            here = labels == name
-            _backdrop(ax, tile, polygons)
+        for name in classes:
+            ax, here = next(axes), labels == name
+            _backdrop(ax, tile, layers)
             ax.scatter(x[here], y[here], s=size, color=colours[task][name], linewidths=0, zorder=3, rasterized=True)
             _frame(ax, bounds)
             f1 = scores.get(task, {}).get("f1", {}).get(name)
             text = f"{100 * here.mean():.1f} %" + (f", F1 {100 * f1:.1f}" if f1 is not None else "")
-            ax.set_title(f"{name}\n{text}", fontsize=7, pad=2)
-        if not first:
-            _row_title(line[0], task, scores.get(task, {}))
-    north_and_scale(axes[0][0])
+            ax.set_title(f"{name}\n{text}", fontsize=7, pad=2, weight="normal")
+        for ax in axes:  # those left over
+            ax.set_axis_off()
+    north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
-    note = "F1, OA and kappa in percent, from test blocks only" if scores else "no test blocks among these predictions"
+    note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
     figure.suptitle(title or f"Predicted classes of {len(frame):,} façades", fontsize=10)
-    figure.tight_layout(rect=(0, 0.02, 1, 0.99), h_pad=0.9, w_pad=0.3)
-    figure.text(0.01, 0.004, f"{under}. Share of façades above each panel; {note}.", fontsize=6)
+    figure.supxlabel(f"{under}. Share of façades above each panel; {note}.", fontsize=6.5, x=0.01, ha="left")
     return figure
 
 
-def _row_title(ax, task: str, score: Mapping) -> None:
+def _task_title(task: str, score: Mapping) -> str:
     known = score.get("oa") is not None
-    text = task + (f"\nOA {100 * score['oa']:.1f}\nκ {100 * score['kappa']:.1f}" if known else "")
-    ax.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+    return task + (f": OA {100 * score['oa']:.1f}, κ {100 * score['kappa']:.1f}" if known else "")
 
 
 # ---------------------------------------------------------------- aggregates
@@ -263,13 +273,14 @@ def aggregate(
     return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)
 
 
+@drawn
 def fig_aggregates(
     areas: gpd.GeoDataFrame, columns: Sequence[str], titles: Sequence[str] = (), ncols: int = 3
 ) -> Figure:
     """Choropleth maps of some columns of :func:`aggregate`, each with its own colour bar."""
     ncols = min(ncols, len(columns))
     nrows = -(-len(columns) // ncols)
-    figure, axes = plt.subplots(nrows, ncols, figsize=(3.6 * ncols, 3.4 * nrows), squeeze=False)
+    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, WIDTH / ncols * nrows), squeeze=False)
     for ax, column, title in zip(axes.flat, columns, titles or columns, strict=False):
         areas.plot(column, ax=ax, cmap="viridis", legend=True, legend_kwds={"shrink": 0.7}, rasterized=True)
         _frame(ax, areas.total_bounds)
@@ -277,29 +288,27 @@ def fig_aggregates(
     for ax in axes.flat[len(columns) :]:
         ax.set_axis_off()
     north_and_scale(axes[0][0])
-    figure.tight_layout()
     return figure
 
 
+@drawn
 def fig_frequencies(frequencies: pd.DataFrame) -> Figure:
     """Raw and corrected class frequencies (:func:`mtclim.priors.corrected_frequencies`) beside the truth, if known."""
-    kinds = {"truth": ("truth", "black", "_"), "balanced": ("training (balanced)", "#999999", "x")}
-    kinds |= {"raw": ("predicted labels", "#d55e00", "o"), "confusion": ("corrected, confusion", "#56b4e9", "^")}
-    kinds |= {"em": ("corrected, EM", "#0072b2", "s")}
-    parts = list(frequencies.groupby("task", sort=False))
-    sizes = [len(part) for _, part in parts]
-    figure, axes = plt.subplots(1, len(parts), figsize=(11, 3.4), width_ratios=sizes, sharey=True, squeeze=False)
-    for ax, (task, part) in zip(axes[0], parts, strict=True):
+    kinds = {"truth": ("truth", "black", "_"), "balanced": ("validation (balanced)", "#999999", "x")}
+    kinds |= {"raw": ("predicted labels", "#EE6677", "o"), "expected": ("calibrated mean", "#228833", "D")}
+    kinds |= {"em": ("EM", "#4477AA", "s"), "confusion": ("confusion matrix", "#66CCEE", "^")}
+    sizes = frequencies.groupby("task", sort=False).size()
+    figure, axes = masonry([0.8 * k + 2.2 for k in sizes], min(2, len(sizes)), 0.2, 0.0)
+    for ax, (task, part) in zip(axes, frequencies.groupby("task", sort=False), strict=True):
         for kind, (label, colour, marker) in kinds.items():
             if kind in part and part[kind].notna().all():
-                wide = 220 if kind == "truth" else 22
-                ax.scatter(range(len(part)), 100 * part[kind], s=wide, c=colour, marker=marker, label=label)
-        ax.set_xticks(range(len(part)), part["class"], rotation=90, fontsize=7)
-        ax.set(title=task, xlim=(-0.7, len(part) - 0.3))
-        ax.grid(axis="y", color="#e5e5e5")
-    axes[0][0].set_ylabel("façades [%]")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+                look = {"s": 60, "marker": "|", "linewidths": 2} if kind == "truth" else {"s": 16, "marker": marker}
+                ax.scatter(100 * part[kind], range(len(part)), color=colour, label=label, alpha=0.85, **look)
+        rows_axis(ax, list(part["class"]))
+        ax.set(title=task, xlim=(0, None))
+        ax.grid(axis="both")
+    axes[-1].set_xlabel("façades [%]")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6, handletextpad=0.1)
     return figure
 
 
@@ -311,12 +320,9 @@ def _packed(array: np.ndarray, kind: str) -> str:
 
 
 def _rings(polygons: Sequence[gpd.GeoDataFrame], crs, x: float, y: float) -> list[list[int]]:
-    rings = []
-    for layer in polygons:
-        for shape in layer.to_crs(crs).geometry.explode(index_parts=False).dropna():
-            outline = shape.simplify(2.0).exterior if shape.geom_type == "Polygon" else shape
-            rings.append((np.array(outline.coords)[:, :2] - [x, y]).round().astype(int).ravel().tolist())
-    return rings
+    simple = [gpd.GeoDataFrame(geometry=layer.to_crs(crs).geometry.simplify(2.0)) for layer in polygons]
+    rings = [ring for layer in simple for ring in _outlines(layer)]
+    return [(ring - [x, y]).round().astype(int).ravel().tolist() for ring in rings]
 
 
 def write_page(

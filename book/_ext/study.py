@@ -20,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from mtclim.config import load_config
 
 CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
+PAGE = "map/map.html"  # a page of its own among the results: copied to the root of the built book
 
 MISSING = """# {title}
 
@@ -44,6 +45,8 @@ def prepare_chapters(app, config) -> None:
             stand_in.unlink(missing_ok=True)
         elif not stand_in.is_file():
             stand_in.write_text(MISSING.format(title=name.capitalize(), name=name), encoding="utf-8")
+    pages = (target / PAGE, Path(app.srcdir) / "results" / PAGE)
+    config.html_extra_path += [str(page) for page in pages if page.is_file()][:1]
 
 
 def parameters(notebook: dict) -> dict:
@@ -73,7 +76,8 @@ def origin(notebook: dict) -> tuple[bool | None, str]:
     Its own metadata (``mtclim.synthetic``) decides, then the settings that it ran with: preset, ``data``, overrides.
     """
     values, flag = parameters(notebook), notebook["metadata"].get("mtclim", {}).get("synthetic")
-    if not {"config", "data"} & set(values):
+    elsewhere = not values.get("data") and any(values.get(name) for name in ("run", "runs", "predictions", "source"))
+    if elsewhere or not {"config", "data"} & set(values):  # runs may be anyone's, whatever the preset says
         return flag, ""
     try:
         more = values.get("overrides") or {}
@@ -129,7 +133,7 @@ def add_banner(app, docname: str, source: list[str]) -> None:
 
 class Stored(SphinxDirective):
     """``{stored} results/file``: a committed result as a table (CSV), a figure (SVG, PNG), a list (lines of text
-    that start with "- ") or verbatim, or a note that there is none yet.
+    that start with "- "), a page of its own in a frame (HTML) or verbatim, or a note that there is none yet.
 
     Cells and lines become text nodes, so whatever a user's table contains is shown, never interpreted.
     """
@@ -151,6 +155,8 @@ class Stored(SphinxDirective):
             note += nodes.paragraph("", "", *text)
             return [note, *messages]
         caption = self.options.get("caption", "")
+        if path.suffix == ".html":
+            return [framed(path.name, self.env.docname)]
         if path.suffix in (".svg", ".png"):
             image = nodes.image(uri=f"/{path.relative_to(self.env.srcdir).as_posix()}", alt=caption)
             return [nodes.figure("", image, nodes.caption(text=caption))]
@@ -165,6 +171,13 @@ class Stored(SphinxDirective):
         if path.suffix == ".json":
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return [nodes.literal_block(text, text, language="none", classes=["stored"])]
+
+
+def framed(page: str, docname: str) -> nodes.raw:
+    """A page at the root of the built book in a frame, and a link to it alone; relative, so that it works from disk."""
+    where = "../" * docname.count("/") + html.escape(page)
+    frame = f'<iframe class="stored-page" src="{where}" title="Interactive page" loading="lazy"></iframe>'
+    return nodes.raw("", f'{frame}<p><a href="{where}" target="_blank">Open the page alone</a></p>', format="html")
 
 
 def table(rows: list[list[str]], caption: str | None = None) -> nodes.table:

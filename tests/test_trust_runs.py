@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,8 @@ def train_until(out: Path, seconds: float | None, forks: subprocess.Popen) -> in
         while not partial.exists():
             time.sleep(0.01)
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it had ended
+            os.kill(child, signal.SIGKILL)
     return int(forks.stdout.readline())
 
 

@@ -169,7 +169,7 @@ def book(study):
     source = project / "source"
     (source / "results").mkdir(parents=True)
     pd.DataFrame({"label": NASTY, "count": 1}).to_csv(source / "results" / "table.csv", index=False)
-    (source / "results" / "note.txt").write_text("\n".join(NASTY), encoding="utf-8")
+    (source / "results" / "note.txt").write_text("".join(f"- {label}\n" for label in NASTY), encoding="utf-8")
     chapters = source / "book" / "chapters"
     chapters.mkdir(parents=True)
     shutil.copy(run.with_name("seed-0.ipynb"), chapters / "train.ipynb")

@@ -37,56 +37,55 @@ class Output:
 
 
 class Scan(torch.autograd.Function):
-    """All hidden states of G independent GRUs at once: the group is the batch of one baddbmm a step.
+    """All hidden states of G independent GRUs at once: the group is the batch of one bmm a step.
 
-    The batch of images stands last, so that each gate is one contiguous run, and every step is finished while its few
-    hundred kilobytes are in cache: for large batches that counts for more than products over all steps together.
+    Every step reads one source, [h; x; 1], and gives all four terms [r | z | u | n]: the n gate's two products, u of h
+    and n of x, stay apart because the reset gate stands between them. The batch of images is last, so that each gate is
+    a contiguous run, and a step is finished while its few hundred kilobytes are in cache.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-        """x (T, G, I, B), w_ih (G, 3H, I), w_hh (G, 3H, H), biases (G, 3H, 1) -> states (T, G, H, B)."""
-        (steps, groups, _, batch), units = x.shape, w_hh.shape[2]
-        states = x.new_zeros(steps + 1, groups, units, batch)
-        gates, u_n = x.new_empty(steps, groups, 3 * units, batch), x.new_empty(steps, groups, units, batch)
-        cut = (2 * units, units)  # r and z together | n, whose two products the reset gate keeps apart
-        (wi_rz, wi_n), (wh_rz, wh_n), (bi_rz, bi_n), (bh_rz, bh_n) = (w.split(cut, 1) for w in (w_ih, w_hh, b_ih, b_hh))
-        b_rz = bi_rz + bh_rz
-        for x_s, h, h_next, gate, u in zip(x, states[:-1], states[1:], gates, u_n, strict=True):
-            rz, n = gate.split(cut, 1)
-            r, z = torch.baddbmm(b_rz, wi_rz, x_s, out=rz).baddbmm_(wh_rz, h).sigmoid_().chunk(2, 1)
-            torch.baddbmm(bh_n, wh_n, h, out=u)
-            torch.baddbmm(bi_n, wi_n, x_s, out=n).addcmul_(r, u).tanh_()
-            torch.lerp(n, h, z, out=h_next)  # (1 - z) n + z h
-        ctx.save_for_backward(x, states, gates, u_n, w_ih, w_hh)
-        return states[1:]
+    def forward(ctx, x: Tensor, weight: Tensor, last: bool) -> Tensor:
+        """x (T, G, I, B), weight (G, 4H, H+I+1) -> states (T, G, H, B), or the ``last`` one (G, H, B)."""
+        (steps, groups, inputs, batch), units = x.shape, weight.shape[1] // 4
+        source = x.new_ones(steps + 1, groups, units + inputs + 1, batch)
+        source[0, :, :units], source[:-1, :, units:-1] = 0, x
+        gates = x.new_empty(steps, groups, 4 * units, batch)
+        h, rz = source[:, :, :units].unbind(), gates[:, :, : 2 * units].unbind()
+        r, z, u, n = (gate.unbind() for gate in gates.chunk(4, 2))
+        minus_one = x.new_full((), -1)
+        for s in range(steps):
+            torch.bmm(weight, source[s], out=gates[s])
+            rz[s].sigmoid_()
+            n[s].addcmul_(r[s], u[s]).mul_(2).sigmoid_()  # tanh(a) = 2 sigmoid(2a) - 1: half the time of tanh on a CPU
+            torch.lerp(torch.add(minus_one, n[s], alpha=2, out=n[s]), h[s], z[s], out=h[s + 1])  # (1 - z) n + z h
+        ctx.save_for_backward(source, gates, weight)
+        ctx.last = last
+        return h[-1].clone() if last else source[1:, :, :units]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of x and of the four parameters, for grad (T, G, H, B)."""
-        x, states, gates, u_n, w_ih, w_hh = ctx.saved_tensors
-        units, h3 = w_hh.shape[2], w_hh.shape[1]
-        back_x, back_h = w_ih.roll(units, 1).transpose(1, 2), w_hh.transpose(1, 2)
-        # n | r | z of the input side and r | z | n of the recurrent side are two windows of one buffer
-        delta = states.new_empty(len(back_h), 4 * units, states.shape[3])  # (G, 4H, B)
-        d_n, d_r, d_z, d_u = delta.chunk(4, 1)
-        on_x, on_h = delta[:, :h3], delta[:, units:]
-        d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
-        total, d = torch.zeros_like(delta), torch.zeros_like(states[0])
-        for s in reversed(range(len(x))):
-            h, (r, z, n) = states[s], gates[s].chunk(3, 1)
-            d += grad[s]
-            tanh_backward.grad_input(torch.addcmul(d, d, z, value=-1), n, grad_input=d_n)
-            sigmoid_backward.grad_input((h - n).mul_(d), z, grad_input=d_z)
-            sigmoid_backward.grad_input(d_n * u_n[s], r, grad_input=d_r)
-            torch.mul(d_n, r, out=d_u)
-            torch.bmm(back_x, on_x, out=d_x[s])
-            d_w_ih.baddbmm_(on_x, x[s].transpose(1, 2))
-            d_w_hh.baddbmm_(on_h, h.transpose(1, 2))
-            total += delta
-            d = torch.baddbmm(d * z, back_h, on_h)
-        d_b = total.sum(2, keepdim=True)
-        return d_x, d_w_ih.roll(-units, 1), d_w_hh, d_b[:, :h3].roll(-units, 1), d_b[:, units:]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x and of the weight, for grad of the states' shape."""
+        source, gates, weight = ctx.saved_tensors
+        units, back = weight.shape[1] // 4, weight.transpose(1, 2).contiguous()
+        delta = torch.empty_like(gates[0])  # (G, 4H, B)
+        (d_r, d_z, d_u, d_n), d_rz = delta.chunk(4, 1), delta[:, : 2 * units]
+        d_source, d_weight = torch.empty_like(source[:-1]), torch.zeros_like(weight)
+        h, d_h, rz = source[:, :, :units].unbind(), d_source[:, :, :units].unbind(), gates[:, :, : 2 * units].unbind()
+        r, z, u, n = (gate.unbind() for gate in gates.chunk(4, 2))
+        d = grad.clone() if ctx.last else torch.zeros_like(grad[0])
+        for s in reversed(range(len(gates))):
+            if not ctx.last:
+                d += grad[s]
+            tanh_backward.grad_input(torch.addcmul(d, d, z[s], value=-1), n[s], grad_input=d_n)
+            torch.mul(d_n, u[s], out=d_r)
+            torch.mul(h[s] - n[s], d, out=d_z)
+            sigmoid_backward.grad_input(d_rz, rz[s], grad_input=d_rz)
+            torch.mul(d_n, r[s], out=d_u)
+            torch.bmm(back, delta, out=d_source[s])
+            d_weight.baddbmm_(delta, source[s].transpose(1, 2))
+            torch.addcmul(d_h[s], d, z[s], out=d)
+        return d_source[:, :, units:-1], d_weight, None
 
 
 class StackedGRU(nn.Module):
@@ -113,12 +112,13 @@ class StackedGRU(nn.Module):
         each = both.unsqueeze(1).expand(-1, self.tasks, -1, -1, -1)  # (T, N, 2, I, B)
         states = self._scan(each.flatten(1, 2), 0).unflatten(1, (self.tasks, 2))  # (T, N, 2, H, B)
         y = torch.cat((states[:, :, 0], states[:, :, 1].flip(0)), dim=2)  # (T, N, 2H, B)
-        return self._scan(y, 1)[-1].permute(2, 0, 1)
+        return self._scan(y, 1, last=True).permute(2, 0, 1)
 
-    def _scan(self, x: Tensor, layer: int) -> Tensor:
-        return Scan.apply(
-            x, *(getattr(self, f"{name}_{layer}").flatten(0, 1) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
-        )
+    def _scan(self, x: Tensor, layer: int, last: bool = False) -> Tensor:
+        w = [getattr(self, f"{name}_{layer}").flatten(0, 1) for name in ("w_hh", "w_ih", "b_hh", "b_ih")]
+        (h, h_n), (i, i_n), (b_h, b_u), (b_i, b_n) = (w.split((2 * w.shape[1] // 3, w.shape[1] // 3), 1) for w in w)
+        rows = (h, i, b_h + b_i), (h_n, torch.zeros_like(i_n), b_u), (torch.zeros_like(h_n), i_n, b_n)  # r, z | u | n
+        return Scan.apply(x, torch.cat([torch.cat(row, 2) for row in rows], 1), last)
 
 
 class SoftmaxLayer(nn.Module):
@@ -134,9 +134,8 @@ class SoftmaxLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(tasks.total))
         task_of_class = [n for n, size in enumerate(tasks.sizes) for _ in range(size)]
         starts = [sum(tasks.sizes[:n]) for n in range(len(tasks))]
-        pad = [
-            [a + k if k < size else tasks.total for k in range(tasks.largest)] for a, size in zip(starts, tasks.sizes)
-        ]  # noqa: B905
+        pad = [[a + k if k < size else tasks.total for k in range(tasks.largest)]
+               for a, size in zip(starts, tasks.sizes, strict=True)]  # fmt: skip
         self.register_buffer("task_of_class", torch.tensor(task_of_class), persistent=False)
         self.register_buffer("pad", torch.tensor(pad), persistent=False)
 

@@ -170,7 +170,7 @@ def _columns(rows: pd.DataFrame, probabilities: np.ndarray, ensemble: Ensemble) 
     kinds = {"image": text, "lon": number, "lat": number, "block": text}
     kinds |= {name: number if name == "weight" else text for name in CARRIED if name in rows}
     columns = {name: pa.array(_plain(rows[name], kind), kind) for name, kind in kinds.items()}
-    splits = rows["image"].map(ensemble.splits).fillna(ensemble.unlisted)
+    splits = rows["image"].map(ensemble.splits).astype(object).fillna(ensemble.unlisted)
     columns["split"] = pa.array([split if split in ("train", "val", "test") else None for split in splits], text)
     columns["in_training"] = pa.array(
         [None if split == "unknown" else split == "train" for split in splits], pa.bool_()

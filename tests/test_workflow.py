@@ -27,3 +27,9 @@ def test_study_trains_each_variant_and_realisation():
 def test_grid_is_nine_cities_with_more_variants_at_the_corners():
     shown = dry_run("--quiet", "progress", "--forceall", "grid", "--config", "grid_realisations=1")
     assert shown.count("rule grid_run:") == 9 * 2 + 4 * 2
+
+
+def test_prediction_in_parts_for_several_machines():
+    shown = dry_run("--quiet", "progress", "--forceall", "--config", "variants=bl", "parts=3", "--", "map")
+    assert shown.count("rule predict_part:") == 3 and all(f"part-{i}-of-3.done" in shown for i in range(3))
+    assert "predict_part" not in dry_run("--quiet", "progress", "--forceall", "--config", "variants=bl", "--", "map")

@@ -104,9 +104,9 @@ def test_it_filters_by_probability(browser, frame):
     slide = (
         "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
     )
-    browser.execute_script(slide, "least", 90)
+    browser.execute_script(slide, "least", 70)
     shown = int(browser.find_element(By.ID, "status").text.split(" ")[0])
-    assert (best > 0.905).sum() <= shown <= (best > 0.895).sum() and 0 < shown < 500
+    assert (best > 0.705).sum() <= shown <= (best > 0.695).sum() and 0 < shown < 500
     browser.execute_script(slide, "most", 50)
     wait(browser, "0 of 500")
 
@@ -134,7 +134,7 @@ def test_html_in_labels_and_names_is_text(browser):
 CONF = """
 import sys
 sys.path.insert(0, {extension!r})
-extensions, exclude_patterns, html_theme = ["myst_parser", "study"], ["book/chapters"], "basic"
+extensions, exclude_patterns, html_theme = ["myst_parser", "sphinx.ext.autodoc", "study"], ["book/chapters"], "basic"
 """
 
 

@@ -1,24 +1,17 @@
-"""Co-occurrence, LPRUS and partition on ten million rows against one million: time and memory, as a table and JSON.
-
-    python benchmarks/labels.py [--rows 10000000] [--blocks 300000] [--out benchmarks/labels.json]
+"""Row 7: co-occurrence, LPRUS and partition on ten million rows against one million, processor time and memory.
 
 The labels are drawn from the sizes of the paper's five tasks, clustered by block. Peak memory is what numpy and pandas
 allocate on top of the inputs (tracemalloc), as a multiple of the table of integer codes: rows x 5 int8.
 """
 
-import argparse
-import json
-import os
-import platform
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import mtclim
+from benchmarks.common import row
 from mtclim.labels import SPLITS, cooccurrence, lprus, partition
 
 RATIO, MEMORY = 20, 3  # the targets
@@ -51,9 +44,9 @@ def measure(rows: int, blocks: int) -> dict[str, dict[str, float]]:
     }
     results = {}
     for name, call in calls.items():
-        start = time.perf_counter()
+        start = time.process_time()
         result = call()
-        results[name] = {"seconds": time.perf_counter() - start}
+        results[name] = {"seconds": time.process_time() - start}
         if name == "partition":
             shares = result.value_counts(normalize=True)[list(SPLITS)].round(4)
             results[name]["shares"] = shares.tolist()
@@ -65,36 +58,15 @@ def measure(rows: int, blocks: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def main() -> None:
-    """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--blocks", type=int, default=300_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    given = parser.parse_args()
-    small, large = measure(given.rows // 10, given.blocks // 10), measure(given.rows, given.blocks)
-    codes_mb = given.rows * len(mtclim.SANTIAGO) / 1e6
-    table = []
+def run(quick: bool) -> list[dict]:
+    """Row 7: time against a tenth of the rows, memory against the codes; ``quick``: one million rows, not ten."""
+    rows, blocks = (1_000_000, 30_000) if quick else (10_000_000, 300_000)
+    small, large = measure(rows // 10, blocks // 10), measure(rows, blocks)
+    codes_mb, lines = rows * len(mtclim.SANTIAGO) / 1e6, []
     for name in large:
-        ratio, memory = large[name]["seconds"] / small[name]["seconds"], large[name]["peak_mb"] / codes_mb
-        met = ratio <= RATIO and memory <= MEMORY
-        table.append(
-            {"what": name, "rows/10": round(small[name]["seconds"], 2), "rows": round(large[name]["seconds"], 2),
-             "ratio": round(ratio, 1), "peak_mb": round(large[name]["peak_mb"]), "memory": round(memory, 2), "met": met}
-        )  # fmt: skip
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "processors": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "versions": {"python": sys.version.split()[0], "numpy": np.__version__, "pandas": pd.__version__},
-    }
-    print(f"{given.rows:,} rows x {len(mtclim.SANTIAGO)} tasks, {given.blocks:,} blocks; codes {codes_mb:.0f} MB; int8")
-    print(machine)
-    print(pd.DataFrame(table).to_string(index=False))
-    report = {"rows": given.rows, "blocks": given.blocks, "codes_mb": codes_mb, **machine, "targets": [RATIO, MEMORY]}
-    report |= {"date": time.strftime("%Y-%m-%d"), "results": table, "partition_shares": large["partition"]["shares"]}
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        memory = large[name]["peak_mb"] / codes_mb
+        line = row(7, f"{name}, {rows:,} rows x 5 tasks, {blocks:,} blocks", f"{rows // 10:,} rows",
+                   large[name]["seconds"] / small[name]["seconds"], RATIO, threads=1, device="CPU")  # fmt: skip
+        line |= {"memory": round(memory, 2), "target": f"<= {RATIO}; memory <= {MEMORY} x codes"}
+        lines.append(line | {"met": line["met"] and memory <= MEMORY})
+    return lines

@@ -1,0 +1,44 @@
+"""What the benchmarks share: timing in turn, the device, and the form of a row."""
+
+import os
+import statistics
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+DEVICE_NAME = torch.cuda.get_device_name() if GPU else "CPU"
+
+
+def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm: int = 2) -> dict[str, float]:
+    """Median seconds of each call; A B A B ..., so that a disturbance of the machine meets both sides."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(warm + rounds):
+        for name, call in calls.items():
+            began = perf_counter()
+            call()
+            if GPU:
+                torch.cuda.synchronize()
+            if number >= warm:
+                times[name].append(perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def row(number: int, what: str, against: str, ratio: float, target: float | None, seconds: float | None = None,
+        least: bool = False, threads: int | None = None, device: str | None = None) -> dict:  # fmt: skip
+    """One line of the table. ``least``: the ratio must reach the target, else it must not pass it.
+
+    ``seconds`` (of the first side) are kept only where a GPU measured them.
+    """
+    met = None if target is None else bool(ratio >= target if least else ratio <= target)
+    line = {"row": number, "what": what, "against": against, "device": device or DEVICE_NAME}
+    line |= {"threads": threads or torch.get_num_threads(), "ratio": round(ratio, 3)}
+    line |= {"target": "" if target is None else f"{'>=' if least else '<='} {target:g}", "met": met}
+    return line | ({"seconds": seconds} if GPU and device is None and seconds is not None else {})
+
+
+def all_threads() -> int:
+    """As many threads as this process may use processors."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,61 @@
+"""Row 5: prediction, JPEG files to GeoParquet, against the slower of decoding alone and forward alone."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import save_file
+
+from benchmarks.common import GPU, all_threads, in_turn, row
+from mtclim import runs
+from mtclim.city.facade import draw
+from mtclim.config import load_config, to_dict
+from mtclim.model import create_model
+from mtclim.photographs import decoded_batches
+from mtclim.predict import load_ensemble, predict
+from mtclim.tasks import SANTIAGO
+
+BATCH = 64
+
+
+def write_run(folder: Path, config) -> None:
+    """A run folder with a network started at random: what prediction reads of one."""
+    model = create_model(config.variant, SANTIAGO, config.timm_name)
+    settings = to_dict(config) | {"timm_name": config.timm_name, "tasks": SANTIAGO.to_dict(), "mean": model.mean, "std": model.std}  # fmt: skip
+    with runs.working(folder, settings) as partial:
+        save_file(model.state_dict(), partial / "model.safetensors")
+        runs.write_json(partial / "calibration.json", {task: {"temperature": 1.0} for task in SANTIAGO})
+        pd.DataFrame({"image": [], "split": []}, dtype=str).to_parquet(partial / "split.parquet")
+
+
+def run(quick: bool) -> list[dict]:
+    """The demo preset's network; on a GPU the paper's DenseNet121 on façades of 300 px."""
+    config = load_config("paper" if GPU else "demo", {"variant": "lim_ms_all", "pretrained": False})
+    size, images = (300, 32_768) if GPU else (config.image_size, 2048 if quick else 8192)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder / "run", config)
+        pictures = [draw("H1", "CR", "FLT", "DET_SP", k, size) for k in range(64)]
+        for k in range(images):
+            (folder / f"{k}.jpg").write_bytes(pictures[k % len(pictures)])
+        table = pd.DataFrame({"image": [f"{k}.jpg" for k in range(images)], "lon": -70.6, "lat": -33.4})
+        table.to_csv(folder / "images.csv", index=False)
+        ensemble = load_ensemble(folder / "run")
+        paths = [str(folder / image) for image in table["image"]]
+        batches = [paths[k : k + BATCH] for k in range(0, images, BATCH)]
+        pixels = {config.image_size: np.zeros((BATCH, config.image_size, config.image_size, 3), np.uint8)}
+
+        def whole() -> None:
+            predict(folder / "run", folder / "images.csv", folder / "map.parquet", batch_size=BATCH, progress=False)
+            (folder / "map.parquet").unlink()
+
+        alone = {
+            "decoding": lambda: sum(len(reasons) for _, reasons in decoded_batches(batches, ensemble.sizes, BATCH)),
+            "forward": lambda: [ensemble.probabilities(pixels) for _ in batches],
+        }
+        t = in_turn({"whole": whole, **alone}, 3, warm=1)
+    slower = max(alone, key=t.__getitem__)
+    line = row(5, f"prediction, JPEG to GeoParquet, {images:,} façades at {size} px, {config.backbone}", f"{slower} alone (the slower)",
+               t[slower] / t["whole"], 0.9, t["whole"], least=True, threads=all_threads())  # fmt: skip
+    return [line | ({"seconds for 204,030": round(t["whole"] * 204_030 / images, 1)} if GPU else {})]

@@ -58,6 +58,12 @@ def test_names_on_the_pages_can_be_imported(page):
         assert resolve(name) is not None, name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_directives_are_recognised(page):
+    """A fence of backticks takes no backtick in its first line: all that follows would be shown as text, without warning."""
+    assert not re.findall(r"^```+\{[^\n]*`.*$", page.read_text(encoding="utf-8"), re.M)
+
+
 def test_the_table_from_paper_to_code_is_complete():
     page = (BOOK / "correspondence.md").read_text(encoding="utf-8")
     first = [row.split("|")[1] for row in page.splitlines() if row.startswith("| ")]
@@ -199,6 +205,8 @@ def test_chapters_say_whose_data_they_show_or_that_they_are_missing(pages):
         ('data = ""\noverrides = "{data: mine.csv}"', False),
         ('data = ""\noverrides = {"data": "mine.csv"}', False),
         ('data = "mine.csv"', False),
+        ('config = "demo"\ndata = ""\nruns = "somewhere"', None),
+        ('config = "demo"\ndata = "city"\nruns = "somewhere"', True),
         ('config = "nowhere.yaml"\ndata = ""', None),
         ("seed = 0", None),
     ],

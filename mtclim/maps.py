@@ -320,7 +320,7 @@ def _packed(array: np.ndarray, kind: str) -> str:
 
 
 def _rings(polygons: Sequence[gpd.GeoDataFrame], crs, x: float, y: float) -> list[list[int]]:
-    simple = [gpd.GeoDataFrame(geometry=layer.to_crs(crs).geometry.simplify(2.0)) for layer in polygons]
+    simple = [gpd.GeoDataFrame(geometry=layer.to_crs(crs).geometry.simplify(2.0)) for layer in reversed(polygons)]
     rings = [ring for layer in simple for ring in _outlines(layer)]
     return [(ring - [x, y]).round().astype(int).ravel().tolist() for ring in rings]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mtclim
-from mtclim import predict
+from mtclim import predict, table
 from mtclim.images import decode
 from mtclim.photographs import exif_position, read_source
 
@@ -27,7 +27,7 @@ PROBABILITIES = [f"{task}:p:{name}" for task, classes in TASKS.items() for name 
 N = 50
 SLOW = """
 import sys, time
-from mtclim import predict
+from mtclim import predict, table
 forward = predict.Ensemble.probabilities
 def slow(self, batch):
     time.sleep(0.2)
@@ -237,10 +237,25 @@ def test_without_positions(place):
     frame = run(place, "placeless", require_position=False)[0]
     assert len(frame) == N - 2
     assert frame.set_index("image").loc["images/3.png", ["lon", "geometry"]].isna().all()
-    table = pd.read_csv(place / "table.csv").drop(columns=["lon", "lat"])
-    table.to_csv(place / "nowhere.csv", index=False)
+    nowhere = pd.read_csv(place / "table.csv").drop(columns=["lon", "lat"])
+    nowhere.to_csv(place / "nowhere.csv", index=False)
     with pytest.raises(ValueError, match="no image has a position; add lon and lat"):
         read_source(place / "nowhere.csv", TASKS)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.gpkg"])
+def test_rows_without_a_geometry_are_listed(tmp_path, name):
+    geopandas = pytest.importorskip("geopandas")
+    from shapely import Point
+
+    images = {"image": ["a.png", "b.png", "c.png"], "block": ["x", None, "z"]}
+    frame = geopandas.GeoDataFrame(images, geometry=[Point(350000, 6300000), None, Point(350100, 6300000)], crs=32719)
+    frame.to_parquet(tmp_path / name) if name.endswith("t") else frame.to_file(tmp_path / name)
+    rows = read_source(tmp_path / name, TASKS)
+    assert rows["reason"].tolist() == ["", "no position (lon, lat) in the table", ""]
+    assert rows["lon"].round(1).tolist()[::2] == [-70.6, -70.6] and rows["block"].fillna("").tolist() == ["x", "", "z"]
+    with pytest.raises(table.TableError, match="no geometry"):
+        table.read_table(tmp_path / name, TASKS, require_images=False)
 
 
 def test_models_of_other_tasks_are_refused(place, tmp_path):

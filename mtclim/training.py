@@ -1,5 +1,6 @@
 """Training of one run: data, Lightning loop, best weights, run folder (sections 2.2, 2.3.6 and 3)."""
 
+import ctypes
 import logging
 import os
 import resource
@@ -368,6 +369,7 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
     Stopped at any moment, the same call goes on from the last finished epoch. Raises TableError, TrainingError,
     runs.RunError; nothing half-written stands under the run's name.
     """
+    _keep_memory()
     folder = run_folder(config)
     threads = config.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -391,6 +393,14 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
             model = SingleTaskModel(data.table.tasks, [learner.model for learner in learners])
         _write(partial, config, data, model, learners)
     return folder
+
+
+def _keep_memory() -> None:
+    """Have glibc keep freed memory for the next step: else each step asks the system anew for every page it touches."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:  # elsewhere, and with another allocator, nothing changes
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD at its highest: blocks up to 32 MiB come from the heap ...
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which is given back beyond 2 GiB only
 
 
 def _rank() -> int:

@@ -1,10 +1,12 @@
-"""The workflow: what a dry run of the study and of the grid would do."""
+"""The workflow: what a dry run of the study and of the grid would do, what is left to do, and what a failure says."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tiny import environment, make_project
 
 pytest.importorskip("snakemake")
 ROOT = Path(__file__).parent.parent
@@ -33,3 +35,40 @@ def test_prediction_in_parts_for_several_machines():
     shown = dry_run("--quiet", "progress", "--forceall", "--config", "variants=bl", "parts=3", "--", "map")
     assert shown.count("rule predict_part:") == 3 and all(f"part-{i}-of-3.done" in shown for i in range(3))
     assert "predict_part" not in dry_run("--quiet", "progress", "--forceall", "--config", "variants=bl", "--", "map")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A tiny project with the workflow, whose data and balancing are done."""
+    folder = make_project(tmp_path_factory.mktemp("workflow") / "project")
+    shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    (folder / "runs/tiny-table/results/notebooks").mkdir(parents=True)
+    for name in (".data", "results/notebooks/balance.ipynb"):
+        (folder / "runs/tiny-table" / name).touch()
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_a_finished_run_is_not_made_again(project):
+    run = project / "runs/tiny-table/test_byobnet/bl_ms/seed-0"
+    run.mkdir(parents=True)
+    (run / "COMPLETE").touch()
+    done = snakemake(project, "--dry-run", "--config", "config=tiny")
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0 and shown.count("rule train:") == 1 and "variant=bl," in shown, shown
+    assert "runs_per_gpu=1" in shown
+
+
+def test_a_failed_run_is_named_with_its_log_and_leaves_no_folder(project):
+    place = "runs/tiny-table/test_byobnet/lim_xs/seed-0"
+    done = snakemake(project, "--config", "config=tiny", "variants=lim_xs", "--", f"{place}/COMPLETE")
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert f"FAILED: run lim_xs, test_byobnet, seed 0; its log: {place}.log" in shown
+    assert "found 'lim_xs'; expected one of stc, bl" in shown and "'lim_xs'" in (project / f"{place}.log").read_text()
+    assert not (project / place).exists()

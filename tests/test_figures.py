@@ -214,7 +214,8 @@ def pictures() -> dict:
     frame = pd.DataFrame([{"variant": v, "metric": m, "value": x + i} for i, v in enumerate(VARIED) for m in ("oa", "kappa")
                           for x in rng.normal(0, 1, 11)])  # fmt: skip
     names = [f"{task}:{name}" for task, classes in SANTIAGO.items() for name in classes]
-    matrix = pd.DataFrame(rng.random((35, 35)) ** 2, index=names, columns=names)
+    i = np.arange(35)
+    matrix = pd.DataFrame(np.exp(-np.abs(1.4 * i[:, None] - i) / 6), index=names, columns=names)
     return {
         "confusion": (figures.confusion, counts, SANTIAGO),
         "residuals": (figures.residuals, frame),
@@ -263,7 +264,7 @@ def shown(outputs: list[dict], kind: str) -> list[str]:
 
 
 def test_the_notebook_on_users_data(tmp_path):
-    """Two tasks of a user's table, labels missing, images at hand, one realisation, a run that failed."""
+    """Two tasks of a user's table, labels missing, images at hand, one realisation, a failed run, a second backbone."""
     pytest.importorskip("papermill")
     truth = make_truth(TWO, 80, 8, 0.1, 0)
     rng = np.random.default_rng(0)
@@ -275,6 +276,8 @@ def test_the_notebook_on_users_data(tmp_path):
         write_run(
             tmp_path / "runs", TWO, variant, 0, backbone="test_byobnet", n=40, blocks=8, missing=0.1, weights=True
         )
+    for variant in ("stc", "bl"):
+        write_run(tmp_path / "runs", TWO, variant, 0, backbone="resnet18", n=40, blocks=8, missing=0.1)
     (tmp_path / "runs" / "test_byobnet" / "tlim" / "seed-0.partial").mkdir(parents=True)
     (tmp_path / "tasks.yaml").write_text(json.dumps(TWO.to_dict()))
     outputs = execute(
@@ -284,10 +287,11 @@ def test_the_notebook_on_users_data(tmp_path):
     assert "one run gives no interval" in text and "The tasks are not the paper's five" in text
     assert "unfinished: in work, stopped or failed" in "".join(tables)
     assert "not at hand" not in text and "Rank correlation of the two matrices" in text
-    assert len(shown(outputs, "image/png")) == 15
+    assert len(shown(outputs, "image/png")) == 15 + 2 and "**resnet18**: kappa [%]" in text
     assert load_study(tmp_path / "results").variants == ["stc", "bl", "lim_ms_all"]
 
 
+@pytest.mark.soak
 def test_the_notebook_from_tables_alone(tmp_path):
     """One variant, no baseline, neither run folders nor images."""
     pytest.importorskip("papermill")

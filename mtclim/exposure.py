@@ -144,6 +144,7 @@ def attributes(predictions: pd.DataFrame, tasks: Mapping, mapping: Mapping | Non
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
     """A CSV in which no cell is run as a formula."""
+    frame = frame.rename(columns=str)
     text = frame.select_dtypes(["object", "string", "category"])
     safe = {name: column.astype(object).map(safe_cell) for name, column in text.items()}
     frame.assign(**safe).rename(columns=safe_cell).to_csv(path, index=False, encoding="utf-8")

@@ -143,6 +143,19 @@ def test_csv_cells_are_not_formulas(tmp_path):
     assert read["roof"].tolist() == ["'=1+1", "'@x"]
     assert read["lon"].tolist() == [-70.5, 1.0]
     assert read["gem"].tolist() == ["UNK", "RSH1"]
+    exposure.write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path)
+    assert path.read_text(encoding="utf-8") == "0,1\n'+1,2.5\n"
+
+
+def test_tasks_that_the_mapping_does_not_cover_are_named():
+    tasks = Tasks({"height": ["1", "2"], "roof_shape": ["FLT", "PIT_GAB"], "colour": ["red", "blue"]})
+    used, left_out = exposure.covered(tasks, exposure.read_mapping())
+    assert used == {"roof_shape": ("FLT", "PIT_GAB")}
+    assert left_out == ["height: the mapping has no row for 1, 2", "colour: the mapping has no such task"]
+    frame = exposure.attributes(fake_predictions(20, tasks), tasks)
+    assert set(frame["gem"]) <= {"RSH1", "RSH2"}
+    bare = Tasks({"colour": ["red", "blue"]})
+    assert "gem" not in exposure.attributes(fake_predictions(20, bare), bare)
 
 
 # ------------------------------------------------------------------ from predictions to frequencies

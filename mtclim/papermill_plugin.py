@@ -87,7 +87,7 @@ def check_injected(cells: list[str], notebook: str) -> None:
 
 
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
-    """Where the executed notebook belongs: beside the run folder that it fills, or in the folder of the study's runs.
+    """Where the executed notebook belongs: beside the run folder that it fills, else in ``out`` or the folder of the study's runs.
 
     ValueError for values that the configuration refuses.
     """
@@ -99,7 +99,7 @@ def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
     folder = run_folder(config)
     if metadata["mtclim"].get("output") == "run":
         return folder.with_name(f"{folder.name}.ipynb")
-    return folder.parents[2] / notebook.name
+    return (folder if config.out else folder.parents[2]) / notebook.name
 
 
 def supply(arguments: list[str]) -> None:

@@ -209,6 +209,10 @@ def test_output_path_of_a_notebook_about_the_study(project, monkeypatch):
     monkeypatch.chdir(project)
     path = papermill_plugin.output_path(Path("notebooks/explore.ipynb"), {"mtclim": {}}, {"config": "demo", "top": 3})
     assert path.resolve() == project.resolve() / "runs/demo/explore.ipynb"
+    path = papermill_plugin.output_path(
+        Path("notebooks/map.ipynb"), {"mtclim": {}}, {"config": "demo", "out": "x/maps"}
+    )
+    assert path == Path.cwd() / "x" / "maps" / "map.ipynb"
 
 
 def test_parse_reads_every_form(tmp_path):

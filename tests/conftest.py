@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 RECORD = Path(__file__).parent.parent / "results" / "soak.csv"
-COLUMNS = ["check", "counts", "outcome", "seconds", "date", "machine", "versions"]
+COLUMNS = ["check", "counts", "outcome", "when and where"]
 _done: dict[str, dict] = {}
 
 
@@ -16,20 +16,18 @@ def pytest_runtest_logreport(report) -> None:
     """Note each check that ran at its full counts; what it counted it said with `record_property`."""
     if "soak" in report.keywords and (report.when == "call" or report.outcome != "passed"):
         counts = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
-        name = report.nodeid.split("/")[-1]
-        _done[name] = {"counts": counts, "outcome": report.outcome, "seconds": round(report.duration)}
+        name = report.nodeid.split("::")[-1].removeprefix("test_").replace("_", " ").replace("[", " [")
+        _done[name] = {"counts": counts, "outcome": f"{report.outcome} in {report.duration:.0f} s"}
 
 
 def pytest_sessionfinish() -> None:
     """Enter the checks of this session in the record, each in the place of its earlier entry; write it whole."""
-    ran = {check: entry for check, entry in _done.items() if entry["outcome"] != "skipped"}
+    ran = {check: entry for check, entry in _done.items() if not entry["outcome"].startswith("skipped")}
     if not ran:
         return
-    now = {
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": f"python {platform.python_version()}, torch {version('torch')}, pandas {version('pandas')}",
-    }
+    when = datetime.now(UTC).isoformat(" ", timespec="minutes")
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    now = {"when and where": f"{when}; {where}, torch {version('torch')}"}
     known = {}
     if RECORD.exists():
         with open(RECORD, newline="", encoding="utf-8") as file:

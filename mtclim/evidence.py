@@ -275,7 +275,7 @@ def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", met
         told = f"the 95 % interval lies above zero at {up}, below at {down}, and holds zero or is missing at the other"
         told += f" {len(gains) - up - down}"
     best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
-    few, many = gains["n"].min(), gains["n"].max()
+    few, many = int(gains["n"].min()), int(gains["n"].max())
     runs = f"{few} to {many} realisations" if few < many else f"{few} realisation{'s' * (few > 1)}"
     ends = (f"{row['mean']:+.2f} at interdependency {row['interdependency']:g}, ambiguity {row['ambiguity']:g}"
             for row in (best, least))  # fmt: skip

@@ -41,7 +41,12 @@ def plain_gru(module: StackedGRU, z: torch.Tensor) -> tuple[torch.Tensor, list]:
         second = nn.GRU(module.w_ih_1.shape[-1], module.w_hh_1.shape[-1], dtype=z.dtype)
         for layer, gru, suffixes in ((0, first, ("", "_reverse")), (1, second, ("",))):
             for direction, suffix in enumerate(suffixes):
-                for ours, theirs in (("w_ih", "weight_ih"), ("w_hh", "weight_hh"), ("b_ih", "bias_ih"), ("b_hh", "bias_hh")):
+                for ours, theirs in (
+                    ("w_ih", "weight_ih"),
+                    ("w_hh", "weight_hh"),
+                    ("b_ih", "bias_ih"),
+                    ("b_hh", "bias_hh"),
+                ):
                     parameter = getattr(gru, f"{theirs}_l0{suffix}")
                     source = getattr(module, f"{ours}_{layer}")
                     with torch.no_grad():

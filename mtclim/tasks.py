@@ -32,7 +32,9 @@ class Tasks(Mapping[str, tuple[str, ...]]):
                 raise ValueError(f"Tasks: task {task!r} has the classes {list(names)}; expected at least two.")
             repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
             if repeated or not all(name.strip() for name in names):
-                raise ValueError(f"Tasks: task {task!r} has repeated or empty class names {repeated}; name each class once.")
+                raise ValueError(
+                    f"Tasks: task {task!r} has repeated or empty class names {repeated}; name each class once."
+                )
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Tasks":
@@ -42,7 +44,9 @@ class Tasks(Mapping[str, tuple[str, ...]]):
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict) or not all(isinstance(names, list) for names in loaded.values()):
-            raise ValueError(f"{path}: expected a YAML mapping 'task: [class, class, ...]', found {type(loaded).__name__}.")
+            raise ValueError(
+                f"{path}: expected a YAML mapping 'task: [class, class, ...]', found {type(loaded).__name__}."
+            )
         return cls(loaded)
 
     def to_dict(self) -> dict[str, list[str]]:

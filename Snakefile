@@ -11,10 +11,11 @@
     snakemake --profile profiles/slurm                   # a cluster (untested)
     snakemake --cores 2 --config parts=8                 # prediction in 8 jobs that may run on 8 machines
 
-A run is done when its folder holds COMPLETE; repeating the command resumes whatever is not. profiles/default, which
+A run is finished when its folder holds COMPLETE; repeating the command resumes whatever is not. profiles/default, which
 Snakemake reads by itself, holds the settings that make stopping and repeating safe.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ ROOT = str(run_folder(SETTINGS).parents[2].relative_to(project_root()))
 RESULTS = config.get("results") or f"{ROOT}/results"
 NOTEBOOKS = f"{RESULTS}/notebooks"
 RUN = ROOT + "/{backbone}/{variant}/seed-{seed}"
-RUNS = expand(RUN + "/COMPLETE", backbone=BACKBONES, variant=VARIANTS, seed=SEEDS)
+RUNS = expand(RUN, backbone=BACKBONES, variant=VARIANTS, seed=SEEDS)
 SHOWN = "lim_ms_all" if "lim_ms_all" in VARIANTS else VARIANTS[-1]
 BEST = f"{ROOT}/{BACKBONES[0]}/{SHOWN}/seed-0"
 PARTS = int(config.get("parts") or 1)
@@ -89,9 +90,19 @@ def of_wildcards(pattern):
     return pattern.replace("{", "{wildcards.")
 
 
-def empty(run):
-    """Remove the folder that Snakemake makes for its output: a run's folder appears only when the run is finished."""
-    return f"rmdir {of_wildcards(run)} 2>/dev/null || true; "
+def flags(runs):
+    """The files beside run folders that tell Snakemake which are finished, brought up to date with the runs' markers.
+
+    Snakemake removes the outputs of a job before it runs it: a run's own marker must not be one of them.
+    """
+    for run in map(Path, runs):
+        marker, flag = run / "COMPLETE", run.with_name(f"{run.name}.done")
+        if not marker.exists():
+            flag.unlink(missing_ok=True)
+        elif not flag.exists():
+            flag.touch()
+            os.utime(flag, (marker.stat().st_mtime,) * 2)
+    return [f"{run}.done" for run in runs]
 
 
 def told(what):
@@ -158,9 +169,8 @@ rule look:
 rule train:
     input:
         ancient(rules.data.output),
-        ancient(NOTEBOOKS + "/balance.ipynb"),
     output:
-        RUN + "/COMPLETE",
+        touch(RUN + ".done"),
     log:
         RUN + ".log",
     threads: THREADS
@@ -169,7 +179,7 @@ rule train:
     params:
         lambda w: given(backbone=w.backbone, seed=w.seed, **of_variant(w.variant)),
     shell:
-        empty(RUN) + notebook(
+        notebook(
             "train", "run {wildcards.variant}, {wildcards.backbone}, seed {wildcards.seed}", of_wildcards(RUN) + ".ipynb"
         )
 
@@ -177,7 +187,7 @@ rule train:
 # The chapter: the notebook run again on a finished run only reads and shows it.
 rule train_chapter:
     input:
-        ancient(BEST + "/COMPLETE"),
+        ancient(BEST + ".done"),
     output:
         NOTEBOOKS + "/train.ipynb",
     log:
@@ -190,7 +200,7 @@ rule train_chapter:
 
 rule evaluate:
     input:
-        RUNS,
+        flags(RUNS),
     output:
         NOTEBOOKS + "/evaluate.ipynb",
     log:
@@ -205,7 +215,7 @@ rule evaluate:
 # One share of a city's photographs, for as many machines as there are parts; the map joins them.
 rule predict_part:
     input:
-        ancient(BEST + "/COMPLETE"),
+        ancient(BEST + ".done"),
     output:
         touch(ROOT + "/map/part-{part}-of-{parts}.done"),
     log:
@@ -225,7 +235,7 @@ rule predict_part:
 
 rule map:
     input:
-        BEST + "/COMPLETE",
+        BEST + ".done",
         ancient(rules.evaluate.output),
         expand(rules.predict_part.output, part=range(PARTS), parts=PARTS) if PARTS > 1 else [],
     output:
@@ -248,7 +258,7 @@ rule book:
 
 rule grid_run:
     output:
-        GRID_RUN + "/COMPLETE",
+        touch(GRID_RUN + ".done"),
     log:
         GRID_RUN + ".log",
     threads: THREADS
@@ -262,7 +272,7 @@ rule grid_run:
             **of_variant(w.variant),
         ),
     shell:
-        empty(GRID_RUN) + notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
+        notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
 
 
 GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.csv", "grid_runs.csv", "grid.txt", "grid.svg")]
@@ -271,7 +281,7 @@ GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.
 # grid_runs.csv is no declared output, since Snakemake removes outputs before it makes them: runs are added to it.
 rule grid:
     input:
-        [f"{run}/COMPLETE" for run in GRID_RUNS],
+        flags(GRID_RUNS),
     output:
         GRID_FILES[0],
         GRID_FILES[2:],

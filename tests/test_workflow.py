@@ -44,8 +44,7 @@ def project(tmp_path_factory):
     shutil.copy(ROOT / "Snakefile", folder)
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     (folder / "runs/tiny-table/results/notebooks").mkdir(parents=True)
-    for name in (".data", "results/notebooks/balance.ipynb"):
-        (folder / "runs/tiny-table" / name).touch()
+    (folder / "runs/tiny-table/.data").touch()
     return folder
 
 
@@ -64,9 +63,28 @@ def test_a_finished_run_is_not_made_again(project):
     assert "runs_per_gpu=1" in shown
 
 
+def test_making_a_finished_run_again_keeps_it(project):
+    """Whatever makes Snakemake run the job: it must not remove the marker, and the notebook only shows the run."""
+    run = project / "runs/tiny-table/test_byobnet/bl/seed-0"
+    run.mkdir(parents=True)
+    (run / "COMPLETE").touch()
+    snakemake(
+        project,
+        "--config",
+        "config=tiny",
+        "variants=bl",
+        "--forcerun",
+        "train",
+        "--",
+        f"{run.relative_to(project)}.done",
+    )
+    assert (run / "COMPLETE").exists()
+    shutil.rmtree(run)
+
+
 def test_a_failed_run_is_named_with_its_log_and_leaves_no_folder(project):
     place = "runs/tiny-table/test_byobnet/lim_xs/seed-0"
-    done = snakemake(project, "--config", "config=tiny", "variants=lim_xs", "--", f"{place}/COMPLETE")
+    done = snakemake(project, "--config", "config=tiny", "variants=lim_xs", "--", f"{place}.done")
     shown = done.stdout + done.stderr
     assert done.returncode != 0
     assert f"FAILED: run lim_xs, test_byobnet, seed 0; its log: {place}.log" in shown

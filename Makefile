@@ -31,11 +31,11 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 study: $(READY)  ## everything anew: data, variants, evaluation, map, book (REALISATIONS=1 CONFIG=demo BACKBONES=a,b)
-	$(SNAKEMAKE) study
+	$(SNAKEMAKE) -- study
 	$(MAKE) --no-print-directory book RESULTS=runs/$(CONFIG)/results
 
 grid: $(READY)  ## when does it help: interdependency x ambiguity, 5 realisations
-	$(SNAKEMAKE) grid
+	$(SNAKEMAKE) -- grid
 
 RESULTS ?= results
 book: $(READY)  ## render the book from results/, without training

@@ -1,5 +1,6 @@
 """The workflow: what a dry run of the study and of the grid would do, what is left to do, and what a failure says."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -90,3 +91,13 @@ def test_a_failed_run_is_named_with_its_log_and_leaves_no_folder(project):
     assert f"FAILED: run lim_xs, test_byobnet, seed 0; its log: {place}.log" in shown
     assert "found 'lim_xs'; expected one of stc, bl" in shown and "'lim_xs'" in (project / f"{place}.log").read_text()
     assert not (project / place).exists()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("target", ["study", "grid"])
+def test_what_make_types_is_understood(target):
+    printed = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in printed.replace("\\\n", " ").splitlines() if "bin/snakemake" in line)
+    assert line.endswith(f" -- {target}")
+    shown = dry_run(*shlex.split(line)[1:-2], "--quiet", "progress", "--", target)
+    assert "train" in shown or "grid_run" in shown or "Nothing to be done" in shown

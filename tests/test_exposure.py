@@ -76,10 +76,11 @@ def test_counts_agree_with_brute_force():
     tasks = {task: SANTIAGO[task] for task in ("mat_llrs", "height")}
     counts = exposure.exposure(frame, tasks, tail=0.0)
     mapping = exposure.read_mapping()
+    pairs = list(product(tasks["mat_llrs"], tasks["height"]))
+    texts = [exposure.gem_strings(pd.DataFrame({"mat_llrs": [a], "height": [b]}), mapping)[0] for a, b in pairs]
     expected, best = {}, {}
     for _, row in frame.iterrows():
-        for a, b in product(tasks["mat_llrs"], tasks["height"]):
-            text = exposure.gem_strings(pd.DataFrame({"mat_llrs": [a], "height": [b]}), mapping)[0]
+        for (a, b), text in zip(pairs, texts, strict=True):
             key = (row["block"], text)
             expected[key] = expected.get(key, 0) + float(row[f"mat_llrs:p:{a}"]) * float(row[f"height:p:{b}"])
             best[key] = best.get(key, 0) + (row["mat_llrs:pred"] == a) * (row["height:pred"] == b)

@@ -118,7 +118,9 @@ def test_notebooks_run_without_network(study):
 
 
 @needs_namespace
-@pytest.mark.parametrize("hub", [{"HF_HUB_OFFLINE": "1"}, pytest.param({"HF_HUB_OFFLINE": "0"}, marks=SOAK)], ids=["told", "tried"])
+@pytest.mark.parametrize(
+    "hub", [{"HF_HUB_OFFLINE": "1"}, pytest.param({"HF_HUB_OFFLINE": "0"}, marks=SOAK)], ids=["told", "tried"]
+)
 def test_pretrained_weights_without_network_say_what_to_do(tmp_path, hub):
     """At once where the hub's client is told that it is offline; else after its own five retries, which it announces."""
     make_project(tmp_path / "p", images=60, pretrained=True)

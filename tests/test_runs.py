@@ -1,7 +1,7 @@
 """Run folders: what they hold, that they load as they were written, and when a run is refused."""
 
+import contextlib
 import json
-import os
 import time
 
 import numpy as np
@@ -41,12 +41,8 @@ def here(project, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(project):
-    before = os.getcwd()
-    os.chdir(project)
-    try:
+    with contextlib.chdir(project):
         return fit(load_config("tiny", variant="lim_ms_all"), progress=False)
-    finally:
-        os.chdir(before)
 
 
 def test_folder_is_where_and_what_is_promised(run, project):

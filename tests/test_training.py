@@ -1,8 +1,8 @@
 """Training checked against independent accounts: the penalty written out, the history replayed, two processes beside one."""
 
+import contextlib
 import copy
 import math
-import os
 
 import numpy as np
 import pandas as pd
@@ -41,13 +41,9 @@ def here(project, monkeypatch):
 @pytest.fixture(scope="module")
 def long(project):
     """A run to early stopping, in which the schedule steps: folder and configuration."""
-    before = os.getcwd()
-    os.chdir(project)
-    try:
+    with contextlib.chdir(project):
         config = load_config("tiny", max_epochs=40, lr_patience=1, stop_patience=4, learning_rate=0.01, out="runs/long")
         return fit(config, progress=False), config
-    finally:
-        os.chdir(before)
 
 
 # --- the data of a run ---

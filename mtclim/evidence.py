@@ -207,14 +207,14 @@ def negative_transfer(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(study: Study) -> pd.DataFrame:
-    """Means per backbone and variant: parameters, seconds per step and its ratio to BL's, epochs, best epoch, hours,
+    """Means per backbone and variant: parameters, seconds per step and its ratio to BL's, epochs, epochs to the best weights, hours,
     peak memory, images per second, runs; ``hardware`` names what the runs were made on (times compare only on one).
     """
     columns = [
         "parameters",
         "seconds_per_step",
         "epochs",
-        "best_epoch",
+        "epochs_to_best",
         "seconds",
         "peak_memory_mb",
         "images_per_second",

@@ -21,8 +21,16 @@ BINS = 15
 """Bins of equal width for the expected calibration error."""
 COVERAGES = np.arange(1, 21) / 20
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, where it is there
-_COSTS = ("seconds", "seconds_per_step", "epochs", "best_epoch", "parameters", "peak_memory_mb", "images_per_second")
-_ORIGINS = ("date", "device", "hardware", "commit", "digest")
+_COSTS = (
+    "seconds",
+    "seconds_per_step",
+    "epochs",
+    "epochs_to_best",
+    "parameters",
+    "peak_memory_mb",
+    "images_per_second",
+)
+_ORIGINS = ("date", "device", "hardware", "commit", "table")
 
 
 @dataclass
@@ -294,8 +302,12 @@ def _blocks(predictions: pd.DataFrame) -> pd.Series:
 
 
 def _costs(origin: dict) -> dict:
-    """Costs and origins of a run as one flat row; NaN or "" where the provenance lacks them."""
-    numbers = {}
+    """Costs and origins of a run as one flat row; NaN or "" where the provenance lacks them.
+
+    Epochs add up over the networks of a run (STC has one a task), which are trained one after another.
+    """
+    best = [network["best_epoch"] + 1 for network in origin.get("networks", [])]
+    origin, numbers = origin | ({"epochs_to_best": sum(best)} if best else {}), {}
     for name in _COSTS:
         value = origin.get(name)
         numbers[name] = float(value) if isinstance(value, int | float) else float("nan")

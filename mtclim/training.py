@@ -595,7 +595,7 @@ def _provenance(config: Config, data: Data, model: nn.Module, learners: list[Lea
     return runs.provenance() | {
         "seed": config.seed, "split_seed": config.split_seed, "synthetic": config.synthetic, "table": data.table.digest,
         "seconds": sum(n["seconds"] for n in networks), "epochs": sum(n["epochs"] for n in networks),
-        "best_epoch": networks[0]["best_epoch"], "seconds_per_step": float(np.mean([n["seconds_per_step"] for n in networks])),
+        "seconds_per_step": float(np.mean([n["seconds_per_step"] for n in networks])),
         "parameters": model.parameters_count(), "peak_memory_mb": round(peak), "images_per_second": rate, "networks": networks,
         "rows": {split: int(len(data.rows(split))) for split in SPLITS},
         "unreadable": [

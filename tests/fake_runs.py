@@ -87,9 +87,10 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
     step = 0.05 * (1 + 0.6 * ("lim" in variant))
     origin = {"date": "2026-01-01", "device": "cpu", "hardware": "2 cores",
               "seconds": step * 100 * epochs * len(networks),
-              "seconds_per_step": step, "epochs": epochs, "best_epoch": epochs - 2, "parameters": 1000 * len(networks),
+              "seconds_per_step": step, "epochs": epochs * len(networks), "parameters": 1000 * len(networks),
+              "networks": [{"network": name, "best_epoch": epochs - 2} for name in networks],
               "peak_memory_mb": 800.0, "images_per_second": 100 / len(networks),
-              "commit": "0", "digest": "0"}  # fmt: skip
+              "commit": "0", "table": "0"}  # fmt: skip
     _json(folder / "provenance.json", origin)
     (folder / "COMPLETE").touch()
     return folder

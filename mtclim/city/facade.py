@@ -21,8 +21,10 @@ paper: plastered confined masonry, monopitch roofs that fall away from the stree
 """
 
 import io
+from array import array
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import compress, product
 from math import cos, pi, sin
 
 import numpy as np
@@ -91,6 +93,12 @@ class _Dice:
         shift = self(-spread, spread)
         return tuple(max(0, min(255, int(c + shift + self(-spread / 3, spread / 3)))) for c in colour)
 
+    def many(self, count: int) -> np.ndarray:
+        """The next `count` numbers at once."""
+        first, last, all_of_them = self.at + 1, self.at + 1 + count, len(self.values)
+        self.at = (self.at + count) % all_of_them
+        return np.array(self.values[first:last] + self.values[: max(0, last - all_of_them)])
+
     def fork(self, key: int) -> "_Dice":
         return _Dice(self.values, key * 977 % len(self.values))
 
@@ -100,7 +108,7 @@ def _dice(entropy, count: int) -> _Dice:
 
 
 def _mix(a, b, share: float):
-    return tuple(int(p + (q - p) * share) for p, q in zip(a, b, strict=True))
+    return int(a[0] + (b[0] - a[0]) * share), int(a[1] + (b[1] - a[1]) * share), int(a[2] + (b[2] - a[2]) * share)
 
 
 class _Street:
@@ -157,7 +165,7 @@ class _Scene:
     """A display list in metres, drawn in order (painter's algorithm). Opaque colours are lit as they are added."""
 
     def __init__(self, d: _Dice, street: _Street, pixels_per_metre: float):
-        self.d, self.street, self.points, self.items = d, street, [], []
+        self.d, self.street, self.points, self.items = d, street, array("d"), []
         self.pitch, self.fine = 2.4 / pixels_per_metre, pixels_per_metre > 7  # finest joint that shows (m); details?
 
     def add(self, kind, points: list, colour, light=1.0, extra=0.0):
@@ -165,7 +173,7 @@ class _Scene:
             k = light * self.street.light
             colour = (min(255, int(colour[0] * k)), min(255, int(colour[1] * k)), min(255, int(colour[2] * k)))
         start = len(self.points) // 3
-        self.points += points
+        self.points.extend(points)
         self.items.append((kind, start, len(self.points) // 3, colour, extra))
 
     def poly(self, points, colour, light=1.0, z=None):
@@ -177,10 +185,20 @@ class _Scene:
 
     def line(self, points, colour, light=1.0, width=0.0):
         """A polyline; `width` in metres, 0 for the thinnest."""
-        self.add("line", np.asarray(points, dtype=float).ravel().tolist(), colour, light, width)
+        self.add("line", array("d", np.asarray(points, dtype=float).tobytes()), colour, light, width)
 
     def blob(self, x, y, z, radius, colour, light=1.0):
         self.add("blob", [x, y, z], colour, light, radius)
+
+    def blobs(self, centres: np.ndarray, radii: np.ndarray, colour, light: np.ndarray):
+        """Many at once: (n, 3) metres, (n,) metres, one opaque colour, (n,) light."""
+        lit = np.minimum(255, np.multiply.outer(light * self.street.light, colour)).astype(int)
+        at = range(start := len(self.points) // 3, start + len(centres))
+        self.points.frombytes(centres.tobytes())
+        self.items += [
+            ("blob", k, k + 1, (r, g, b), radius)
+            for k, (r, g, b), radius in zip(at, lit.tolist(), radii.tolist(), strict=True)
+        ]
 
     def strokes(self, origin, along, up, count, colour, light=1.0):
         """`count` parallel lines across a quad, as one polyline that turns round at the edges."""
@@ -201,11 +219,15 @@ class _Scene:
         self.line(np.stack([x0 + a * width, b * height, np.zeros_like(a)], 1), colour, light)
 
     def render(self, image: Image.Image, camera: _Camera, thin: int):
-        """Project all points at once and draw the list."""
-        xy, scale = camera.project(np.array(self.points).reshape(-1, 3))
+        """Project all points at once and draw what of the list falls into the picture."""
+        xy, scale = camera.project(np.frombuffer(self.points).reshape(-1, 3))
+        first = [item[1] for item in self.items]
+        margin = (np.array([item[4] for item in self.items]) * scale[first] + 2)[:, None]
+        low, high = np.minimum.reduceat(xy, first) - margin, np.maximum.reduceat(xy, first) + margin
+        inside = ((high > 0) & (low < image.width)).all(1).tolist()
         flat, scale = xy.ravel().tolist(), scale.tolist()
         draw, glaze = ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
-        for kind, start, stop, colour, extra in self.items:
+        for kind, start, stop, colour, extra in compress(self.items, inside):
             target, at = glaze if len(colour) == 4 else draw, flat[2 * start : 2 * stop]
             if kind == "poly":
                 target.polygon(at, fill=colour)
@@ -306,6 +328,13 @@ def _flanks_and_roof(s, b):
         if not inset:
             up = np.subtract(slope[3], slope[0])
             s.strokes(slope[0], (b.width + 2 * o, 0, 0), up, b.width / max(0.5, s.pitch), b.tiles, 0.75)
+
+
+def _in_view(camera, b, pixels) -> bool:
+    """Whether any of the building with its roof, aerial and awning may fall into the picture."""
+    box = product((b.x0 - 1, b.x1 + 5), (0, b.eaves + 2 * b.rise + 4), (-2, b.depth + 1))
+    xy, _ = camera.project(list(box))
+    return bool((xy.max(0) > -2).all() and (xy.min(0) < pixels + 2).all())
 
 
 def _edge(s, b):
@@ -509,12 +538,13 @@ def _ground(s, camera, far, near, colour, light=1.0):
 
 def _crown(s, x, y, z, rx, ry, colour, count=70):
     """Foliage: large dark blobs first, then small ones, lighter upwards and towards the sun."""
-    d, size = s.d, min(rx, ry)
-    for k in range(count):
-        t, a, reach = k / count, d(0, 2 * pi), d() ** 0.6
-        px, py = reach * cos(a) * (1 - 0.15 * t) + 0.18 * s.street.side * t, reach * sin(a) * (1 - 0.25 * t) + 0.22 * t
-        light = 0.5 + 0.45 * t + 0.14 * py + d(-0.1, 0.1)
-        s.blob(x + rx * px, y + ry * py, z, size * (0.42 * (1 - t) ** 1.5 + 0.12) * d(0.7, 1.2), colour, light)
+    (a, reach, light, size), t = s.d.many(4 * count).reshape(count, 4).T, np.arange(count) / count
+    a, reach = 2 * pi * a, reach**0.6
+    px = reach * np.cos(a) * (1 - 0.15 * t) + 0.18 * s.street.side * t
+    py = reach * np.sin(a) * (1 - 0.25 * t) + 0.22 * t
+    light = 0.5 + 0.45 * t + 0.14 * py + (-0.1 + 0.2 * light)
+    radius = min(rx, ry) * (0.42 * (1 - t) ** 1.5 + 0.12) * (0.7 + (1.2 - 0.7) * size)
+    s.blobs(np.stack([x + rx * px, y + ry * py, np.full(count, z)], 1), radius, colour, light)
 
 
 def _tree(s, x, z, low, high, rx, colour, count=70, bare=False):
@@ -670,7 +700,7 @@ def _sky(d, street, pixels, horizon) -> Image.Image:
         draw.rectangle((0, k * down // 40, pixels, (k + 1) * down // 40), fill=colour)
     if street.sun > 0.1:
         clouds = _clouds().crop((x, 0, x + 600, 512)).resize((pixels, down), Image.Resampling.NEAREST)
-        image.paste((250, 248, 244), (0, 0), clouds)
+        image.paste(Image.new("RGB", clouds.size, (250, 248, 244)), (0, 0), clouds)  # quicker than a plain colour
     return image
 
 
@@ -679,8 +709,8 @@ def _develop(d, image, street) -> bytes:
     side, blur, gain, lift, quality = image.width, d(), d(0.88, 1.12), d(-6, 10), d()
     if blur < 0.3:
         image = image.filter(ImageFilter.BoxBlur(2.5 * blur * side / 300))
-    tones = (1 + 0.04 * street.warmth, 1.0, 1 - 0.05 * street.warmth)
-    image = image.point([max(0, min(255, int(v * gain * tone + lift))) for tone in tones for v in range(256)])
+    tones = np.array([[1 + 0.04 * street.warmth], [1.0], [1 - 0.05 * street.warmth]])
+    image = image.point((np.arange(256) * gain * tones + lift).astype(int).clip(0, 255).ravel().tolist())
     x, y, out = int(d(0, 1280 - side)), int(d(0, 1280 - side)), io.BytesIO()
     image = ImageChops.add(image, _grain().crop((x, y, x + side, y + side)), 1, -128)
     image.save(out, "JPEG", quality=int(86 + 7 * quality if side < 128 else 74 + 18 * quality))
@@ -716,8 +746,9 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
     camera, covered, share = _view(d, main, hidden, setback, size * over)
     s = _Scene(d, street, camera.scale / camera.distance / over)
     _background(s, camera, setback)
+    left, right = camera.span(0)
     for b in sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1)):
-        if camera.span(0)[0] <= b.x0 and b.x1 <= camera.span(0)[1]:
+        if left <= b.x0 and b.x1 <= right and _in_view(camera, b, size * over):
             _put(s, b)
     if street.sun > 0.5 and d() < 0.5:  # a shadow that something across the street casts
         x, y, reach = (main.x0, main.x1)[street.side > 0], main.eaves * d(0.3, 1.0), main.width * d(0.2, 0.8)

@@ -364,7 +364,12 @@ def verdict(row, metric: str = "kappa") -> str:
     shown = f"95 % interval {row.low:+.2f} to {row.high:+.2f}"
     told = row.p_holm < 0.05 if row.n >= TESTS_FROM else row.low > 0 or row.high < 0
     if not told:
-        return f"No difference between {a} and {b} can be told from {runs} (mean {row.mean:+.2f} points, {shown})."
+        chance = ""
+        if row.low > 0 or row.high < 0:  # possible only where p is corrected
+            chance = f"; alone that excludes 0, among so many comparisons it may be chance, Holm-adjusted p = {row.p_holm:.2f}"
+        return (
+            f"No difference between {a} and {b} can be told from {runs} (mean {row.mean:+.2f} points, {shown}{chance})."
+        )
     if row.boot_low <= 0 <= row.boot_high:
         blocks = f"{row.boot_low:+.2f} to {row.boot_high:+.2f}"
         return (

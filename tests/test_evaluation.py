@@ -251,6 +251,7 @@ def test_contrasts_are_the_papers_and_the_controls():
         ({"n": 1, "low": np.nan, "high": np.nan}, "one run gives no interval"),
         ({"boot_low": -0.5}, "other test blocks could undo it"),
         ({"n": 8, "p_holm": 0.2}, "No difference between LIM and BL can be told from 8 runs"),
+        ({"n": 8, "p_holm": 0.2}, "it may be chance, Holm-adjusted p = 0.20"),
         ({"n": 8, "p_holm": 0.01}, "2.00 points of mean kappa above BL"),
         ({"mean": -2.0, "low": -3.0, "high": -1.0, "boot_low": -3.0, "boot_high": -1.0}, "below BL"),
     ],

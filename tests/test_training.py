@@ -28,8 +28,7 @@ def project(tmp_path_factory):
     frame = pd.read_csv(folder / "table.csv", dtype=str)
     rng = np.random.default_rng(1)
     frame.loc[rng.random(len(frame)) < 0.25, "tint"] = None
-    wrong = rng.random(len(frame)) < 0.3  # no run is perfect
-    frame.loc[wrong, "shade"] = rng.choice(TASKS["shade"], wrong.sum())
+    frame.loc[rng.random(len(frame)) < 0.3, "shade"] = rng.choice(TASKS["shade"])  # wrong labels: no run is perfect
     frame.to_csv(folder / "table.csv", index=False)
     return folder
 

@@ -540,7 +540,7 @@ def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
         ax.spines[:].set_visible(False)
     if parts:
         style = {"location": "bottom", "shrink": 0.4, "aspect": 40, "pad": 0.02}
-        bar = figure.colorbar(image, ax=axes, label=r"gain in $\kappa$ [points]", **style)
+        bar = figure.colorbar(image, ax=axes, label="gain in κ [points]", **style)
         bar.outline.set_visible(False)
     return figure
 

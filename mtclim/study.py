@@ -307,7 +307,8 @@ def _costs(origin: dict) -> dict:
     Epochs add up over the networks of a run (STC has one a task), which are trained one after another.
     """
     best = [network["best_epoch"] + 1 for network in origin.get("networks", [])]
-    origin, numbers = origin | ({"epochs_to_best": sum(best)} if best else {}), {}
+    origin = origin | {"epochs_to_best": sum(best) or None}
+    numbers = {}
     for name in _COSTS:
         value = origin.get(name)
         numbers[name] = float(value) if isinstance(value, int | float) else float("nan")

@@ -168,7 +168,7 @@ class _Scene:
         self.d, self.street, self.points, self.items = d, street, array("d"), []
         self.pitch, self.fine = 2.4 / pixels_per_metre, pixels_per_metre > 7  # finest joint that shows (m); details?
 
-    def add(self, kind, points: list, colour, light=1.0, extra=0.0):
+    def add(self, kind, points: list | array, colour, light=1.0, extra=0.0):
         if len(colour) == 3:  # a fourth component is opacity, for shadows and glass
             k = light * self.street.light
             colour = (min(255, int(colour[0] * k)), min(255, int(colour[1] * k)), min(255, int(colour[2] * k)))

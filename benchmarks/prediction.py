@@ -68,4 +68,4 @@ def run(quick: bool) -> list[dict]:
     torch.set_num_threads(all_threads())
     if GPU:
         return [measure("paper", 300, 32_768)]
-    return [measure("demo", 64, 2048 if quick else 8192), measure("paper", 300, BATCH if quick else 4 * BATCH)]
+    return [measure("demo", 64, 2048 if quick else 32_768), measure("paper", 300, BATCH if quick else 4 * BATCH)]

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,11 @@ from mtclim.photographs import CARRIED, decoded_batches, read_source, safe_cell
 from mtclim.tasks import Tasks
 
 # ---------------------------------------------------------------- the models
+
+
+def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarray]]:
+    rows = len(next(iter(batch.values())))
+    return [{size: pixels[i : i + step] for size, pixels in batch.items()} for i in range(0, rows, step)]
 
 
 @dataclass
@@ -51,21 +57,31 @@ class Ensemble:
         """The distinct image sizes, pixels."""
         return sorted({model.image_size for model in self.models})
 
-    @torch.inference_mode()
     def probabilities(self, batch: dict[int, np.ndarray]) -> np.ndarray:
-        """(B, S) float32: the models' mean probabilities, classes in the order of `tasks.columns`."""
+        """(B, S) float32: the models' mean probabilities, classes in the order of `tasks.columns`.
+
+        On a CPU each thread takes a slice of the batch through the whole network: threads that share each operation
+        would wait for one another at its end.
+        """
+        rows, threads = len(next(iter(batch.values()))), torch.get_num_threads()
+        if self.device.type == "cpu" and threads > 1:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                parts = list(pool.map(self._forward, _slices(batch, -(-rows // threads))))
+            torch.set_num_threads(
+                threads
+            )  # what threads started later begin with; this thread's own number never changed
+            return np.concatenate(parts)
         while True:
-            rows = len(next(iter(batch.values())))
             limit = self.limit or rows
             try:
-                parts = [{k: v[i : i + limit] for k, v in batch.items()} for i in range(0, rows, limit)]
-                return np.concatenate([self._forward(part) for part in parts])
+                return np.concatenate([self._forward(part) for part in _slices(batch, limit)])
             except torch.cuda.OutOfMemoryError:
                 if limit == 1:
                     raise
                 self.limit = max(1, limit // 2)
                 torch.cuda.empty_cache()
 
+    @torch.inference_mode()
     def _forward(self, batch: dict[int, np.ndarray]) -> np.ndarray:
         total = 0.0
         for model, temperature in zip(self.models, self.temperatures, strict=True):

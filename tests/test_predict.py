@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,23 @@ def test_answers_are_those_of_the_model(place, plain):
 @pytest.mark.parametrize("shard_rows, batch_size", [(1, 1), (7, 3), (16, 16), (64, 5), (1000, 64)])
 def test_shards_and_batches_change_nothing(place, plain, shard_rows, batch_size):
     same(run(place, f"s{shard_rows}-{batch_size}", shard_rows=shard_rows, batch_size=batch_size)[0], plain)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_a_batch_and_change_nothing(place, plain, threads):
+    """Each takes a slice (of 5 rows: 2, 2 and 1) through the network; the number of threads is then what it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        frame, out = run(place, f"t{threads}", batch_size=5)
+        again = run(place, f"t{threads}-again", batch_size=5)[1]
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    same(frame, plain)
+    assert pq.read_table(out).equals(pq.read_table(again))
 
 
 def shards(out: Path) -> list[Path]:

@@ -272,8 +272,8 @@ def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", met
     if gains["n"].max() == 1:
         told = "with one realisation a point there is no interval, so no gain can be told from chance"
     else:
-        told = f"the 95 % interval lies above zero at {up}, below at {down}, and holds zero or is missing at the other"
-        told += f" {len(gains) - up - down}"
+        told = f"the 95 % interval lies above zero at {up or 'none'} of them and below zero at {down or 'none'}"
+        told += f", and there is none at {alone}" if (alone := int(gains["low"].isna().sum())) else ""
     best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
     few, many = int(gains["n"].min()), int(gains["n"].max())
     runs = f"{few} to {many} realisations" if few < many else f"{few} realisation{'s' * (few > 1)}"
@@ -287,10 +287,24 @@ def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", met
 
 
 def grid_report(scores: pd.DataFrame, tasks: Iterable[str], a: str = "lim_ms_all", b: str = "bl") -> list[str]:
-    """What the grid says, sentence by sentence: a over b in the mean, in each task, then the other variants over b."""
-    lines = grid_verdict(scores, a, b)
+    """What the grid says, sentence by sentence: all in one, a over b in the mean, in each task, then others over b."""
+    lines = [*_grid_summary(scores, tasks, a, b), *grid_verdict(scores, a, b)]
     lines += [" ".join(found[:2]) for task in tasks if len(found := grid_verdict(scores, a, b, task)) > 1]
     return lines + [grid_verdict(scores, other, b)[0] for other in ordered(set(scores["variant"]) - {a, b})]
+
+
+def _grid_summary(scores: pd.DataFrame, tasks: Iterable[str], a: str, b: str) -> list[str]:
+    """One sentence on all points and tasks together, beside what chance alone would give; none without intervals."""
+    gains = pd.concat([grid_gains(scores, a, b, metric) for metric in ("mean", *tasks)]).dropna(subset=["low"])
+    if gains.empty:
+        return []
+    up, down, chance = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum()), 0.025 * len(gains)
+    ahead = f"{title(a)} is ahead of {title(b)}", f"behind at {down}" if down else "behind nowhere"
+    where = f"at {up}" if up else "nowhere"
+    return [
+        f"Of {len(gains)} intervals (points of the grid times the mean and each task) {ahead[0]} {where} and {ahead[1]}; "
+        f"chance alone would give about {chance:.1f} of each."
+    ]
 
 
 def _grid_trend(scores: pd.DataFrame, a: str, b: str, metric: str, dial: str) -> str:

@@ -399,7 +399,7 @@ def _keep_memory() -> None:
     """Have glibc keep freed memory for the next step: else each step asks the system anew for every page it touches."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # elsewhere, and with another allocator, nothing changes
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD at its highest: blocks up to 32 MiB come from the heap ...
+        mallopt(-4, 0)  # M_MMAP_MAX: blocks of any size come from the heap ...
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which is given back beyond 2 GiB only
 
 

@@ -416,11 +416,23 @@ def test_grid_gains_are_paired():
 def test_grid_verdict_says_what_was_found():
     first, interdependency, ambiguity = evidence.grid_verdict(grid(4))
     assert (
-        "above zero at 4, below at 0" in first and interdependency.endswith("it grows.") and ambiguity.endswith("told.")
+        "above zero at 4 of them and below zero at none" in first
+        and interdependency.endswith("it grows.")
+        and ambiguity.endswith("told.")
     )
     assert evidence.grid_verdict(grid(4, -0.02))[1].endswith("it falls.")
     one = evidence.grid_verdict(grid(1))
     assert "one realisation" in one[0] and "no interval" in one[1]
+
+
+def test_grid_report_begins_with_all_intervals_and_what_chance_would_give():
+    scores = grid(4)
+    low = pd.concat([evidence.grid_gains(scores, metric=metric) for metric in ("mean", "roof")])
+    above, below = (low["low"] > 0).sum(), (low["high"] < 0).sum()
+    first = evidence.grid_report(scores, ["roof"])[0]
+    assert above and not below and first.startswith(f"Of {len(low)} intervals")
+    assert f"ahead of BL at {above} and behind nowhere; chance alone would give about {len(low) / 40:.1f}" in first
+    assert evidence.grid_report(grid(1), ["roof"])[0] == evidence.grid_verdict(grid(1))[0]
 
 
 def test_partial_grids():

@@ -67,9 +67,7 @@ class Ensemble:
         if self.device.type == "cpu" and threads > 1:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 parts = list(pool.map(self._forward, _slices(batch, -(-rows // threads))))
-            torch.set_num_threads(
-                threads
-            )  # what threads started later begin with; this thread's own number never changed
+            torch.set_num_threads(threads)  # for threads started later: they take over what was set last
             return np.concatenate(parts)
         while True:
             limit = self.limit or rows

@@ -288,6 +288,7 @@ def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", met
 
 def grid_report(scores: pd.DataFrame, tasks: Iterable[str], a: str = "lim_ms_all", b: str = "bl") -> list[str]:
     """What the grid says, sentence by sentence: all in one, a over b in the mean, in each task, then others over b."""
+    tasks = list(tasks)  # gone through twice
     lines = [*_grid_summary(scores, tasks, a, b), *grid_verdict(scores, a, b)]
     lines += [" ".join(found[:2]) for task in tasks if len(found := grid_verdict(scores, a, b, task)) > 1]
     return lines + [grid_verdict(scores, other, b)[0] for other in ordered(set(scores["variant"]) - {a, b})]
@@ -299,10 +300,9 @@ def _grid_summary(scores: pd.DataFrame, tasks: Iterable[str], a: str, b: str) ->
     if gains.empty:
         return []
     up, down, chance = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum()), 0.025 * len(gains)
-    ahead = f"{title(a)} is ahead of {title(b)}", f"behind at {down}" if down else "behind nowhere"
-    where = f"at {up}" if up else "nowhere"
+    where = f"ahead of {title(b)} {f'at {up}' if up else 'nowhere'} and behind {f'at {down}' if down else 'nowhere'}"
     return [
-        f"Of {len(gains)} intervals (points of the grid times the mean and each task) {ahead[0]} {where} and {ahead[1]}; "
+        f"Of {len(gains)} intervals (points of the grid times the mean and each task) {title(a)} is {where}; "
         f"chance alone would give about {chance:.1f} of each."
     ]
 

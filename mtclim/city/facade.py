@@ -24,7 +24,7 @@ import io
 from array import array
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import compress, product
+from itertools import compress, islice, product
 from math import cos, pi, sin
 
 import numpy as np
@@ -79,7 +79,7 @@ SHADE = (18, 22, 36)
 class _Dice:
     """Uniform numbers of one picture; forks repeat exactly, which is how terraced units come out identical."""
 
-    def __init__(self, values: list[float], at: int = 0):
+    def __init__(self, values: array, at: int = 0):
         self.values, self.at = values, at
 
     def __call__(self, low=0.0, high=1.0) -> float:
@@ -97,14 +97,20 @@ class _Dice:
         """The next `count` numbers at once."""
         first, last, all_of_them = self.at + 1, self.at + 1 + count, len(self.values)
         self.at = (self.at + count) % all_of_them
-        return np.array(self.values[first:last] + self.values[: max(0, last - all_of_them)])
+        return np.frombuffer(self.values[first:last] + self.values[: max(0, last - all_of_them)])
 
     def fork(self, key: int) -> "_Dice":
         return _Dice(self.values, key * 977 % len(self.values))
 
 
 def _dice(entropy, count: int) -> _Dice:
-    return _Dice(np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random(count).tolist())
+    numbers = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random(count)
+    return _Dice(array("d", numbers.tobytes()))
+
+
+def _inks(colours, light: np.ndarray) -> list[int]:
+    """(n, 3) colours under (n,) light as Pillow's integers, 0xAABBGGRR, opaque."""
+    return (np.minimum(255, colours * light[:, None]).astype(int) @ (1, 1 << 8, 1 << 16) + (255 << 24)).tolist()
 
 
 def _mix(a, b, share: float):
@@ -162,43 +168,35 @@ class _Camera:
 
 
 class _Scene:
-    """A display list in metres, drawn in order (painter's algorithm). Opaque colours are lit as they are added."""
+    """A display list in metres, drawn in order (painter's algorithm). Opaque colours are lit, the others aren't."""
 
     def __init__(self, d: _Dice, street: _Street, pixels_per_metre: float):
-        self.d, self.street, self.points, self.items = d, street, array("d"), []
+        self.d, self.street, self.points, self.items, self.crowns = d, street, array("d"), [], []
         self.pitch, self.fine = 2.4 / pixels_per_metre, pixels_per_metre > 7  # finest joint that shows (m); details?
 
-    def add(self, kind, points: list | array, colour, light=1.0, extra=0.0):
-        if len(colour) == 3:  # a fourth component is opacity, for shadows and glass
-            k = light * self.street.light
-            colour = (min(255, int(colour[0] * k)), min(255, int(colour[1] * k)), min(255, int(colour[2] * k)))
-        start = len(self.points) // 3
-        self.points.extend(points)
-        self.items.append((kind, start, len(self.points) // 3, colour, extra))
-
     def poly(self, points, colour, light=1.0, z=None):
-        """A polygon of (x, y, z), or of (x, y) at one z."""
-        self.add("poly", [v for p in points for v in (p if z is None else (*p, z))], colour, light)
+        """A polygon of (x, y, z), or of (x, y) at one z. A fourth component of the colour is opacity, for shadows and glass."""
+        self.points.fromlist([v for p in points for v in (p if z is None else (*p, z))])
+        self.items.append(("poly", len(points), colour, light, 0.0))
 
     def rect(self, x0, x1, y0, y1, z, colour, light=1.0):
-        self.add("poly", [x0, y0, z, x1, y0, z, x1, y1, z, x0, y1, z], colour, light)
+        self.points.fromlist([x0, y0, z, x1, y0, z, x1, y1, z, x0, y1, z])
+        self.items.append(("poly", 4, colour, light, 0.0))
 
     def line(self, points, colour, light=1.0, width=0.0):
         """A polyline; `width` in metres, 0 for the thinnest."""
-        self.add("line", array("d", np.asarray(points, dtype=float).tobytes()), colour, light, width)
+        self.points.frombytes(np.asarray(points, dtype=float).tobytes())
+        self.items.append(("line", len(points), colour, light, width))
 
     def blob(self, x, y, z, radius, colour, light=1.0):
-        self.add("blob", [x, y, z], colour, light, radius)
+        self.points.fromlist([x, y, z])
+        self.items.append(("blob", 1, colour, light, radius))
 
-    def blobs(self, centres: np.ndarray, radii: np.ndarray, colour, light: np.ndarray):
-        """Many at once: (n, 3) metres, (n,) metres, one opaque colour, (n,) light."""
-        lit = np.minimum(255, np.multiply.outer(light * self.street.light, colour)).astype(int)
-        at = range(start := len(self.points) // 3, start + len(centres))
-        self.points.frombytes(centres.tobytes())
-        self.items += [
-            ("blob", k, k + 1, (r, g, b), radius)
-            for k, (r, g, b), radius in zip(at, lit.tolist(), radii.tolist(), strict=True)
-        ]
+    def crown(self, x, y, z, rx, ry, colour, count=70):
+        """Foliage of `count` blobs, `rx` by `ry` metres about a point; drawn by `_foliage`."""
+        self.points.fromlist([x, y, z])
+        self.items.append(("crown", 1, colour, 1.0, np.inf))
+        self.crowns.append((self.d.many(4 * count), (x, y, z, rx, ry, count, *colour)))
 
     def strokes(self, origin, along, up, count, colour, light=1.0):
         """`count` parallel lines across a quad, as one polyline that turns round at the edges."""
@@ -220,22 +218,57 @@ class _Scene:
 
     def render(self, image: Image.Image, camera: _Camera, thin: int):
         """Project all points at once and draw what of the list falls into the picture."""
+        kinds, counts, colours, lights, sizes = zip(*self.items, strict=True)
         xy, scale = camera.project(np.frombuffer(self.points).reshape(-1, 3))
-        first = [item[1] for item in self.items]
-        margin = (np.array([item[4] for item in self.items]) * scale[first] + 2)[:, None]
-        low, high = np.minimum.reduceat(xy, first) - margin, np.maximum.reduceat(xy, first) + margin
-        inside = ((high > 0) & (low < image.width)).all(1).tolist()
-        flat, scale = xy.ravel().tolist(), scale.tolist()
-        draw, glaze = ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
-        for kind, start, stop, colour, extra in compress(self.items, inside):
-            target, at = glaze if len(colour) == 4 else draw, flat[2 * start : 2 * stop]
+        stop = np.cumsum(counts)
+        start, inside = stop - counts, True
+        sizes = sizes * scale[start]
+        for along in np.ascontiguousarray(xy.T):
+            inside &= np.maximum.reduceat(along, start) + sizes > -2
+            inside &= np.minimum.reduceat(along, start) - sizes < image.width + 2
+        inks = _inks([colour[:3] for colour in colours], np.multiply(lights, self.street.light))
+        foliage = self._foliage(camera, image.width)
+        flat, draw, glaze = xy.ravel().tolist(), ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
+        items = zip(kinds, (2 * start).tolist(), (2 * stop).tolist(), colours, inks, sizes.tolist(), strict=True)
+        for kind, first, last, colour, ink, r in compress(items, inside.tolist()):
             if kind == "poly":
-                target.polygon(at, fill=colour)
+                if len(colour) == 3:
+                    draw.polygon(flat[first:last], fill=ink)
+                else:
+                    glaze.polygon(flat[first:last], fill=colour)
             elif kind == "line":
-                target.line(at, fill=colour, width=max(thin, round(extra * scale[start])))
+                draw.line(flat[first:last], fill=ink, width=max(thin, round(r)))
+            elif kind == "blob":
+                x, y = flat[first:last]
+                draw.ellipse((x - r, y - 0.85 * r, x + r, y + 0.85 * r), fill=ink)
             else:
-                r = extra * scale[start]
-                target.ellipse((at[0] - r, at[1] - 0.85 * r, at[0] + r, at[1] + 0.85 * r), fill=colour)
+                for box, leaf in next(foliage):
+                    draw.ellipse(box, fill=leaf)
+
+    def _foliage(self, camera: _Camera, pixels: int):
+        """Of each crown the boxes and inks of its blobs: large dark ones first, then small ones, lighter upwards and
+        towards the sun.
+        """
+        if not self.crowns:
+            return
+        rolls, crowns = zip(*self.crowns, strict=True)
+        counts = np.array([len(roll) for roll in rolls]) // 4
+        x, y, z, rx, ry, count, *colour = np.repeat(crowns, counts, axis=0).T
+        a, reach, light, size = np.concatenate(rolls).reshape(-1, 4).T
+        stop = np.cumsum(counts)
+        t = (np.arange(stop[-1]) - np.repeat(stop - counts, counts)) / count
+        a, reach = 2 * pi * a, reach**0.6
+        px = reach * np.cos(a) * (1 - 0.15 * t) + 0.18 * self.street.side * t
+        py = reach * np.sin(a) * (1 - 0.25 * t) + 0.22 * t
+        light = 0.5 + 0.45 * t + 0.14 * py + (-0.1 + 0.2 * light)
+        radius = np.minimum(rx, ry) * (0.42 * (1 - t) ** 1.5 + 0.12) * (0.7 + (1.2 - 0.7) * size)
+        xy, scale = camera.project(np.stack([x + rx * px, y + ry * py, z], 1))
+        half = (radius * scale)[:, None] * (1, 0.85)
+        boxes, inks = np.hstack([xy - half, xy + half]), _inks(np.stack(colour, 1), light * self.street.light)
+        seen = ((boxes[:, 2:] > -2) & (boxes[:, :2] < pixels + 2)).all(1)
+        blobs, ends = zip(boxes[seen].tolist(), compress(inks, seen), strict=True), seen.cumsum()[stop - 1]
+        for count in np.diff(ends, prepend=0).tolist():
+            yield islice(blobs, count)
 
 
 @dataclass(frozen=True)
@@ -330,11 +363,11 @@ def _flanks_and_roof(s, b):
             s.strokes(slope[0], (b.width + 2 * o, 0, 0), up, b.width / max(0.5, s.pitch), b.tiles, 0.75)
 
 
-def _in_view(camera, b, pixels) -> bool:
-    """Whether any of the building with its roof, aerial and awning may fall into the picture."""
-    box = product((b.x0 - 1, b.x1 + 5), (0, b.eaves + 2 * b.rise + 4), (-2, b.depth + 1))
-    xy, _ = camera.project(list(box))
-    return bool((xy.max(0) > -2).all() and (xy.min(0) < pixels + 2).all())
+def _in_view(camera, buildings, pixels) -> list[bool]:
+    """Whether any of a building with its roof, aerial and awning may fall into the picture."""
+    boxes = [[*product((b.x0 - 1, b.x1 + 5), (0, b.eaves + 2 * b.rise + 4), (-2, b.depth + 1))] for b in buildings]
+    xy = camera.project(np.reshape(boxes, (-1, 3)))[0].reshape(-1, 8, 2)
+    return ((xy.max(1) > -2) & (xy.min(1) < pixels + 2)).all(1).tolist()
 
 
 def _edge(s, b):
@@ -536,23 +569,12 @@ def _ground(s, camera, far, near, colour, light=1.0):
         s.poly([(a, 0, far), (b, 0, far), (f, 0, near), (e, 0, near)], colour, light)
 
 
-def _crown(s, x, y, z, rx, ry, colour, count=70):
-    """Foliage: large dark blobs first, then small ones, lighter upwards and towards the sun."""
-    (a, reach, light, size), t = s.d.many(4 * count).reshape(count, 4).T, np.arange(count) / count
-    a, reach = 2 * pi * a, reach**0.6
-    px = reach * np.cos(a) * (1 - 0.15 * t) + 0.18 * s.street.side * t
-    py = reach * np.sin(a) * (1 - 0.25 * t) + 0.22 * t
-    light = 0.5 + 0.45 * t + 0.14 * py + (-0.1 + 0.2 * light)
-    radius = min(rx, ry) * (0.42 * (1 - t) ** 1.5 + 0.12) * (0.7 + (1.2 - 0.7) * size)
-    s.blobs(np.stack([x + rx * px, y + ry * py, np.full(count, z)], 1), radius, colour, light)
-
-
 def _tree(s, x, z, low, high, rx, colour, count=70, bare=False):
     """A tree with its crown between two heights, in leaf or bare."""
     d, w, trunk = s.d, 0.03 * high + 0.04, (92, 74, 60)
     s.poly([(x - w, 0), (x + w, 0), (x + 0.5 * w, high * 0.7), (x - 0.5 * w, high * 0.7)], trunk, z=z)
     if not bare:
-        return _crown(s, x, (low + high) / 2, z, rx, (high - low) / 2, colour, count)
+        return s.crown(x, (low + high) / 2, z, rx, (high - low) / 2, colour, count)
     for _ in range(18):
         y, a, reach = high * d(0.3, 0.7), d(0.5, pi - 0.5), high * d(0.15, 0.35)
         bend = (x + 0.5 * reach * cos(a) + d(-0.2, 0.2), y + 0.5 * reach * sin(a), z)
@@ -580,7 +602,7 @@ def _fence(s, x0, x1, z):
     kind, colour = s.d.pick(["bars", "bars", "wall", "hedge"]), s.d.pick([(40, 42, 44), (90, 60, 48), (70, 90, 84)])
     if kind == "hedge":
         for x in np.arange(x0, x1, 0.8).tolist():
-            _crown(s, x, 0.6, z, 0.8, 0.7, s.street.leaves, 12)
+            s.crown(x, 0.6, z, 0.8, 0.7, s.street.leaves, 12)
         return
     low = 1.5 if kind == "wall" else 0.4
     s.rect(x0, x1, 0, low, z, s.d.tint(s.d.pick(s.street.plaster)) if kind == "wall" else (176, 170, 162), 0.95)
@@ -600,7 +622,7 @@ def _foreground(s, camera, main, setback):
     if setback and d() < 0.7:
         _fence(s, main.x0 - 9, main.x1 + 9, -setback)
     if setback and d() < 0.5:
-        _crown(s, d(main.x0, main.x1), 0.8, -setback * 0.6, d(0.7, 1.5), 0.8, street.leaves, 40)
+        s.crown(d(main.x0, main.x1), 0.8, -setback * 0.6, d(0.7, 1.5), 0.8, street.leaves, 40)
     curb = -setback - 2.2
     for _ in range(2):
         x, high, colour = d(main.x0 - 6, main.x1 + 6), d(4, 8), d.tint(street.leaves)
@@ -747,8 +769,9 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
     s = _Scene(d, street, camera.scale / camera.distance / over)
     _background(s, camera, setback)
     left, right = camera.span(0)
-    for b in sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1)):
-        if left <= b.x0 and b.x1 <= right and _in_view(camera, b, size * over):
+    row = sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1))
+    for b in compress(row, _in_view(camera, row, size * over)):
+        if left <= b.x0 and b.x1 <= right:
             _put(s, b)
     if street.sun > 0.5 and d() < 0.5:  # a shadow that something across the street casts
         x, y, reach = (main.x0, main.x1)[street.side > 0], main.eaves * d(0.3, 1.0), main.width * d(0.2, 0.8)

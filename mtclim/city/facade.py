@@ -24,7 +24,7 @@ import io
 from array import array
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import compress, islice, product
+from itertools import chain, compress, islice
 from math import cos, pi, sin
 
 import numpy as np
@@ -108,6 +108,13 @@ def _dice(entropy, count: int) -> _Dice:
     return _Dice(array("d", numbers.tobytes()))
 
 
+def _each(table) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of (k, m) rows, each row repeated as often as its first number says, and the place among its like."""
+    table = np.array(table, dtype=float)
+    counts = table[:, 0].astype(int)
+    return np.repeat(table, counts, axis=0).T, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def _inks(colours, light: np.ndarray) -> list[int]:
     """(n, 3) colours under (n,) light as Pillow's integers, 0xAABBGGRR, opaque."""
     return (np.minimum(255, colours * light[:, None]).astype(int) @ (1, 1 << 8, 1 << 16) + (255 << 24)).tolist()
@@ -148,9 +155,10 @@ class _Camera:
 
     def plane(self, points):
         """(n, 3) metres to (n, 2) on the image plane and (n,) depth in metres."""
-        seen = (np.asarray(points, dtype=float) - self.at) @ self.axes.T
-        depth = np.maximum(seen[:, 2], self.near)
-        return seen[:, :2] / depth[:, None], depth
+        columns = np.array(np.transpose(points), dtype=float, order="C")  # numpy is quick along long rows
+        seen = self.axes @ (columns - self.at[:, None])
+        depth = np.maximum(seen[2], self.near)
+        return (seen[:2] / depth).T, depth
 
     def frame(self, left, top, side, pixels):
         self.corner, self.scale = np.array([left, -top]), pixels / side
@@ -158,7 +166,7 @@ class _Camera:
     def project(self, points):
         """(n, 3) metres to (n, 2) pixels (y down) and (n,) pixels per metre."""
         uv, depth = self.plane(points)
-        return (uv * (1, -1) - self.corner) * self.scale, self.scale / depth
+        return ((uv.T * [[1], [-1]] - self.corner[:, None]) * self.scale).T, self.scale / depth
 
     def span(self, z, reach=160.0):
         """The part of the line at depth z that lies before the camera: left and right x."""
@@ -171,7 +179,7 @@ class _Scene:
     """A display list in metres, drawn in order (painter's algorithm). Opaque colours are lit, the others aren't."""
 
     def __init__(self, d: _Dice, street: _Street, pixels_per_metre: float):
-        self.d, self.street, self.points, self.items, self.crowns = d, street, array("d"), [], []
+        self.d, self.street, self.points, self.items, self.fans, self.crowns = d, street, array("d"), [], [], []
         self.pitch, self.fine = 2.4 / pixels_per_metre, pixels_per_metre > 7  # finest joint that shows (m); details?
 
     def poly(self, points, colour, light=1.0, z=None):
@@ -196,13 +204,14 @@ class _Scene:
         """Foliage of `count` blobs, `rx` by `ry` metres about a point; drawn by `_foliage`."""
         self.points.fromlist([x, y, z])
         self.items.append(("crown", 1, colour, 1.0, np.inf))
-        self.crowns.append((self.d.many(4 * count), (x, y, z, rx, ry, count, *colour)))
+        self.crowns.append((self.d.many(4 * count), (count, x, y, z, rx, ry, *colour)))
 
     def strokes(self, origin, along, up, count, colour, light=1.0):
         """`count` parallel lines across a quad, as one polyline that turns round at the edges."""
-        k = np.repeat(np.arange(int(count) + 1), 2) / max(int(count), 1)
-        turn = np.resize([0, 1, 1, 0], len(k))[:, None]
-        self.line(np.asarray(origin) + k[:, None] * np.asarray(along) + turn * np.asarray(up), colour, light)
+        n = 2 * int(count) + 2
+        self.fans.append((n, len(self.points) // 3, *origin, *along, *up))
+        self.points.frombytes(bytes(24 * n))  # `_spread` fills in where they are
+        self.items.append(("line", n, colour, light, 0.0))
 
     def joints(self, x0, width, height, course, colour, light=1.0):
         """Masonry joints as one polyline: along each course, up and down at each unit, every other course shifted."""
@@ -219,14 +228,15 @@ class _Scene:
     def render(self, image: Image.Image, camera: _Camera, thin: int):
         """Project all points at once and draw what of the list falls into the picture."""
         kinds, counts, colours, lights, sizes = zip(*self.items, strict=True)
-        xy, scale = camera.project(np.frombuffer(self.points).reshape(-1, 3))
-        stop = np.cumsum(counts)
-        start, inside = stop - counts, True
+        xy, scale = camera.project(self._spread())
+        counts = np.array(counts)
+        start, stop, inside = np.cumsum(counts) - counts, np.cumsum(counts), True
         sizes = sizes * scale[start]
-        for along in np.ascontiguousarray(xy.T):
+        for along in xy.T:
             inside &= np.maximum.reduceat(along, start) + sizes > -2
             inside &= np.minimum.reduceat(along, start) - sizes < image.width + 2
-        inks = _inks([colour[:3] for colour in colours], np.multiply(lights, self.street.light))
+        rgb = np.fromiter(chain.from_iterable(colour[:3] for colour in colours), float).reshape(-1, 3)
+        inks = _inks(rgb, np.multiply(lights, self.street.light))
         foliage = self._foliage(camera, image.width)
         flat, draw, glaze = xy.ravel().tolist(), ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
         items = zip(kinds, (2 * start).tolist(), (2 * stop).tolist(), colours, inks, sizes.tolist(), strict=True)
@@ -245,6 +255,15 @@ class _Scene:
                 for box, leaf in next(foliage):
                     draw.ellipse(box, fill=leaf)
 
+    def _spread(self) -> np.ndarray:
+        """All points, (n, 3) metres, with the ends of strokes in their places."""
+        points = np.frombuffer(self.points).reshape(-1, 3)
+        if self.fans:
+            (n, start, *corners), i = _each(self.fans)
+            (origin, along, up), k = np.reshape(corners, (3, 3, -1)), i // 2 / np.maximum(n / 2 - 1, 1)
+            points[start.astype(int) + i] = (origin + k * along + (i + 1) // 2 % 2 * up).T
+        return points
+
     def _foliage(self, camera: _Camera, pixels: int):
         """Of each crown the boxes and inks of its blobs: large dark ones first, then small ones, lighter upwards and
         towards the sun.
@@ -252,11 +271,8 @@ class _Scene:
         if not self.crowns:
             return
         rolls, crowns = zip(*self.crowns, strict=True)
-        counts = np.array([len(roll) for roll in rolls]) // 4
-        x, y, z, rx, ry, count, *colour = np.repeat(crowns, counts, axis=0).T
-        a, reach, light, size = np.concatenate(rolls).reshape(-1, 4).T
-        stop = np.cumsum(counts)
-        t = (np.arange(stop[-1]) - np.repeat(stop - counts, counts)) / count
+        (count, x, y, z, rx, ry, *colour), i = _each(crowns)
+        (a, reach, light, size), t = np.concatenate(rolls).reshape(-1, 4).T, i / count
         a, reach = 2 * pi * a, reach**0.6
         px = reach * np.cos(a) * (1 - 0.15 * t) + 0.18 * self.street.side * t
         py = reach * np.sin(a) * (1 - 0.25 * t) + 0.22 * t
@@ -266,9 +282,9 @@ class _Scene:
         half = (radius * scale)[:, None] * (1, 0.85)
         boxes, inks = np.hstack([xy - half, xy + half]), _inks(np.stack(colour, 1), light * self.street.light)
         seen = ((boxes[:, 2:] > -2) & (boxes[:, :2] < pixels + 2)).all(1)
-        blobs, ends = zip(boxes[seen].tolist(), compress(inks, seen), strict=True), seen.cumsum()[stop - 1]
-        for count in np.diff(ends, prepend=0).tolist():
-            yield islice(blobs, count)
+        blobs = zip(boxes[seen].tolist(), compress(inks, seen), strict=True)
+        for shown in np.add.reduceat(seen, np.flatnonzero(i == 0), dtype=int).tolist():
+            yield islice(blobs, shown)
 
 
 @dataclass(frozen=True)
@@ -365,8 +381,9 @@ def _flanks_and_roof(s, b):
 
 def _in_view(camera, buildings, pixels) -> list[bool]:
     """Whether any of a building with its roof, aerial and awning may fall into the picture."""
-    boxes = [[*product((b.x0 - 1, b.x1 + 5), (0, b.eaves + 2 * b.rise + 4), (-2, b.depth + 1))] for b in buildings]
-    xy = camera.project(np.reshape(boxes, (-1, 3)))[0].reshape(-1, 8, 2)
+    spans = np.array([(b.x0 - 1, b.x1 + 5, 0, b.eaves + 2 * b.rise + 4, -2, b.depth + 1) for b in buildings])
+    boxes = spans[:, [(x, y, z) for x in (0, 1) for y in (2, 3) for z in (4, 5)]]
+    xy = camera.project(boxes.reshape(-1, 3))[0].reshape(-1, 8, 2)
     return ((xy.max(1) > -2) & (xy.min(1) < pixels + 2)).all(1).tolist()
 
 
@@ -538,12 +555,14 @@ def _row(d: _Dice, main: _Building, position: str, street: _Street) -> list[_Bui
         for k in range(4):
             if position == "ADJ_TR" or (position == "SDET" and side == twin and k == 0):
                 flip = position == "SDET" or k % 2 == 0
-                new = replace(d.pick(units), x0=edge, mirror=main.mirror ^ flip)
+                x0 = edge if side > 0 else edge - main.width
+                new = replace(d.pick(units), x0=x0, mirror=main.mirror ^ flip)
             else:
                 edge, storeys = edge + side * gap, max(1, street.storeys + d.pick([-1, 0, 0, 0, 1]))
-                look = d.pick(["", "", "MUR", "MCF", "CR", "W,UNK", "COM1,2,IND"])
-                new = _building(d, street, edge, d(7, 12), storeys, look, d.pick(["FLT", "PIT_GAB", "PIT_MON"]))
-            row.append(new if side > 0 else replace(new, x0=edge - new.width))
+                look, width = d.pick(["", "", "MUR", "MCF", "CR", "W,UNK", "COM1,2,IND"]), d(7, 12)
+                x0 = edge if side > 0 else edge - width
+                new = _building(d, street, x0, width, storeys, look, d.pick(["FLT", "PIT_GAB", "PIT_MON"]))
+            row.append(new)
             edge += side * new.width
     return row
 
@@ -713,17 +732,19 @@ def _clouds() -> Image.Image:
     return Image.fromarray(((total - 1.05) * 320 * fade).clip(0, 200).astype(np.uint8))
 
 
-def _sky(d, street, pixels, horizon) -> Image.Image:
-    """The canvas: sky down to row `horizon`, road colour below."""
-    image = Image.new("RGB", (pixels, pixels), _mix((0, 0, 0), street.road, street.light))
-    draw, x, down = ImageDraw.Draw(image), int(d(0, 424)), max(40, min(horizon, pixels))
+def _sky(d, street, size, over, horizon) -> Image.Image:
+    """The canvas, `over` times `size`: sky down to row `horizon`, road colour below."""
+    pixels, step = size * over, 2 if over == 2 else 1  # in large pictures a sky of their own size, enlarged, will do
+    side, down = pixels // step, max(40, min(horizon, pixels)) // step
+    image = Image.new("RGB", (side, side), _mix((0, 0, 0), street.road, street.light))
+    draw, x = ImageDraw.Draw(image), int(d(0, 424))
     for k in range(40):
         colour = _mix(street.sky, street.horizon, min(1, k / 34))
-        draw.rectangle((0, k * down // 40, pixels, (k + 1) * down // 40), fill=colour)
+        draw.rectangle((0, k * down // 40, side, (k + 1) * down // 40), fill=colour)
     if street.sun > 0.1:
-        clouds = _clouds().crop((x, 0, x + 600, 512)).resize((pixels, down), Image.Resampling.NEAREST)
+        clouds = _clouds().resize((side, down), Image.Resampling.NEAREST, (x, 0, x + 600, 512))
         image.paste(Image.new("RGB", clouds.size, (250, 248, 244)), (0, 0), clouds)  # quicker than a plain colour
-    return image
+    return image if step == 1 else image.resize((pixels, pixels), Image.Resampling.NEAREST)
 
 
 def _develop(d, image, street) -> bytes:
@@ -778,6 +799,6 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
         s.poly([(x, 0), (x, y), (x - street.side * reach, 0)], (*SHADE, 60), z=0)
     _foreground(s, camera, main, setback)
     _cover(s, main, covered, share)
-    image = _sky(d, street, size * over, int(camera.project([[0, 2, 4000]])[0][0, 1]))
+    image = _sky(d, street, size, over, int(camera.project([[0, 2, 4000]])[0][0, 1]))
     s.render(image, camera, max(1, over // 2))
     return _develop(d, image.reduce(over), street)

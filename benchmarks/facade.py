@@ -1,4 +1,8 @@
-"""Row 8: milliseconds a façade at 300 px of one core (median of processor time), against its JPEG encoding and one perspective warp."""
+"""Row 8: milliseconds a façade at 300 px of one core (processor time), against its JPEG encoding and one perspective warp.
+
+Every picture is drawn in five rounds, minutes apart, and its best counts, on both sides: where a neighbour keeps the other half of a
+processor's core busy, as on most rented machines, the same instructions take up to twice as long. The median of all rounds is given too.
+"""
 
 import io
 from time import process_time
@@ -19,18 +23,28 @@ def run(quick: bool) -> list[dict]:
     cells, rng = joint(), np.random.default_rng(0)
     rows = cells.iloc[rng.choice(len(cells), 300 if quick else 2000, p=cells["p"])][TASKS].astype(str)
     draw("H1", "CR", "FLT", "DET_SP", 0)  # makes the noise and the clouds
-    drawing, floor = [], []
-    for i, labels in enumerate(rows.itertuples(index=False)):
-        start = process_time()
-        data = draw(*labels, (0, i), 300, 0.3, i // 5)
-        drawing.append(process_time() - start)
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-        start = process_time()
-        picture = picture.transform((300, 300), Image.Transform.PERSPECTIVE, WARP, Image.Resampling.BILINEAR)
-        picture.save(io.BytesIO(), "JPEG", quality=85)
-        floor.append(process_time() - start)
-    a, b = (float(np.median(x)) * 1e3 for x in (drawing, floor))
+    times = np.array([[_seconds(i, *labels) for i, labels in enumerate(rows.to_numpy())] for _ in range(5)])
+    drawing, floor = np.median(times.min(0), 0) * 1e3
     line = row(
-        8, "façade drawing, 300 px", "its JPEG encoding + one perspective warp", a / b, None, threads=1, device="CPU"
+        8,
+        "façade drawing, 300 px",
+        "its JPEG encoding + one perspective warp",
+        drawing / floor,
+        None,
+        threads=1,
+        device="CPU",
     )
-    return [line | {"ms": round(a, 2), "target": "<= 8 ms an image", "met": a <= 8}]
+    line |= {"ms": round(drawing, 2), "ms of all rounds": round(float(np.median(times[..., 0])) * 1e3, 2)}
+    return [line | {"target": "<= 8 ms an image", "met": bool(drawing <= 8)}]
+
+
+def _seconds(i: int, *labels: str) -> tuple[float, float]:
+    """Processor time of drawing picture i, and of warping and encoding it."""
+    start = process_time()
+    data = draw(*labels, (0, i), 300, 0.3, i // 5)
+    drawn = process_time() - start
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    start = process_time()
+    picture = picture.transform((300, 300), Image.Transform.PERSPECTIVE, WARP, Image.Resampling.BILINEAR)
+    picture.save(io.BytesIO(), "JPEG", quality=85)
+    return drawn, process_time() - start

@@ -90,8 +90,13 @@ class _Dice:
         return items[int(self() * len(items))]
 
     def tint(self, colour, spread=14):
-        shift = self(-spread, spread)
-        return tuple(max(0, min(255, int(c + shift + self(-spread / 3, spread / 3)))) for c in colour)
+        shift, own = self(-spread, spread), spread / 3
+        r, g, b = (
+            colour[0] + shift + self(-own, own),
+            colour[1] + shift + self(-own, own),
+            colour[2] + shift + self(-own, own),
+        )
+        return max(0, min(255, int(r))), max(0, min(255, int(g))), max(0, min(255, int(b)))
 
     def many(self, count: int) -> np.ndarray:
         """The next `count` numbers at once."""
@@ -547,8 +552,8 @@ def _balcony(s, b, x0, x1, base, out=-1.0):
 
 def _row(d: _Dice, main: _Building, position: str, street: _Street) -> list[_Building]:
     """The neighbours on both sides: equal units (terraces, the twin of a pair) or strangers, with gaps or without."""
-    paints = [replace(main, wall=d.tint(d.pick(street.plaster))) for _ in range(2)]
-    units = paints if main.look == "" and d() < 0.6 else [main]
+    paints = [d.tint(d.pick(street.plaster)) for _ in range(2)]
+    units = [replace(main, wall=paint) for paint in paints] if main.look == "" and d() < 0.6 else [main]
     twin, gap, row = (1 if d() < 0.5 else -1), d(*GAPS.get(position, (0, 0))), []
     for side in (-1, 1):
         edge = main.x1 if side > 0 else main.x0
@@ -648,13 +653,14 @@ def _foreground(s, camera, main, setback):
         if d() < street.trees:
             _tree(s, x, curb, high * d(0.3, 0.45), high, high * d(0.22, 0.34), colour, bare=street.bare)
     if d() < street.wires:
-        x, t = d(main.x0 - 5, main.x1 + 5), np.linspace(-1, 1, 17)[:, None]
+        x, n = d(main.x0 - 5, main.x1 + 5), int(d(2, 7))
         s.poly([(x - 0.13, 0), (x + 0.13, 0), (x + 0.08, 9), (x - 0.08, 9)], (128, 120, 112), z=curb)
         s.rect(x - 0.9, x + 0.9, 8.2, 8.35, curb, (110, 100, 92))
-        for y in (8.4 - 0.45 * k for k in range(int(d(2, 7)))):
-            sag = d(0.3, 1.0) * (1 - t**2)
-            for side in (-15, 15):
-                s.line(np.hstack([x + side * (1 + t), y - sag, np.full_like(t, curb)]), (44, 44, 48), width=0.03)
+        t, wires = np.linspace(-1, 1, 17), np.full((n, 2, 17, 3), float(curb))
+        wires[..., 0] = x + np.multiply.outer((-15, 15), 1 + t)
+        wires[..., 1] = [[(8.4 - 0.45 * k) - d(0.3, 1.0) * (1 - t**2)] for k in range(n)]
+        for wire in wires.reshape(-1, 17, 3):
+            s.line(wire, (44, 44, 48), width=0.03)
     for _ in range(int(d(0, 2.6))):
         x = d(main.x0 - 4, main.x1 - 1)
         if camera.distance > setback + 7:
@@ -787,7 +793,7 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
     row, setback = _row(d, main, position, street), d(2.5, 5.5) * (position in GAPS)
     over = 4 if size < 100 else 3 if size < 160 else 2
     camera, covered, share = _view(d, main, hidden, setback, size * over)
-    s = _Scene(d, street, camera.scale / camera.distance / over)
+    s = _Scene(d, street, float(camera.scale / camera.distance / over))
     _background(s, camera, setback)
     left, right = camera.span(0)
     row = sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1))

@@ -51,7 +51,9 @@ def measure(preset: str, size: int, images: int) -> dict:
             (folder / "map.parquet").unlink()
 
         alone = {
-            "decoding": lambda: sum(len(reasons) for _, reasons in decoded_batches(batches, ensemble.sizes, BATCH)),
+            "decoding": lambda: [
+                reasons for _, reasons in decoded_batches(batches, ensemble.sizes, BATCH, processes=GPU)
+            ],
             "forward": lambda: [ensemble.probabilities(pixels) for _ in batches],
         }
         t = in_turn({"whole": whole, **alone}, 3, warm=1)

@@ -1,4 +1,4 @@
-"""Photographs to predict: from a table or a geotagged folder, decoded ahead of the model by worker processes."""
+"""Photographs to predict: from a table or a geotagged folder, decoded ahead of the model by workers."""
 
 import multiprocessing
 import os
@@ -123,19 +123,24 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _executor(workers: int) -> Executor:
-    if "fork" in multiprocessing.get_all_start_methods():
+def _executor(workers: int, processes: bool) -> Executor:
+    if processes and "fork" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("fork")
         return ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),))
     return ThreadPoolExecutor(workers)
 
 
 def decoded_batches(
-    batches: Sequence[Sequence[str]], sizes: Sequence[int], batch_size: int, workers: int | None = None
+    batches: Sequence[Sequence[str]],
+    sizes: Sequence[int],
+    batch_size: int,
+    workers: int | None = None,
+    processes: bool = True,
 ) -> Iterator[tuple[dict[int, np.ndarray], list[str]]]:
     """Yield ({size: (batch_size, size, size, 3) uint8}, reasons) for each batch of paths, in order, decoded ahead.
 
     Rows past the end of a short batch, and unreadable images, are zeros. The arrays are reused: copy what you keep.
+    Beside a model on the CPU `processes` don't pay: after a fork each page that the model works on is copied once.
     """
     workers = workers or min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     slots = max(3, 2 + workers * _CHUNK // batch_size)
@@ -146,7 +151,7 @@ def decoded_batches(
     _rings[key] = ring
     waiting: deque = deque()
     ahead = iter(enumerate(batches))
-    executor = _executor(workers)
+    executor = _executor(workers, processes)
 
     def start() -> None:
         number, paths = next(ahead, (None, None))

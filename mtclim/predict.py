@@ -228,7 +228,7 @@ def _predict_shards(
     ]
     paths = [rows["path"].iloc[first:last].tolist() for _, first, last in batches]
     done: list[tuple[np.ndarray, list[str]]] = []
-    decoded = decoded_batches(paths, ensemble.sizes, step, plan["workers"])
+    decoded = decoded_batches(paths, ensemble.sizes, step, plan["workers"], processes=ensemble.device.type != "cpu")
     for number, ((shard, _, last), (images, reasons)) in enumerate(zip(batches, decoded, strict=True)):
         done.append((ensemble.probabilities(images)[: len(reasons)], reasons))
         bar.update(len(reasons))

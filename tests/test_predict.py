@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import mtclim
 from mtclim import predict, table
 from mtclim.images import decode
-from mtclim.photographs import exif_position, read_source
+from mtclim.photographs import decoded_batches, exif_position, read_source
 
 TASKS = mtclim.Tasks({"roof": ["flat", "gable", "hip, or other"], "storeys": ["1", "2"]})
 PROBABILITIES = [f"{task}:p:{name}" for task, classes in TASKS.items() for name in classes]
@@ -313,6 +313,21 @@ def test_a_folder_of_geotagged_photographs(place, tmp_path):
         and "cannot be read" in listed["e.jpg"]
     )
     assert len(frame) + len(listed) == 5
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_decoded_ahead_in_order(tmp_path, processes):
+    """Each batch has what `decode` gives, at every size; rows without an image are zeros, with the reason."""
+    paths = [str(tmp_path / f"{k}.png") for k in range(70)]
+    for k, path in enumerate(paths):
+        Image.new("RGB", (9, 7), (k, 2 * k, 255 - k)).save(path)
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    batches, sizes = [paths[k : k + 16] for k in range(0, 70, 16)], (8, 12)
+    for batch, (pixels, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2, processes), strict=True):
+        assert [bool(reason) for reason in reasons] == [path.endswith("/5.png") for path in batch]
+        for size in sizes:
+            rows = [np.zeros((size, size, 3)) if reason else decode(path, size) for path, reason in zip(batch, reasons)]
+            np.testing.assert_array_equal(pixels[size], rows + [np.zeros((size, size, 3))] * (16 - len(batch)))
 
 
 def test_the_map_of_ones_own_photographs(place, tmp_path):

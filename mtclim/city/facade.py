@@ -748,7 +748,7 @@ def _sky(d, street, size, over, horizon) -> Image.Image:
         colour = _mix(street.sky, street.horizon, min(1, k / 34))
         draw.rectangle((0, k * down // 40, side, (k + 1) * down // 40), fill=colour)
     if street.sun > 0.1:
-        clouds = _clouds().resize((side, down), Image.Resampling.NEAREST, (x, 0, x + 600, 512))
+        clouds = _clouds().crop((x, 0, x + 600, 512)).resize((side, down), Image.Resampling.NEAREST)
         image.paste(Image.new("RGB", clouds.size, (250, 248, 244)), (0, 0), clouds)  # quicker than a plain colour
     return image if step == 1 else image.resize((pixels, pixels), Image.Resampling.NEAREST)
 

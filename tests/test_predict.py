@@ -326,7 +326,10 @@ def test_decoded_ahead_in_order(tmp_path, processes):
     for batch, (pixels, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2, processes), strict=True):
         assert [bool(reason) for reason in reasons] == [path.endswith("/5.png") for path in batch]
         for size in sizes:
-            rows = [np.zeros((size, size, 3)) if reason else decode(path, size) for path, reason in zip(batch, reasons)]
+            rows = [
+                np.zeros((size, size, 3)) if reason else decode(path, size)
+                for path, reason in zip(batch, reasons, strict=True)
+            ]
             np.testing.assert_array_equal(pixels[size], rows + [np.zeros((size, size, 3))] * (16 - len(batch)))
 
 

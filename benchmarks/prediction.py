@@ -30,7 +30,7 @@ def write_run(folder: Path, config) -> None:
         pd.DataFrame({"image": [], "split": []}, dtype=str).to_parquet(partial / "split.parquet")
 
 
-def measure(preset: str, size: int, images: int) -> dict:
+def measure(preset: str, size: int, images: int, target: float | None) -> dict:
     """One line: photographs of ``size`` px, the network of a preset (``lim_ms_all``, started at random)."""
     config = load_config(preset, {"variant": "lim_ms_all", "pretrained": False})
     with tempfile.TemporaryDirectory() as name:
@@ -61,13 +61,18 @@ def measure(preset: str, size: int, images: int) -> dict:
     what = (
         f"prediction, JPEG to GeoParquet, {images:,} façades at {size} px, {config.backbone} at {config.image_size} px"
     )
-    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], 0.9, t["whole"], least=True, threads=all_threads())  # fmt: skip
+    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], target, t["whole"], least=True, threads=all_threads())  # fmt: skip
     return line | ({"seconds for 204,030": round(t["whole"] * 204_030 / images, 1)} if GPU else {})
 
 
 def run(quick: bool) -> list[dict]:
-    """The paper's DenseNet121 on façades of 300 px; on a CPU, on few of them, and the demo preset's network on its own."""
+    """The paper's DenseNet121 on façades of 300 px; on a CPU on few of them, and the demo preset too.
+
+    The demo preset has no target: decoding takes a quarter of the small network's time, and where both want the same
+    cores the whole cannot take less than the sum of the two.
+    """
     torch.set_num_threads(all_threads())
     if GPU:
-        return [measure("paper", 300, 32_768)]
-    return [measure("demo", 64, 2048 if quick else 32_768), measure("paper", 300, BATCH if quick else 4 * BATCH)]
+        return [measure("paper", 300, 32_768, 0.9)]
+    demo = measure("demo", 64, 2048 if quick else 32_768, None)
+    return [demo, measure("paper", 300, BATCH if quick else 4 * BATCH, 0.9)]

@@ -1,6 +1,6 @@
 """Row 8: milliseconds a façade at 300 px of one core (processor time), against its JPEG encoding and one perspective warp.
 
-Every picture is drawn in five rounds, minutes apart, and its best counts, on both sides: where a neighbour keeps the other half of a
+Every picture is drawn in nine rounds, half a minute apart, and its best counts, on both sides: where a neighbour keeps the other half of a
 processor's core busy, as on most rented machines, the same instructions take up to twice as long. The median of all rounds is given too.
 """
 
@@ -23,7 +23,7 @@ def run(quick: bool) -> list[dict]:
     cells, rng = joint(), np.random.default_rng(0)
     rows = cells.iloc[rng.choice(len(cells), 300 if quick else 2000, p=cells["p"])][TASKS].astype(str)
     draw("H1", "CR", "FLT", "DET_SP", 0)  # makes the noise and the clouds
-    times = np.array([[_seconds(i, *labels) for i, labels in enumerate(rows.to_numpy())] for _ in range(5)])
+    times = np.array([[_seconds(i, *labels) for i, labels in enumerate(rows.to_numpy())] for _ in range(9)])
     drawing, floor = np.median(times.min(0), 0) * 1e3
     line = row(
         8,

@@ -121,8 +121,8 @@ def _each(table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inks(colours, light: np.ndarray) -> list[int]:
-    """(n, 3) colours under (n,) light as Pillow's integers, 0xAABBGGRR, opaque."""
-    return (np.minimum(255, colours * light[:, None]).astype(int) @ (1, 1 << 8, 1 << 16) + (255 << 24)).tolist()
+    """(n, 3) colours under (n,) light as Pillow's signed integers, 0xAABBGGRR, opaque."""
+    return (np.minimum(255, colours * light[:, None]).astype(int) @ (1, 1 << 8, 1 << 16) - (1 << 24)).tolist()
 
 
 def _mix(a, b, share: float):
@@ -137,6 +137,7 @@ class _Street:
         self.sun = d.pick([0.0, 0.15, 0.7, 1.0, 1.0])  # 0 overcast .. 1 clear
         self.sky = d.tint(_mix((186, 192, 198), (104, 158, 214), self.sun) if d() < 0.88 else (214, 206, 196))
         self.horizon = _mix(self.sky, (244, 238, 228), d(0.5, 0.9))
+        self.gradient = [_mix(self.sky, self.horizon, min(1, k / 34)) for k in range(40)]
         self.side = 1 if d() < 0.5 else -1  # the sun stands to the right, or left
         self.light, self.warmth = (d(0.86, 1.04) if self.sun > 0.5 else d(0.8, 0.92)), d(-1, 1)
         self.plaster, self.tiles = [d.pick(PLASTER) for _ in range(4)], [d.pick(TILES) for _ in range(2)]
@@ -166,12 +167,20 @@ class _Camera:
         return (seen[:2] / depth).T, depth
 
     def frame(self, left, top, side, pixels):
-        self.corner, self.scale = np.array([left, -top]), pixels / side
+        self.corner, self.scale, self.pixels = np.array([left, -top]), pixels / side, pixels
 
     def project(self, points):
         """(n, 3) metres to (n, 2) pixels (y down) and (n,) pixels per metre."""
         uv, depth = self.plane(points)
         return ((uv.T * [[1], [-1]] - self.corner[:, None]) * self.scale).T, self.scale / depth
+
+    def frame_at(self, z=0.0, margin=2.0) -> tuple[float, float, float, float]:
+        """Least x, greatest x, least y, greatest y of what the picture shows of the plane at depth z, metres."""
+        corners = self.corner + self.pixels / self.scale * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+        rays = np.column_stack([corners * (1, -1), np.ones(4)]) @ self.axes
+        xy = self.at[:2] + rays[:, :2] * (z - self.at[2]) / rays[:, 2:]
+        (x0, y0), (x1, y1) = xy.min(0).tolist(), xy.max(0).tolist()
+        return x0 - margin, x1 + margin, y0 - margin, y1 + margin
 
     def span(self, z, reach=160.0):
         """The part of the line at depth z that lies before the camera: left and right x."""
@@ -183,8 +192,9 @@ class _Camera:
 class _Scene:
     """A display list in metres, drawn in order (painter's algorithm). Opaque colours are lit, the others aren't."""
 
-    def __init__(self, d: _Dice, street: _Street, pixels_per_metre: float):
+    def __init__(self, d: _Dice, street: _Street, pixels_per_metre: float, frame):
         self.d, self.street, self.points, self.items, self.fans, self.crowns = d, street, array("d"), [], [], []
+        self.left, self.right, self.low, self.high = frame  # of the façade's plane
         self.pitch, self.fine = 2.4 / pixels_per_metre, pixels_per_metre > 7  # finest joint that shows (m); details?
 
     def poly(self, points, colour, light=1.0, z=None):
@@ -193,6 +203,8 @@ class _Scene:
         self.items.append(("poly", len(points), colour, light, 0.0))
 
     def rect(self, x0, x1, y0, y1, z, colour, light=1.0):
+        if z <= 0 and (x1 < self.left or x0 > self.right or y1 < self.low or y0 > self.high):
+            return
         self.points.fromlist([x0, y0, z, x1, y0, z, x1, y1, z, x0, y1, z])
         self.items.append(("poly", 4, colour, light, 0.0))
 
@@ -244,21 +256,22 @@ class _Scene:
         inks = _inks(rgb, np.multiply(lights, self.street.light))
         foliage = self._foliage(camera, image.width)
         flat, draw, glaze = xy.ravel().tolist(), ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
+        core = draw.draw  # what `polygon` and `ellipse` call; their own work costs as much as a small blob
         items = zip(kinds, (2 * start).tolist(), (2 * stop).tolist(), colours, inks, sizes.tolist(), strict=True)
         for kind, first, last, colour, ink, r in compress(items, inside.tolist()):
             if kind == "poly":
                 if len(colour) == 3:
-                    draw.polygon(flat[first:last], fill=ink)
+                    core.draw_polygon(flat[first:last], ink, 1)
                 else:
                     glaze.polygon(flat[first:last], fill=colour)
             elif kind == "line":
                 draw.line(flat[first:last], fill=ink, width=max(thin, round(r)))
             elif kind == "blob":
                 x, y = flat[first:last]
-                draw.ellipse((x - r, y - 0.85 * r, x + r, y + 0.85 * r), fill=ink)
+                core.draw_ellipse((x - r, y - 0.85 * r, x + r, y + 0.85 * r), ink, 1)
             else:
                 for box, leaf in next(foliage):
-                    draw.ellipse(box, fill=leaf)
+                    core.draw_ellipse(box, leaf, 1)
 
     def _spread(self) -> np.ndarray:
         """All points, (n, 3) metres, with the ends of strokes in their places."""
@@ -744,9 +757,8 @@ def _sky(d, street, size, over, horizon) -> Image.Image:
     side, down = pixels // step, max(40, min(horizon, pixels)) // step
     image = Image.new("RGB", (side, side), _mix((0, 0, 0), street.road, street.light))
     draw, x = ImageDraw.Draw(image), int(d(0, 424))
-    for k in range(40):
-        colour = _mix(street.sky, street.horizon, min(1, k / 34))
-        draw.rectangle((0, k * down // 40, side, (k + 1) * down // 40), fill=colour)
+    for k, colour in enumerate(street.gradient):
+        draw.rectangle((0, k * down // 40, side, (k + 1) * down // 40), colour)
     if street.sun > 0.1:
         clouds = _clouds().crop((x, 0, x + 600, 512)).resize((side, down), Image.Resampling.NEAREST)
         image.paste(Image.new("RGB", clouds.size, (250, 248, 244)), (0, 0), clouds)  # quicker than a plain colour
@@ -793,7 +805,7 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
     row, setback = _row(d, main, position, street), d(2.5, 5.5) * (position in GAPS)
     over = 4 if size < 100 else 3 if size < 160 else 2
     camera, covered, share = _view(d, main, hidden, setback, size * over)
-    s = _Scene(d, street, float(camera.scale / camera.distance / over))
+    s = _Scene(d, street, float(camera.scale / camera.distance / over), camera.frame_at())
     _background(s, camera, setback)
     left, right = camera.span(0)
     row = sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1))

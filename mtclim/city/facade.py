@@ -175,7 +175,9 @@ class _Camera:
         return ((uv.T * [[1], [-1]] - self.corner[:, None]) * self.scale).T, self.scale / depth
 
     def frame_at(self, z=0.0, margin=2.0) -> tuple[float, float, float, float]:
-        """Least x, greatest x, least y, greatest y of what the picture shows of the plane at depth z, metres."""
+        """Least and greatest x and y of what the picture shows of the plane at depth z, metres, and some more: enough for
+        what stands 2 m before it.
+        """
         corners = self.corner + self.pixels / self.scale * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
         rays = np.column_stack([corners * (1, -1), np.ones(4)]) @ self.axes
         xy = self.at[:2] + rays[:, :2] * (z - self.at[2]) / rays[:, 2:]
@@ -203,8 +205,8 @@ class _Scene:
         self.items.append(("poly", len(points), colour, light, 0.0))
 
     def rect(self, x0, x1, y0, y1, z, colour, light=1.0):
-        if z <= 0 and (x1 < self.left or x0 > self.right or y1 < self.low or y0 > self.high):
-            return
+        if -2 <= z <= 0 and (x1 < self.left or x0 > self.right or y1 < self.low or y0 > self.high):
+            return  # on the façade or just before it, and out of the picture
         self.points.fromlist([x0, y0, z, x1, y0, z, x1, y1, z, x0, y1, z])
         self.items.append(("poly", 4, colour, light, 0.0))
 

@@ -22,6 +22,18 @@ def test_equal_arguments_give_equal_bytes():
     assert draw(*LABELS, (3, 7), 96, 0.3, 5) != draw(*LABELS, (3, 7), 96, 0.3, 6)
 
 
+@pytest.mark.parametrize("size", [64, 300])
+def test_what_is_left_out_would_not_show(monkeypatch, size):
+    """Buildings and rectangles that are skipped as out of the picture draw nothing where they are drawn after all."""
+    labels = [[classes[k % len(classes)] for task, classes in SANTIAGO.items() if task != "sbst"] for k in range(60)]
+    asked = [(*chosen, (4, k), size, (0, 0.5, 1)[k % 3], k) for k, chosen in enumerate(labels)]
+    spared = [draw(*one) for one in asked]
+    everything = (-np.inf, np.inf, -np.inf, np.inf)
+    monkeypatch.setattr("mtclim.city.facade._Camera.frame_at", lambda *_: everything)
+    monkeypatch.setattr("mtclim.city.facade._in_view", lambda camera, buildings, pixels: [True] * len(buildings))
+    assert [draw(*one) for one in asked] == spared
+
+
 @pytest.mark.parametrize("task", [0, 1, 2, 3])
 @pytest.mark.parametrize("ambiguity", [0.0, 1.0])
 def test_every_class_draws(task, ambiguity):

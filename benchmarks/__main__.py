@@ -28,6 +28,17 @@ def cpu() -> str:
     return names[0] if names else platform.processor()
 
 
+def tabulate(lines: list[dict]) -> pd.DataFrame:
+    """The rows as a table to read; what only some rows have goes to one column, "also"."""
+    lines = sorted(lines, key=lambda line: line["row"])
+    table = pd.DataFrame(lines).astype(object)[COLUMNS]
+    table["met"] = [{True: "yes", False: "no"}.get(line.get("met"), "") for line in lines]
+    table["also"] = [
+        "; ".join(f"{k} {v}" for k, v in line.items() if k not in COLUMNS and v is not None) for line in lines
+    ]
+    return table
+
+
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
@@ -44,16 +55,13 @@ def main() -> None:
     for name in given.names or NAMES:
         print(f"{name} ...", flush=True)
         lines += importlib.import_module(f"benchmarks.{name}").run(given.quick)
-    table = pd.DataFrame(sorted(lines, key=lambda line: line["row"]))
-    table = table[COLUMNS + [column for column in table if column not in COLUMNS]].astype(object)
     about = runs.provenance() | {
         "cpu": cpu(),
         "threads": all_threads(),
         "load before": round(load, 1),
         "note": given.note,
     }
-    text = table.where(table.notna(), "")
-    text["met"] = [{True: "yes", False: "no"}.get(met, "") for met in table["met"]]
+    text = tabulate(lines)
     print(text.to_string(index=False))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [{key: value for key, value in line.items() if value is not None} for line in lines]

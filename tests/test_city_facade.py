@@ -29,7 +29,7 @@ def test_what_is_left_out_would_not_show(monkeypatch, size):
     asked = [(*chosen, (4, k), size, (0, 0.5, 1)[k % 3], k) for k, chosen in enumerate(labels)]
     spared = [draw(*one) for one in asked]
     everything = (-np.inf, np.inf, -np.inf, np.inf)
-    monkeypatch.setattr("mtclim.city.facade._Camera.frame_at", lambda *_: everything)
+    monkeypatch.setattr("mtclim.city.facade._Camera.frame_on_facade", lambda *_: everything)
     monkeypatch.setattr("mtclim.city.facade._in_view", lambda camera, buildings, pixels: [True] * len(buildings))
     assert [draw(*one) for one in asked] == spared
 

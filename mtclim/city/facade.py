@@ -167,20 +167,20 @@ class _Camera:
         return (seen[:2] / depth).T, depth
 
     def frame(self, left, top, side, pixels):
-        self.corner, self.scale, self.pixels = np.array([left, -top]), pixels / side, pixels
+        self.corner, self.side, self.scale = np.array([left, -top]), side, pixels / side
 
     def project(self, points):
         """(n, 3) metres to (n, 2) pixels (y down) and (n,) pixels per metre."""
         uv, depth = self.plane(points)
         return ((uv.T * [[1], [-1]] - self.corner[:, None]) * self.scale).T, self.scale / depth
 
-    def frame_at(self, z=0.0, margin=2.0) -> tuple[float, float, float, float]:
-        """Least and greatest x and y of what the picture shows of the plane at depth z, metres, and some more: enough for
+    def frame_on_facade(self, margin=2.0) -> tuple[float, float, float, float]:
+        """Least and greatest x and y of what the picture shows of the façade's plane, metres, and some more: enough for
         what stands 2 m before it.
         """
-        corners = self.corner + self.pixels / self.scale * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+        corners = self.corner + self.side * np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
         rays = np.column_stack([corners * (1, -1), np.ones(4)]) @ self.axes
-        xy = self.at[:2] + rays[:, :2] * (z - self.at[2]) / rays[:, 2:]
+        xy = self.at[:2] + rays[:, :2] * self.distance / rays[:, 2:]
         (x0, y0), (x1, y1) = xy.min(0).tolist(), xy.max(0).tolist()
         return x0 - margin, x1 + margin, y0 - margin, y1 + margin
 
@@ -249,7 +249,8 @@ class _Scene:
         kinds, counts, colours, lights, sizes = zip(*self.items, strict=True)
         xy, scale = camera.project(self._spread())
         counts = np.array(counts)
-        start, stop, inside = np.cumsum(counts) - counts, np.cumsum(counts), True
+        stop = np.cumsum(counts)
+        start, inside = stop - counts, True
         sizes = sizes * scale[start]
         for along in xy.T:
             inside &= np.maximum.reduceat(along, start) + sizes > -2
@@ -807,7 +808,7 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
     row, setback = _row(d, main, position, street), d(2.5, 5.5) * (position in GAPS)
     over = 4 if size < 100 else 3 if size < 160 else 2
     camera, covered, share = _view(d, main, hidden, setback, size * over)
-    s = _Scene(d, street, float(camera.scale / camera.distance / over), camera.frame_at())
+    s = _Scene(d, street, float(camera.scale / camera.distance / over), camera.frame_on_facade())
     _background(s, camera, setback)
     left, right = camera.span(0)
     row = sorted([main, *row], key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1))

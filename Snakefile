@@ -114,9 +114,9 @@ def write_grid(table, runs, sentences, figure):
 
     Runs that ``runs`` (CSV) already lists stay, so that a grid can be finished in parts and on several machines.
     """
-    from mtclim import evidence, figures
-    from mtclim.evaluation import title
-    from mtclim.study import grid_scores
+    from mtclim.analysis import evidence, figures
+    from mtclim.analysis.comparison import title
+    from mtclim.analysis.study import grid_scores
 
     scores = grid_scores("runs/grid", runs)
     tasks = list(scores.columns[scores.columns.get_loc("mean") + 1 :])
@@ -149,8 +149,8 @@ rule data:
     params:
         shlex.join([PRESET, DATA["data"], DATA.get("tasks", "")]),
     shell:
-        f"{shlex.quote(sys.executable)} -c 'import sys; from mtclim import load_config, training; "
-        "training.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params} " + told("the data")
+        f"{shlex.quote(sys.executable)} -c 'import sys; from mtclim import load_config, prepare; "
+        "prepare.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params} " + told("the data")
 
 
 rule look:
@@ -227,8 +227,8 @@ rule predict_part:
         lambda w: shlex.join([PRESET, DATA["data"], DATA.get("tasks", ""), BEST, f"{ROOT}/map", f"{w.part}/{w.parts}"]),
     shell:
         f"OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -c 'import sys; "
-        "from mtclim import load_config, predict, training; preset, data, tasks, run, out, part = sys.argv[1:]; "
-        "table = training.load_table(load_config(preset, data=data, tasks=tasks), False).path; "
+        "from mtclim import load_config, prepare; from mtclim.mapping import predict; preset, data, tasks, run, out, part = sys.argv[1:]; "
+        "table = prepare.load_table(load_config(preset, data=data, tasks=tasks), False).path; "
         'predict.main([run, str(table), out + "/predictions.parquet", "--part", part])\' {params} '
         + told("part {wildcards.part} of the prediction")
 

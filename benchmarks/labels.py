@@ -12,7 +12,7 @@ import pandas as pd
 
 import mtclim
 from benchmarks.common import row
-from mtclim.labels import SPLITS, cooccurrence, lprus, partition
+from mtclim.data.labels import SPLITS, cooccurrence, lprus, partition
 
 RATIO, MEMORY = 20, 3  # the targets
 

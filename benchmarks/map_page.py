@@ -15,7 +15,8 @@ from pathlib import Path
 from selenium import webdriver
 
 from benchmarks.common import row
-from mtclim import SANTIAGO, maps
+from mtclim import SANTIAGO
+from mtclim.mapping import maps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from fake_city import fake_predictions

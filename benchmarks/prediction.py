@@ -12,9 +12,9 @@ from benchmarks.common import GPU, all_threads, in_turn, row
 from mtclim import runs
 from mtclim.city.facade import draw
 from mtclim.config import load_config, to_dict
+from mtclim.mapping.photographs import decoded_batches
+from mtclim.mapping.predict import load_ensemble, predict
 from mtclim.model import create_model
-from mtclim.photographs import decoded_batches
-from mtclim.predict import load_ensemble, predict
 from mtclim.tasks import SANTIAGO
 
 BATCH = 64

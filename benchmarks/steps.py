@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.common import DEVICE, GPU, in_turn, row
 from mtclim.config import load_config
-from mtclim.images import ImageStore
+from mtclim.data.images import ImageStore
 from mtclim.model import VARIANTS, create_model
 from mtclim.tasks import SANTIAGO
 from mtclim.training import Data, Learner, _optimise

@@ -11,19 +11,19 @@ __version__ = "0.1.0"
 _HOME = {
     "Tasks": "tasks",
     "SANTIAGO": "tasks",
-    "Table": "table",
-    "TableError": "table",
-    "read_table": "table",
-    "cooccurrence": "labels",
-    "lprus": "labels",
-    "partition": "labels",
+    "Table": "data.table",
+    "TableError": "data.table",
+    "read_table": "data.table",
+    "cooccurrence": "data.labels",
+    "lprus": "data.labels",
+    "partition": "data.labels",
     "VARIANTS": "variants",
     "create_model": "model",
     "Config": "config",
     "load_config": "config",
     "fit": "training",
     "load": "runs",
-    "delta_m": "evaluation",
+    "delta_m": "analysis.comparison",
 }
 
 __all__ = sorted(_HOME)

@@ -13,7 +13,7 @@ from mtclim.variants import VARIANT_TABLE
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of a run, flat. ``configs/paper.yaml`` says where each stands in the paper.
+    """Every setting of a run, flat. ``presets/paper.yaml`` says where each stands in the paper.
 
     Sizes are in pixels, ``block_cell`` in metres, patiences in epochs; ``data`` is "city" or the path of a table of
     images, ``tasks`` the path of a YAML of tasks, ``out`` the run folder, each "" for the default.
@@ -76,11 +76,14 @@ class Config:
 
 
 def project_root() -> Path:
-    """The study's folder: the nearest one above the working directory with ``configs/``, else the checkout's own."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "configs").is_dir() and (folder / "notebooks").is_dir():
+    """The study's folder: the nearest one above the working directory with ``notebooks/train.ipynb``.
+
+    Elsewhere it is the checkout that the package runs from, and for an installed package the working directory.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
+        if (folder / "notebooks" / "train.ipynb").is_file():
             return folder
-    return Path(__file__).resolve().parents[1]
+    return Path.cwd()
 
 
 def resolve(path: str | Path) -> Path:
@@ -90,12 +93,13 @@ def resolve(path: str | Path) -> Path:
 
 
 def presets() -> dict[str, Path]:
-    """Name -> file of the presets in ``configs/``."""
-    return {path.stem: path for path in sorted((project_root() / "configs").glob("*.yaml"))}
+    """Name -> file of the presets: the package's own, and those in the project's folder ``mtclim/presets/``, which go first."""
+    folders = (Path(__file__).parent / "presets", project_root() / "configs")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_config(preset: str | Path = "demo", overrides: Mapping[str, Any] | str | None = None, **named: Any) -> Config:
-    """The preset (a name in ``configs/`` or the path of a YAML), with every override that is neither None nor "".
+    """The preset (a name in ``mtclim/presets/`` or the path of a YAML), with every override that is neither None nor "".
 
     ``overrides`` is a mapping, or the text of one in YAML as a notebook's parameter brings it. A backbone listed in the
     preset's study brings its own tag and image size. Unknown names raise ValueError that lists the valid ones.

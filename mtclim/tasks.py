@@ -1,5 +1,6 @@
 """Classification tasks and their ordered classes: what every other module agrees on."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -106,3 +107,10 @@ SANTIAGO = Tasks(
     }
 )  # fmt: skip
 """The paper's five tasks and their classes, in its order (Fig. 2)."""
+
+
+def ordinal(classes: Iterable[str]) -> bool:
+    """Whether the classes are ranges in rising order, such as H1, H2, H3-4: the first number in each name rises."""
+    numbers = [re.search(r"\d+", name) for name in classes]
+    values = [int(found.group()) for found in numbers if found]
+    return len(values) == len(numbers) > 2 and all(a < b for a, b in zip(values, values[1:], strict=False))

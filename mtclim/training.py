@@ -3,153 +3,35 @@
 import ctypes
 import logging
 import os
-import resource
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-import pandas as pd
 import timm
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mtclim import runs
-from mtclim.config import Config, project_root, resolve, run_folder, to_dict
-from mtclim.images import ImageStore, open_store
-from mtclim.labels import labelsets, lprus, partition
-from mtclim.metrics import fit_temperature, metrics
+from mtclim.config import Config, run_folder, to_dict
+from mtclim.data.images import ImageStore
 from mtclim.model import MultitaskModel, SingleTaskModel, create_model
-from mtclim.table import Table, TableError, grid_blocks, read_table
-from mtclim.tasks import SANTIAGO, Tasks
+from mtclim.prepare import Data, prepare
+from mtclim.results import EVALUATION_BATCH, write_results
+from mtclim.tasks import Tasks
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices there are, tips, what was reached
 warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")  # theirs to mend
-SPLITS = ("train", "val", "test")
-EVALUATION_BATCH = 256
 
 
 class TrainingError(RuntimeError):
     """Training that went wrong: says at which step and task, what is kept, and what to do."""
-
-
-# Data ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Data:
-    """A table balanced and partitioned: ``kept`` (bool) over its annotated rows, ``split`` over the kept ones.
-
-    Both are Series whose index holds row positions of ``table.frame``. ``store`` (or None) holds the images of the kept rows, in
-    the order of ``split``; ``blocks`` is aligned with ``split``, None where the split is not spatially disjoint.
-    """
-
-    table: Table
-    kept: pd.Series
-    split: pd.Series
-    blocks: pd.Series | None
-    store: ImageStore | None
-
-    @property
-    def codes(self) -> np.ndarray:
-        """(n, N) int64 class positions of the kept rows, -1 = not annotated."""
-        return self.table.codes[self.split.index]
-
-    def rows(self, split: str) -> np.ndarray:
-        """Positions among the kept rows of one split's readable images."""
-        return np.flatnonzero((self.split == split).to_numpy() & (self.store is None or self.store.readable))
-
-
-def make_city_for(config: Config) -> Path:
-    """The embedded city's table, made first if it isn't there."""
-    from mtclim.city import make_city
-
-    c = config
-    name = f"city-{c.city_facades}-{c.city_labelled}-{c.city_size}px-i{c.interdependency:g}-a{c.ambiguity:g}-s{c.city_seed}"
-    name += f"-m{c.missing:g}" * (c.missing > 0) + f"-n{c.noise:g}" * (c.noise > 0)
-    folder = project_root() / "data" / name
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        return make_city(
-            folder, facades=c.city_facades, labelled=c.city_labelled, seed=c.city_seed, size=c.city_size,
-            interdependency=c.interdependency, ambiguity=c.ambiguity, missing=c.missing, noise=c.noise,
-        )  # fmt: skip
-
-
-def load_table(config: Config, require_images: bool = True) -> Table:
-    """The configuration's table of images; the embedded city is made first if it isn't there."""
-    if config.data == "city":
-        return read_table(make_city_for(config), SANTIAGO, require_images)
-    tasks = resolve(config.tasks) if config.tasks else None
-    return read_table(resolve(config.data), tasks, require_images)
-
-
-def prepare(config: Config, images: bool = True) -> Data:
-    """Read, balance (LPRUS) and partition the table, and decode the kept images once (``images=False``: don't).
-
-    Raises TableError, before any training, where no row is usable, a split is empty or a class has no row in training.
-    """
-    table = load_table(config, images)
-    annotated = np.flatnonzero((table.codes >= 0).any(1))
-    if not len(annotated):
-        raise TableError(
-            f"{table.path}: no row is annotated in any of {list(table.tasks)}; expected labels in these columns."
-        )
-    labels = table.labels.iloc[annotated]
-    kept = lprus(labels, config.keep, config.split_seed)
-    labels = labels[kept]
-    blocks = _blocks(table, config)
-    blocks = None if blocks is None else blocks.iloc[labels.index]
-    shares = (config.train_share, config.val_share, config.test_share)
-    split = partition(labels, blocks, shares, config.split_seed)
-    _check_splits(table, split, shares, blocks)
-    _check_classes(table, split)
-    store = None
-    if images:
-        paths = [table.paths[row] for row in split.index]
-        store = open_store(
-            paths, config.image_size, project_root() / ".cache" / "images", max_unreadable=config.max_unreadable
-        )
-    return Data(table, kept, split, blocks, store)
-
-
-def _blocks(table: Table, config: Config) -> pd.Series | None:
-    if "block" in table.frame:
-        return table.frame["block"]
-    if table.has_coordinates:
-        return grid_blocks(table.frame["lon"], table.frame["lat"], config.block_cell)
-    return None
-
-
-def _check_splits(table: Table, split: pd.Series, shares: tuple[float, ...], blocks: pd.Series | None) -> None:
-    empty = [name for name, share in zip(SPLITS, shares, strict=True) if share and not (split == name).any()]
-    if empty:
-        where = "" if blocks is None else f" in {blocks.nunique()} blocks, the largest of {blocks.value_counts().max()}"
-        raise TableError(
-            f"{table.path}: no row is left for {' and '.join(empty)}: found {len(split)} balanced rows{where}; expected at least "
-            "one whole block for each split. Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
-        )
-
-
-def _check_classes(table: Table, split: pd.Series) -> None:
-    codes = table.codes[split.index[split == "train"]]
-    for n, (task, names) in enumerate(table.tasks.items()):
-        counts = np.bincount(codes[codes[:, n] >= 0, n], minlength=len(names))
-        if not counts.all():
-            absent = [name for name, count in zip(names, counts, strict=True) if not count]
-            rows = [int((table.frame[task] == name).sum()) for name in absent]
-            raise TableError(
-                f"{table.path}: column {task!r}: no training row of class {', '.join(absent[:5])} ({rows[:5]} rows in the "
-                f"table, {len(codes)} training rows); expected at least one of each. Annotate more, merge or drop the class."
-            )
 
 
 class Batches(Sampler):
@@ -391,7 +273,7 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
         model = learners[0].model
         if config.variant == "stc":
             model = SingleTaskModel(data.table.tasks, [learner.model for learner in learners])
-        _write(partial, config, data, model, learners)
+        write_results(partial, config, data, model, learners)
     return folder
 
 
@@ -505,104 +387,3 @@ def _optimise(learner: Learner, config: Config, data: Data, codes: np.ndarray, c
         ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-
-
-# Results ---------------------------------------------------------------------------------------------------------
-
-
-def infer(
-    learner_or_model: nn.Module, data: Data, rows: np.ndarray, mean: list[float], std: list[float]
-) -> dict[str, np.ndarray]:
-    """Final probabilities, task -> (n, K) float32, of the store's rows."""
-    model = learner_or_model
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).eval()
-    shift, scale = (255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
-    parts: dict[str, list[np.ndarray]] = {task: [] for task in model.tasks}
-    with torch.inference_mode():
-        for start in range(0, len(rows), EVALUATION_BATCH):
-            images = torch.from_numpy(data.store.images[rows[start : start + EVALUATION_BATCH]]).to(device)
-            out = model((images.permute(0, 3, 1, 2).float().contiguous() - shift) / scale)
-            for task, p in out.probabilities.items():
-                parts[task].append(p.float().cpu().numpy())
-    return {
-        task: np.concatenate(p) if p else np.zeros((0, len(model.tasks[task])), np.float32) for task, p in parts.items()
-    }
-
-
-def predictions(data: Data, rows: np.ndarray, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row an image: image, block, then per task ``<task>:true``, ``<task>:pred``, ``<task>:p:<class>``."""
-    frame = data.table.frame.iloc[data.split.index[rows]]
-    columns: dict[str, object] = {"image": frame["image"].to_numpy()}
-    if data.blocks is not None:
-        columns["block"] = data.blocks.iloc[rows].astype(str).to_numpy()
-    for task, names in data.table.tasks.items():
-        columns[f"{task}:true"] = frame[task].astype(object).where(frame[task].notna(), None).to_numpy()
-        columns[f"{task}:pred"] = np.asarray(names, dtype=object)[probabilities[task].argmax(1)]
-        columns |= {f"{task}:p:{name}": probabilities[task][:, k] for k, name in enumerate(names)}
-    return pd.DataFrame(columns)
-
-
-def _write(partial: Path, config: Config, data: Data, model: nn.Module, learners: list[Learner]) -> None:
-    """All files of the run folder but the marker."""
-    tasks = data.table.tasks
-    mean, std = learners[0].model.mean, learners[0].model.std
-    save_file(
-        {name: value.cpu().contiguous() for name, value in model.state_dict().items()}, partial / "model.safetensors"
-    )
-    pd.DataFrame([row for learner in learners for row in learner.history]).to_csv(partial / "history.csv", index=False)
-    frames, seconds = {}, 0.0
-    for split in ("test", "val"):
-        rows, began = data.rows(split), time.perf_counter()
-        probabilities = infer(model, data, rows, mean, std)
-        seconds += time.perf_counter() - began
-        frames[split] = predictions(data, rows, probabilities)
-    frames["test"].to_parquet(partial / "predictions.parquet", index=False)
-    frames["val"].to_parquet(partial / "validation.parquet", index=False)
-    runs.write_json(partial / "metrics.json", {split: metrics(frame, tasks) for split, frame in frames.items()})
-    runs.write_json(partial / "calibration.json", _calibrate(data, tasks, frames["val"]))
-    train = data.table.labels.iloc[data.split.index[data.rows("train")]]
-    labelsets(train).to_csv(partial / "labelsets.csv", index=False)
-    image = data.table.frame["image"].iloc[data.split.index]
-    pd.DataFrame({"image": image.to_numpy(), "split": data.split.to_numpy()}).to_parquet(
-        partial / "split.parquet", index=False
-    )
-    rows = sum(map(len, frames.values()))
-    runs.write_json(partial / "provenance.json", _provenance(config, data, model, learners, rows / seconds))
-    for checkpoint in partial.glob("*.ckpt"):
-        checkpoint.unlink()
-
-
-def _calibrate(data: Data, tasks: Tasks, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    codes = data.codes[data.rows("val")]
-    p = {task: frame[[f"{task}:p:{name}" for name in names]].to_numpy() for task, names in tasks.items()}
-    return {
-        task: {"temperature": fit_temperature(np.log(np.maximum(p[task], 1e-30)), codes[:, n])}
-        for n, task in enumerate(tasks)
-    }
-
-
-def _provenance(config: Config, data: Data, model: nn.Module, learners: list[Learner], rate: float) -> dict:
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
-    networks = [{
-        "network": learner.network, "seconds": sum(s for s, _ in learner.times), "epochs": len(learner.history),
-        "best_epoch": learner.best["epoch"], "seconds_per_step": float(np.median([s / n for s, n in learner.times])),
-    } for learner in learners]  # fmt: skip
-    return runs.provenance() | {
-        "seed": config.seed, "split_seed": config.split_seed, "synthetic": config.synthetic, "table": data.table.digest,
-        "seconds": sum(n["seconds"] for n in networks), "epochs": sum(n["epochs"] for n in networks),
-        "seconds_per_step": float(np.mean([n["seconds_per_step"] for n in networks])),
-        "parameters": model.parameters_count(), "peak_memory_mb": round(peak), "images_per_second": rate, "networks": networks,
-        "rows": {split: int(len(data.rows(split))) for split in SPLITS},
-        "unreadable": [
-            {"image": os.path.relpath(image, data.table.path.parent), "reason": reason}
-            for image, reason in data.store.unreadable.itertuples(index=False)
-        ],
-    }  # fmt: skip
-
-
-__all__ = ["Data", "Learner", "TrainingError", "fit", "infer", "load_table", "predictions", "prepare"]

@@ -43,3 +43,9 @@ VARIANT_TABLE = {
 CONTROLS = ("bl_fc",)
 VARIANTS = tuple(name for name in VARIANT_TABLE if name not in CONTROLS)
 """The twelve names, in Table 2's order."""
+
+
+def title(variant: str) -> str:
+    """A variant's name as the paper prints it: "clim_ms_all" -> "CLIM-MS_ALL"; a control's "-detach" -> " detached"."""
+    name, _, detached = variant.partition("-")
+    return name.upper().replace("_MS", "-MS").replace("BL_FC", "BL-FC") + (" detached" if detached else "")

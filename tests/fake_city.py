@@ -7,7 +7,7 @@ from mtclim import SANTIAGO
 
 
 def fake_predictions(n: int, tasks=SANTIAGO, seed: int = 0) -> pd.DataFrame:
-    """n façades around Santiago whose classes drift from west to east, in the columns of `mtclim.predict`."""
+    """n façades around Santiago whose classes drift from west to east, in the columns of `mtclim.mapping.predict`."""
     rng = np.random.default_rng(seed)
     lon, lat = -70.75 + 0.2 * rng.random(n), -33.6 + 0.2 * rng.random(n)
     frame = {"image": [f"images/{i:06d}.jpg" for i in range(n)], "lon": lon, "lat": lat}

@@ -9,7 +9,7 @@ import yaml
 from mtclim import VARIANTS, load_config
 from mtclim.config import Config, run_folder, to_dict
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parent.parent / "mtclim" / "presets"
 
 # Section 2.2, section 3, Table 1 and Table 2 of the paper, typed from its text.
 PAPER = {
@@ -112,8 +112,8 @@ def test_overrides_of_a_notebook_come_as_yaml_or_as_a_mapping():
 
 
 def test_run_folder_follows_from_what_was_chosen(tmp_path, monkeypatch):
-    monkeypatch.chdir(CONFIGS.parent)
-    root = CONFIGS.parent / "runs"
+    monkeypatch.chdir(CONFIGS.parents[1])
+    root = CONFIGS.parents[1] / "runs"
     assert run_folder(load_config("demo", variant="bl")) == root / "demo" / "test_byobnet" / "bl" / "seed-0"
     more = {"variant": "lim", "detach": True, "seed": 2, "data": "somewhere/houses.csv"}
     assert run_folder(load_config("demo", **more)) == root / "demo-houses" / "test_byobnet" / "lim-detach" / "seed-2"

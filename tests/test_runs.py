@@ -15,7 +15,7 @@ from tiny import TASKS, make_project, start
 
 import mtclim
 from mtclim import load_config, runs
-from mtclim.images import decode
+from mtclim.data.images import decode
 from mtclim.runs import RunError
 from mtclim.training import fit
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tiny import TASKS, make_project, start
 
 import mtclim
-from mtclim import Tasks, labels, load_config, training
+from mtclim import Tasks, load_config, training
+from mtclim.data import labels
 from mtclim.model import create_model
 from mtclim.training import Batches, Learner, fit, prepare
 

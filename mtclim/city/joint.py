@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mtclim.labels import cutoff
+from mtclim.data.labels import cutoff
 from mtclim.tasks import SANTIAGO
 
 LABELLED, TOTAL = 29_567, 204_030  # annotated façades, all façades (section 2.1)

@@ -1,0 +1,106 @@
+"""Looking inside a trained network: where it looks (Grad-CAM), and what it makes of interim probabilities (influence)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mtclim.data.images import ImageError, decode
+from mtclim.model import MultitaskModel, SingleTaskModel
+
+
+def read_images(paths: Sequence[str | Path], size: int) -> tuple[np.ndarray, list[int]]:
+    """The readable ones of some image files as (n, size, size, 3) uint8, and their positions in ``paths``."""
+    images, rows = [np.zeros((0, size, size, 3), np.uint8)], []
+    for row, path in enumerate(paths):
+        try:
+            images.append(decode(path, size)[None])
+            rows.append(row)
+        except ImageError:
+            continue
+    return np.concatenate(images), rows
+
+
+def normalised(images: np.ndarray, model: nn.Module) -> Tensor:
+    """Pixels (B, H, W, 3) uint8 as what ``model`` reads: (B, 3, H, W) float, by its own mean and standard deviation."""
+    mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
+    return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - mean) / std
+
+
+class _Logits(nn.Module):
+    """One task's final logits (B, K_n)."""
+
+    def __init__(self, network: nn.Module, task: int):
+        super().__init__()
+        self.network, self.task = network, task
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = next(reversed(self.network(images).logits.values()))
+        return logits[:, self.task, : self.network.tasks.sizes[self.task]]
+
+
+def feature_map(backbone: nn.Module, size: int, least: int = 4) -> nn.Module:
+    """The module whose output Grad-CAM explains: the backbone's last feature map, as timm lists them.
+
+    On small images the last one may have a single cell; then the last with ``least`` cells a side is taken, since a
+    coarser map can't say where. ValueError for backbones without convolutional feature maps.
+    """
+    listed = getattr(backbone, "feature_info", None) or []
+    listed = listed if isinstance(listed, list) else listed.get_dicts()
+    if len({entry["reduction"] for entry in listed}) < 2:  # none, or a transformer's blocks, all of one resolution
+        raise ValueError(
+            f"Grad-CAM: {type(backbone).__name__} lists no convolutional feature maps of falling resolution; expected a "
+            "convolutional timm backbone, such as densenet121."
+        )
+    fine = [entry for entry in listed if size // entry["reduction"] >= least]
+    return backbone.get_submodule((fine or listed)[-1]["module"])
+
+
+def attention(model: MultitaskModel | SingleTaskModel, images: np.ndarray, least: int = 4) -> dict[str, np.ndarray]:
+    """Grad-CAM (Selvaraju et al., 2017) of each task's final answer: task -> heat (B, H, W) in [0, 1] per image.
+
+    ``images`` (B, H, W, 3) uint8. The answer is the most probable class; STC is explained network by network. ValueError
+    for backbones that are not convolutional (``feature_map``).
+    """
+    from pytorch_grad_cam import GradCAM
+
+    x, heat = normalised(images, model).to(next(model.parameters()).device), {}
+    for n, task in enumerate(model.tasks):
+        network, at = (model.networks[n], 0) if isinstance(model, SingleTaskModel) else (model, n)
+        layer = feature_map(network.backbone, x.shape[-1], least)
+        with GradCAM(model=_Logits(network, at), target_layers=[layer]) as cam:
+            heat[task] = cam(input_tensor=x, targets=None)
+        network.zero_grad(set_to_none=True)
+    return heat
+
+
+@torch.inference_mode()
+def influence(model: MultitaskModel, images: np.ndarray, batch: int = 128) -> pd.DataFrame:
+    """How final probabilities move when BL's interim probabilities of one task are set to one class (S, S).
+
+    Rows: the "task:class" that is set, with certainty, on every image; columns: the mean change of the final probability
+    of each "task:class". The columns of a row sum to 0 per task. ``images`` (B, H, W, 3) uint8. ValueError for variants
+    whose final classifiers read no interim probabilities: stc, bl, bl_fc.
+    """
+    if not set(getattr(model, "modules_used", ())) & {"clim", "tlim"} and "p_bl" not in getattr(
+        model, "features_used", ()
+    ):
+        raise ValueError(
+            f"influence: {model.variant}'s final classifiers read no interim probabilities; nothing can be set."
+        )
+    names = [f"{task}:{name}" for task, classes in model.tasks.items() for name in classes]
+    total, device = np.zeros((len(names), len(names))), next(model.parameters()).device
+    for start in range(0, len(images), batch):
+        x = model.features(normalised(images[start : start + batch], model).to(device))
+        free = torch.cat(list(model.classify(x).probabilities.values()), 1)
+        ones = {task: torch.eye(size, device=device) for task, size in zip(model.tasks, model.tasks.sizes, strict=True)}
+        rows = [
+            torch.cat(list(model.final(x, {task: one.expand(len(x), -1)}).values()), 1) - free
+            for task, eye in ones.items()
+            for one in eye
+        ]
+        total += torch.stack(rows).double().sum(1).cpu().numpy()
+    return pd.DataFrame(total / max(len(images), 1), index=names, columns=names)

@@ -1,0 +1,165 @@
+"""The city's writer: deterministic whatever the workers, resumable after a kill, refusing to mix cities, small in memory."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mtclim import SANTIAGO
+from mtclim.city import DRAWN, make_city
+from mtclim.city.facade import draw
+from mtclim.city.plan import CRS, plan
+
+SMALL = {"facades": 260, "labelled": 150, "size": 64, "progress": False}
+
+
+def digest(folder):
+    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.jpg")))
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("city") / "one"
+    make_city(folder, workers=1, **SMALL)
+    return folder
+
+
+def test_tables(city):
+    images, truth = pd.read_parquet(city / "images.parquet"), pd.read_parquet(city / "truth.parquet")
+    assert len(images) == len(truth) == 260 and images["height"].notna().sum() == 150
+    assert all((city / name).exists() for name in images["image"])
+    known = images["height"].notna()
+    assert (images.loc[known, "sbst"].astype(str) == truth.loc[known, "sbst"].astype(str)).all()
+
+
+def test_geoparquet_geopackage_and_data_dictionary(city):
+    import geopandas as gpd
+
+    dictionary = (city / "README.md").read_text(encoding="utf-8")
+    described = {row.split("|")[1].strip(): row for row in dictionary.splitlines() if row.startswith("| ")}
+    assert all(", ".join(names) in described[task] for task, names in SANTIAGO.items())
+    written = {path.name for path in city.iterdir() if path.is_file()}
+    assert written - {"README.md"} == {name for cell in described for name in cell.split(", ") if "." in name}
+    for layer in ("facades", "blocks", "municipalities", "streets"):
+        parquet = gpd.read_parquet(city / ("images.parquet" if layer == "facades" else f"{layer}.parquet"))
+        package = gpd.read_file(city / "city.gpkg", layer=layer)
+        assert len(parquet) == len(package) and list(parquet.columns) == list(package.columns)
+        assert parquet.crs == package.crs == ("EPSG:4326" if layer == "facades" else CRS)
+        assert parquet.geometry.geom_equals_exact(package.geometry, 1e-9).all()
+    facades = gpd.read_parquet(city / "images.parquet")
+    missing = [column for column in facades.columns if column not in dictionary]
+    assert not missing and np.allclose(facades.geometry.x, facades["lon"])
+    written_down = json.loads((city / "city.json").read_text())
+    assert written_down["synthetic"] is True and all(
+        f"- {k}: {v}" in dictionary for k, v in written_down["parameters"].items()
+    )
+
+
+def test_an_image_depends_on_its_own_row_only(city):
+    facades = plan(260, 150).facades
+    for i in (0, 7, 199, 200, 259):
+        row = facades.iloc[i]
+        alone = draw(*row[list(DRAWN)], (0, i), 64, 0.3, row["street_seed"])
+        assert (city / f"images/000/{i:06d}.jpg").read_bytes() == alone
+
+
+def test_workers_and_resuming_change_nothing(city, tmp_path):
+    other = tmp_path / "two"
+    make_city(other, workers=2, **SMALL)
+    assert digest(other) == digest(city)
+    (other / "city.json").rename(other / "city.partial.json")
+    for path in sorted(other.rglob("*.jpg"))[:40]:
+        path.unlink()
+    make_city(other, workers=1, **SMALL)
+    assert digest(other) == digest(city) and not (other / "city.partial.json").exists()
+
+
+def test_another_city_is_refused(city):
+    with pytest.raises(ValueError, match="another city"):
+        make_city(city, **{**SMALL, "labelled": 151})
+
+
+def test_killed_and_repeated_gives_the_same_city(city, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "mtclim.city", folder, "--facades", "260", "--labelled", "150", "--size", "64"]
+    command += ["--workers", "2", "--quiet"]
+    for least in (5, 120):
+        with subprocess.Popen(command, start_new_session=True) as made:
+            deadline = time.monotonic() + 120
+            while made.poll() is None and len(list(folder.rglob("*.jpg"))) < least and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(made.pid, signal.SIGKILL)
+    assert not (folder / "city.json").exists() and not (folder / "images.parquet").exists()
+    subprocess.run(command, check=True)
+    assert digest(folder) == digest(city)
+    names = {path.relative_to(city) for path in city.rglob("*")}
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == names, "something is left of the killed ones"
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "truth.parquet"), pd.read_parquet(city / "truth.parquet"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux' /proc")
+def test_memory_at_the_papers_size(tmp_path):
+    """Everything but the drawing, whose workers hold a job of 200 each, in a process of its own."""
+    script = """
+import re, sys
+from pathlib import Path
+import mtclim.city as city
+from mtclim.city.plan import plan
+made = plan()
+table = made.facades.assign(image=[city._name(i) for i in range(len(made.facades))])
+city._tables(Path(sys.argv[1]), made, table, made.annotations(0.1, 0.1))
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]))  # ru_maxrss counts the parent
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1e9 and len(pd.read_parquet(tmp_path / "images.parquet", columns=["image"])) == 204_030
+
+
+def test_neighbours_look_alike():
+    """A nearest neighbour among tiny thumbnails does better on a random split than on whole blocks."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    facades = plan(600, 600).facades
+    labels = np.stack([facades[task].cat.codes for task in SANTIAGO], axis=1)
+    streets, rng, gains = facades["street_seed"], np.random.default_rng(0), []
+    pictures = [
+        draw(*row, (0, i), 64, 0.1, street)
+        for i, (*row, street) in enumerate(zip(*(facades[task] for task in DRAWN), streets, strict=True))
+    ]
+    pixels = np.stack(
+        [np.ravel(Image.open(io.BytesIO(data)).resize((8, 8), Image.Resampling.BOX)) for data in pictures]
+    )
+    for _ in range(20):
+        blocks = rng.choice(facades["block"].unique(), int(0.3 * facades["block"].nunique()), replace=False)
+        accuracy = []
+        for test in (rng.random(600) < 0.3, facades["block"].isin(blocks).to_numpy()):
+            nearest = KNeighborsClassifier(1).fit(pixels[~test].astype(float), labels[~test])
+            accuracy.append((nearest.predict(pixels[test].astype(float)) == labels[test]).mean())
+        gains.append(accuracy[0] - accuracy[1])
+    assert np.mean(gains) > 0.01 and np.mean(gains) > 2 * np.std(gains) / len(gains) ** 0.5
+
+
+def test_difficulty_of_the_demo():
+    """In the reference study BL reaches a mean OA of 70 to 92 %, and in each task clearly more than the largest class."""
+    from mtclim.analysis.comparison import run_scores
+    from mtclim.analysis.study import load_study
+
+    results = Path(os.environ.get("MTCLIM_RESULTS", Path(__file__).parents[2] / "results"))
+    if not (results / "tables" / "study.json").exists():
+        pytest.skip(f"no reference study in {results}")
+    study = load_study(results)
+    oa = run_scores(study).query("variant == 'bl'").groupby("task")["oa"].mean()
+    assert 0.70 <= oa["mean"] <= 0.92 and list(study.tasks) == list(SANTIAGO)
+    for task in SANTIAGO:
+        share = study.test[task][study.test[task] >= 0].value_counts(normalize=True).max()
+        assert oa[task] > share + 0.10, f"{task}: OA {oa[task]:.3f}, largest class {share:.3f}"

@@ -1,0 +1,359 @@
+"""Prediction of whole cities: independent of shards and batches, resumable, complete, and true to its models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+import mtclim
+from mtclim.data import table
+from mtclim.data.images import decode
+from mtclim.mapping import predict
+from mtclim.mapping.photographs import decoded_batches, exif_position, read_source
+
+TASKS = mtclim.Tasks({"roof": ["flat", "gable", "hip, or other"], "storeys": ["1", "2"]})
+PROBABILITIES = [f"{task}:p:{name}" for task, classes in TASKS.items() for name in classes]
+N = 50
+SLOW = """
+import sys, time
+from mtclim.mapping import predict
+from mtclim.data import table
+forward = predict.Ensemble.probabilities
+def slow(self, batch):
+    time.sleep(0.2)
+    return forward(self, batch)
+predict.Ensemble.probabilities = slow
+predict.predict(sys.argv[1], sys.argv[2], sys.argv[3], shard_rows=8, batch_size=4, workers=1, progress=False)
+"""
+
+
+def make_run(folder: Path, seed: int, split: bool = True) -> Path:
+    """A run folder around a network with random weights: predictions depend on the photograph, no training needed."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    model = mtclim.create_model("lim_ms_all", TASKS, "test_byobnet", clim_units=4, tlim_units=4)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    settings = {"variant": "lim_ms_all", "tasks": TASKS.to_dict(), "timm_name": "test_byobnet", "clim_units": 4}
+    settings |= {"tlim_units": 4, "detach": False, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    (folder / "calibration.json").write_text(json.dumps({t: {"temperature": 0.5 + i} for i, t in enumerate(TASKS)}))
+    rng = np.random.default_rng(seed)
+    known = pd.DataFrame({"image": [f"images/{i}.png" for i in range(20, 40)]})
+    for task, classes in TASKS.items():
+        p = rng.dirichlet(np.ones(len(classes)), len(known)).astype(np.float32)
+        known[f"{task}:true"] = np.array(classes, object)[np.arange(len(known)) % len(classes)]
+        known[f"{task}:pred"] = np.array(classes, object)[p.argmax(1)]
+        known[[f"{task}:p:{name}" for name in classes]] = p
+    known[:10].to_parquet(folder / "validation.parquet")
+    known[10:].to_parquet(folder / "predictions.parquet")
+    if split:
+        parts = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
+        frame = pd.DataFrame({"image": [f"images/{i}.png" for i in range(40)], "split": parts})
+        frame.to_parquet(folder / "split.parquet")
+    labelsets = pd.DataFrame({"roof": ["flat"], "storeys": ["1"], "count": [20]})
+    labelsets.to_csv(folder / "labelsets.csv", index=False)
+    (folder / "metrics.json").write_text(json.dumps({"test": {"mean": {"oa": 0.5, "kappa": 0.1}}}))
+    (folder / "COMPLETE").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Two runs, fifty generated pictures (one damaged, one missing) and a table in which two have no position."""
+    folder, rng = tmp_path_factory.mktemp("predict"), np.random.default_rng(0)
+    make_run(folder / "runs" / "a", 0)
+    make_run(folder / "runs" / "b", 1, split=False)
+    (folder / "images").mkdir()
+    for i in range(N):
+        colour = rng.integers(0, 255, 3)
+        pixels = np.clip(colour + rng.normal(0, 25, (30, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+    (folder / "images" / "7.png").write_bytes(b"not a picture")
+    (folder / "images" / "9.png").unlink()
+    table = pd.DataFrame({"image": [f"images/{i}.png" for i in range(N)]})
+    table["lon"] = [f"{-70.6 + i / 1000:.3f}" for i in range(N)]
+    table["lat"] = [f"{-33.4 + i / 1000:.3f}" for i in range(N)]
+    table.loc[[3, 30], ["lon", "lat"]] = ["", ""], ["-70.5", ""]
+    table["roof"] = ["flat" if i % 2 else "" for i in range(N)]
+    table.to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+def run(place: Path, name: str, runs=("a",), **options) -> tuple[pd.DataFrame, Path]:
+    out = place / f"{name}.parquet"
+    options = {"workers": 1, "progress": False} | options
+    predict.predict([place / "runs" / r for r in runs], place / "table.csv", out, **options)
+    return pd.read_parquet(out), out
+
+
+@pytest.fixture(scope="module")
+def plain(place) -> pd.DataFrame:
+    return run(place, "plain")[0]
+
+
+def same(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(first.drop(columns=PROBABILITIES), second.drop(columns=PROBABILITIES))
+    np.testing.assert_allclose(first[PROBABILITIES], second[PROBABILITIES], atol=1e-5, rtol=0)
+
+
+def test_rows_in_are_rows_predicted_and_rows_listed(place, plain):
+    listed = pd.read_csv(predict.listing_of(place / "plain.parquet")).set_index("image")["reason"]
+    assert sorted(listed.index) == [f"images/{i}.png" for i in (3, 30, 7, 9)]
+    assert listed["images/3.png"] == listed["images/30.png"] == "no position (lon, lat) in the table"
+    assert len({*plain["image"], *listed.index}) == N == len(plain) + len(listed)
+    made = predict.provenance_of(place / "plain.parquet")
+    assert (made["images"], made["rows"], made["listed"]) == (N, len(plain), 4)
+    assert (
+        made["tasks"] == TASKS.to_dict() and made["source"].endswith("table.csv") and len(made["models_sha256"]) == 64
+    )
+
+
+def test_answers_are_those_of_the_model(place, plain):
+    model = mtclim.load(place / "runs" / "a")
+    images = np.stack([decode(place / name, 32) for name in plain["image"]])
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.2
+    with torch.inference_mode():
+        out = model(pixels).probabilities
+    expected = torch.cat([out[task] for task in TASKS], 1).numpy()
+    np.testing.assert_allclose(plain[PROBABILITIES], expected, atol=1e-5)
+    assert plain[PROBABILITIES].std().min() > 1e-4, "the networks must look at the photographs"
+    for task, classes in TASKS.items():
+        best = plain[[f"{task}:p:{name}" for name in classes]].to_numpy().argmax(1)
+        assert plain[f"{task}:pred"].tolist() == [classes[k] for k in best]
+    assert plain["roof:true"].dropna().eq("flat").all() and "storeys:true" not in plain
+
+
+@pytest.mark.parametrize("shard_rows, batch_size", [(1, 1), (7, 3), (16, 16), (64, 5), (1000, 64)])
+def test_shards_and_batches_change_nothing(place, plain, shard_rows, batch_size):
+    same(run(place, f"s{shard_rows}-{batch_size}", shard_rows=shard_rows, batch_size=batch_size)[0], plain)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_a_batch_and_change_nothing(place, plain, threads):
+    """Each takes a slice (of 5 rows: 2, 2 and 1) through the network; the number of threads is then what it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        frame, out = run(place, f"t{threads}", batch_size=5)
+        again = run(place, f"t{threads}-again", batch_size=5)[1]
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    same(frame, plain)
+    assert pq.read_table(out).equals(pq.read_table(again))
+
+
+def shards(out: Path) -> list[Path]:
+    return sorted(out.parent.glob(f"{out.name}.shards/*/shard-*.parquet"))
+
+
+def test_killed_between_and_inside_shards_it_goes_on(place, plain):
+    out = place / "killed.parquet"
+    command = [sys.executable, "-c", SLOW, place / "runs" / "a", place / "table.csv", out]
+    for wanted, later in ((1, 0.0), (3, 0.25)):  # a shard takes 0.4 s: right after one, and in the middle of one
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
+        try:
+            while len(shards(out)) < wanted:
+                assert process.poll() is None, "the prediction ended before it was killed"
+                time.sleep(0.005)
+            time.sleep(later)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert not out.exists()
+        assert all(pq.read_metadata(path).num_rows for path in shards(out)), "a shard is whole or not there"
+    left = N - 2 - 8 * len(shards(out))
+    resumed, _ = run(place, "killed", shard_rows=8, batch_size=4)
+    assert predict.provenance_of(out)["predicted_now"] == left < N - 2 - 16
+    same(resumed, plain)
+    assert not shards(out) and not list(place.glob(".killed*"))
+
+
+def test_parts_of_several_machines_are_joined(place, plain):
+    options = {"shard_rows": 8, "batch_size": 4}
+    out = place / "parts.parquet"
+    for part in ((1, 2), (0, 2)):
+        folder = predict.predict(
+            place / "runs" / "a", place / "table.csv", out, part=part, workers=1, progress=False, **options
+        )
+        assert folder.is_dir() and not out.exists()
+    assert len(shards(out)) == 6
+    same(run(place, "parts", **options)[0], plain)
+    assert predict.provenance_of(out)["predicted_now"] == 0
+    with pytest.raises(ValueError, match="found 2 of 2; expected 0 <= i < n"):
+        run(place, "parts", part=(2, 2))
+
+
+def test_done_work_is_not_done_again_and_other_work_is(place):
+    _, out = run(place, "again", limit=10)
+    before = out.stat().st_mtime_ns
+    assert len(run(place, "again", limit=10)[0]) <= 10 and out.stat().st_mtime_ns == before
+    run(place, "again", limit=10, calibrated=True)
+    assert out.stat().st_mtime_ns > before
+
+
+def test_an_ensemble_is_the_mean_of_its_models(place, plain):
+    second = run(place, "second", ["b"])[0]
+    both, out = run(place, "both", ["a", "b"])
+    np.testing.assert_allclose(both[PROBABILITIES], (plain[PROBABILITIES] + second[PROBABILITIES]) / 2, atol=1e-6)
+    assert len(predict.provenance_of(out)["runs"]) == 2
+    paths = [place / "runs" / "a", place / "runs" / "b"]
+    frames = [pd.read_parquet(path / "validation.parquet") for path in paths]
+    pooled = predict.validation(paths)
+    np.testing.assert_allclose(pooled[PROBABILITIES], sum(f[PROBABILITIES] for f in frames) / 2, atol=1e-6)
+
+
+def test_calibration_divides_logits_by_the_temperature(place, plain):
+    scaled = run(place, "scaled", calibrated=True)[0]
+    answers = predict.validation(place / "runs" / "a", calibrated=True)
+    stored = pd.read_parquet(place / "runs" / "a" / "validation.parquet")
+    for i, (task, classes) in enumerate(TASKS.items()):
+        names = [f"{task}:p:{name}" for name in classes]
+        for before, after in ((plain, scaled), (stored, answers)):
+            expected = torch.softmax(torch.tensor(before[names].to_numpy()).log() / (0.5 + i), 1)
+            np.testing.assert_allclose(after[names], expected, atol=1e-5)
+    assert scaled["roof:pred"].tolist() == plain["roof:pred"].tolist()
+
+
+def test_what_was_used_in_training_is_said_or_unknown(place, plain):
+    number = plain["image"].str.extract(r"(\d+)")[0].astype(int)
+    assert plain["in_training"].tolist() == (number < 20).tolist()
+    splits = ["train" if i < 20 else "val" if i < 30 else "test" if i < 40 else "" for i in number]
+    assert plain["split"].fillna("").tolist() == splits
+    older = run(place, "older", ["b"])[0].set_index(number)  # a run without split.parquet
+    assert (
+        older.loc[[20, 39], "in_training"].tolist() == [False, False] and older.loc[[0, 45], "in_training"].isna().all()
+    )
+    both = run(place, "both-splits", ["a", "b"])[0].set_index(number)
+    assert both.loc[0, "in_training"] == True and both.loc[25, "in_training"] == False  # noqa: E712
+    assert pd.isna(both.loc[45, "in_training"])
+
+
+def test_the_file_opens_with_geopandas(place, plain):
+    geopandas = pytest.importorskip("geopandas")
+    frame = geopandas.read_parquet(place / "plain.parquet")
+    assert frame.crs.to_epsg() == 4326 or "CRS84" in frame.crs.to_string()
+    assert np.allclose(frame.geometry.x, plain["lon"]) and np.allclose(frame.geometry.y, plain["lat"])
+    box = json.loads(pq.read_metadata(place / "plain.parquet").metadata[b"geo"])["columns"]["geometry"]["bbox"]
+    np.testing.assert_allclose(box, frame.total_bounds)
+
+
+def test_without_positions(place):
+    frame = run(place, "placeless", require_position=False)[0]
+    assert len(frame) == N - 2
+    assert frame.set_index("image").loc["images/3.png", ["lon", "geometry"]].isna().all()
+    nowhere = pd.read_csv(place / "table.csv").drop(columns=["lon", "lat"])
+    nowhere.to_csv(place / "nowhere.csv", index=False)
+    with pytest.raises(ValueError, match="no image has a position; add lon and lat"):
+        read_source(place / "nowhere.csv", TASKS)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.gpkg"])
+def test_rows_without_a_geometry_are_listed(tmp_path, name):
+    geopandas = pytest.importorskip("geopandas")
+    from shapely import Point
+
+    images = {"image": ["a.png", "b.png", "c.png"], "block": ["x", None, "z"]}
+    frame = geopandas.GeoDataFrame(images, geometry=[Point(350000, 6300000), None, Point(350100, 6300000)], crs=32719)
+    frame.to_parquet(tmp_path / name) if name.endswith("t") else frame.to_file(tmp_path / name)
+    rows = read_source(tmp_path / name, TASKS)
+    assert rows["reason"].tolist() == ["", "no position (lon, lat) in the table", ""]
+    assert rows["lon"].round(1).tolist()[::2] == [-70.6, -70.6] and rows["block"].fillna("").tolist() == ["x", "", "z"]
+    with pytest.raises(table.TableError, match="no geometry"):
+        table.read_table(tmp_path / name, TASKS, require_images=False)
+
+
+def test_models_of_other_tasks_are_refused(place, tmp_path):
+    other = make_run(tmp_path / "c", 2)
+    settings = yaml.safe_load((other / "config.yaml").read_text())
+    settings["tasks"] = {"roof": TASKS["roof"], "floors": ["1", "2"]}
+    (other / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    with pytest.raises(ValueError, match="differ from"):
+        predict.load_ensemble([place / "runs" / "a", other])
+
+
+def photograph(path: Path, gps: dict | None) -> None:
+    exif = Image.Exif()
+    if gps:
+        exif[0x8825] = gps
+    Image.new("RGB", (40, 30), (90, 120, 60)).save(path, exif=exif)
+
+
+def test_a_folder_of_geotagged_photographs(place, tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "north").mkdir(parents=True)
+    photograph(folder / "a.jpg", {1: "S", 2: (33.0, 26.0, 15.0), 3: "W", 4: (70.0, 39.0, 0.0)})
+    photograph(folder / "north" / "b.JPG", {1: "N", 2: (48.0, 8.0, 6.0), 3: "E", 4: (11.0, 34.0, 30.0)})
+    photograph(folder / "c.jpg", None)
+    photograph(folder / "d.jpg", {1: "N", 2: (99.0, 0.0, 0.0), 3: "E", 4: (11.0, 0.0, 0.0)})
+    (folder / "e.jpg").write_bytes(b"\xff\xd8 broken")
+    (folder / "notes.txt").write_text("not a photograph")
+    assert exif_position(folder / "a.jpg") == pytest.approx((-70.65, -33.4375))
+    assert exif_position(folder / "north" / "b.JPG") == pytest.approx((11.575, 48.135))
+    out = predict.predict(place / "runs" / "a", folder, tmp_path / "out.parquet", workers=1, progress=False)
+    frame, listed = pd.read_parquet(out), pd.read_csv(predict.listing_of(out)).set_index("image")["reason"]
+    assert frame["image"].tolist() == ["a.jpg", "north/b.JPG"] and frame["block"].notna().all()
+    assert frame["in_training"].tolist() == [False, False]
+    assert (
+        "no GPS position" in listed["c.jpg"]
+        and "out of range" in listed["d.jpg"]
+        and "cannot be read" in listed["e.jpg"]
+    )
+    assert len(frame) + len(listed) == 5
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_decoded_ahead_in_order(tmp_path, processes):
+    """Each batch has what `decode` gives, at every size; rows without an image are zeros, with the reason."""
+    paths = [str(tmp_path / f"{k}.png") for k in range(70)]
+    for k, path in enumerate(paths):
+        Image.new("RGB", (9, 7), (k, 2 * k, 255 - k)).save(path)
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    batches, sizes = [paths[k : k + 16] for k in range(0, 70, 16)], (8, 12)
+    for batch, (pixels, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2, processes), strict=True):
+        assert [bool(reason) for reason in reasons] == [path.endswith("/5.png") for path in batch]
+        for size in sizes:
+            rows = [
+                np.zeros((size, size, 3)) if reason else decode(path, size)
+                for path, reason in zip(batch, reasons, strict=True)
+            ]
+            np.testing.assert_array_equal(pixels[size], rows + [np.zeros((size, size, 3))] * (16 - len(batch)))
+
+
+def test_the_map_of_ones_own_photographs(place, tmp_path):
+    """The notebook on a table with gaps, without true labels for a task, with tasks that the taxonomy half covers."""
+    pytest.importorskip("papermill")
+    pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
+    gem = tmp_path / "gem.csv"
+    gem.write_text('task,class,gem\nroof,flat,RSH1\nroof,gable,RSH2\nroof,"hip, or other",\nstoreys,1,H:1\n')
+    given = {"runs": place / "runs" / "a", "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
+    given |= {"results": tmp_path / "results", "tiles": False, "by": "block", "data": place / "table.csv"}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    notebook = Path(__file__).parents[2] / "notebooks" / "map.ipynb"
+    command = [sys.executable, "-m", "papermill", notebook, tmp_path / "map.ipynb", "--no-progress-bar", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (tmp_path / "map.ipynb").read_text()
+    assert f"{N:,} images in, {N - 4:,} predicted, 4 listed" in text and "no position (lon, lat) in the table" in text
+    assert "has no row for 2" in text.replace("\\\\", "") and "synthetic data" not in text
+    counts = pd.read_csv(tmp_path / "out" / "exposure_expected.csv")
+    assert counts["number"].sum() == pytest.approx(N - 4, abs=0.01)
+    assert set(counts["taxonomy"]) <= {"RSH1", "RSH2", "UNK"}
+    assert {"map.html", "facades.csv", "frequencies.csv", "exposure.xml"} <= {
+        path.name for path in (tmp_path / "results" / "map").iterdir()
+    }

@@ -1,0 +1,269 @@
+"""The book: its pages name what exists, its extension does what it says on a small book, a page loads nothing from elsewhere."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT / "book"
+PAGES = sorted(BOOK.glob("*.md"))
+NAME = re.compile(r"`(mtclim(?:\.\w+)+)`")
+NASTY = "<b>a</b>`{doc}`*x*_y_[z](w)|$q$|<script>document.title=1</script>"
+
+
+def toc() -> list[str]:
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [parts["root"], *(entry["file"] for part in parts["parts"] for entry in part["chapters"])]
+
+
+def test_every_page_is_in_the_contents_and_exists():
+    chapters = {f"book/chapters/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    written = {f"book/{path.stem}" for path in PAGES}
+    assert len(toc()) == len(set(toc())) and written <= set(toc())
+    assert chapters <= set(toc()) <= written | {f"book/chapters/{name}" for name in extension().CHAPTERS}
+
+
+def extension():
+    sys.path.insert(0, str(BOOK / "_ext"))
+    try:
+        return importlib.import_module("study")
+    finally:
+        sys.path.remove(str(BOOK / "_ext"))
+
+
+def resolve(name: str):
+    """The object that a dotted name means: as much of it as is a module, then attributes."""
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:k]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[k:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_names_on_the_pages_can_be_imported(page):
+    for name in NAME.findall(page.read_text(encoding="utf-8")):
+        assert resolve(name) is not None, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_directives_are_recognised(page):
+    """A fence of backticks takes no backtick in its first line: all that follows would be shown as text, without warning."""
+    assert not re.findall(r"^```+\{[^\n]*`.*$", page.read_text(encoding="utf-8"), re.M)
+
+
+def test_the_table_from_paper_to_code_is_complete():
+    page = (BOOK / "correspondence.md").read_text(encoding="utf-8")
+    first = [row.split("|")[1] for row in page.splitlines() if row.startswith("| ")]
+    covered = {"Eq": set(), "Table": set(), "Fig": set()}
+    for cell in first:
+        if (kind := re.match(r" (Eq|Table|Fig)s?\.? ", cell)) and (numbers := re.findall(r"\d+", cell)):
+            covered[kind[1]] |= set(range(int(numbers[0]), int(numbers[-1]) + 1))
+    assert covered == {"Eq": set(range(1, 16)), "Table": {1, 2, 3}, "Fig": set(range(1, 14))}
+    rows = [row for row in page.splitlines() if row.startswith(("| Eq", "| Table", "| Fig"))]
+    assert all(NAME.search(row) for row in rows), "a row names no function"
+
+
+def test_the_reference_covers_every_module():
+    told = set(re.findall(r"automodule:: (\S+)", (BOOK / "api.md").read_text()))
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "mtclim").rglob("[!_]*.py")]
+    ours = {".".join(path.parts) for path in files} - {"mtclim.papermill_plugin"}
+    assert told >= ours - {"mtclim.train"} and all(map(resolve, told))
+
+
+def test_nothing_on_a_page_is_written_to_come_from_elsewhere():
+    sources = [
+        *PAGES,
+        *BOOK.glob("_static/*.css"),
+        BOOK / "_static/katex/katex.min.css",
+        BOOK / "_static/katex/render.js",
+    ]
+    for path in [*sources, BOOK / "_ext/study.py", ROOT / "_config.yml"]:
+        found = re.findall(
+            r"(?:src=|url\(|@import|\]\(|image\} |figure\} )[\"']?(?:https?:)?//[^\s)]+",
+            path.read_text(encoding="utf-8"),
+        )
+        assert not found, f"{path}: {found}"
+    css = (BOOK / "_static/katex/katex.min.css").read_text()
+    fonts = re.findall(r"url\(fonts/([^)]+\.woff2)\)", css)
+    assert fonts and all((BOOK / "_static/katex/fonts" / font).is_file() for font in fonts)
+
+
+def test_the_paper_says_what_the_page_on_contradictions_says():
+    from mtclim.analysis.comparison import delta_m, paper_table3
+
+    table, page = paper_table3(), (BOOK / "contradictions.md").read_text(encoding="utf-8")
+    dense, efficient = table.loc["densenet121"], table.loc["tf_efficientnetv2_b3"]
+    best = efficient.loc["clim_ms_bl"]
+    assert (best["mean", "kappa"], best["mean", "OA"]) == (83.96, 88.03) and "88.03, 83.96" in page
+    assert (best["delta_m", "OA"], best["delta_m", "kappa"]) == (4.80, 6.37) and "+4.80, +6.37" in page
+    below = efficient["height", "kappa"].drop("stc") < efficient.loc["stc", ("height", "kappa")]
+    listed = re.search(r"for 7 of the 11 multitask variants: (.*?); among", page, re.S)[1]
+    listed = {name.lower().replace("-", "_") for name in re.findall(r"[A-Z]+(?:-MS)?(?:_[A-Z]+)?", listed)}
+    assert listed == set(below.index[below]) and below.sum() == 7
+    said = {"OA 89.31 to 89.14 and 89.74 to 89.09": [(dense, "height", "OA", "stc bl"), (efficient, "height", "OA", "stc bl")],
+            "83.59 (TLIM) to 83.55 (TLIM-MS_BL) and 83.51": [(efficient, "mean", "kappa", "tlim tlim_ms_bl tlim_ms_all")],
+            "87.72 to 87.70 and 87.66": [(efficient, "mean", "OA", "tlim tlim_ms_bl tlim_ms_all")],
+            "OA 88.70 to 88.62, $\\kappa$ 81.02 to 80.86": [(dense, "roof_shape", m, "bl bl_ms") for m in ("OA", "kappa")],
+            "DenseNet121 CLIM-MS_ALL, 86.80 as BL-MS": [(dense, "mean", "OA", "clim_ms_all")]}  # fmt: skip
+    for text, cells in said.items():
+        assert text in " ".join(page.split())
+        values = [part.loc[variant, (task, m)] for part, task, m, names in cells for variant in names.split()]
+        assert [float(x) for x in re.findall(r"\d\d\.\d\d", text)] == values
+    assert dense.loc["bl_ms", ("mean", "OA")] == 86.80
+    recurrent = [name for name in dense.index if "lim" in name]
+    assert all(
+        (part.loc[recurrent, ("mean", "kappa")] > part.loc["bl_ms", ("mean", "kappa")]).all()
+        for part in (dense, efficient)
+    )
+    tasks = [task for task in table.columns.get_level_values(0).unique() if task not in ("mean", "delta_m")]
+    for backbone, variant in table.index:
+        for metric in ("OA", "kappa") if variant != "stc" else ():
+            ours, stc = ({t: table.loc[(backbone, v), (t, metric)] for t in tasks} for v in (variant, "stc"))
+            assert delta_m(ours, stc) == pytest.approx(table.loc[(backbone, variant), ("delta_m", metric)], abs=0.025)
+
+
+# ---------------------------------------------------------------- a small book through the real configuration
+
+
+def notebook(source: str, **metadata) -> str:
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "id": "a", "source": "# A chapter\n\nIts text."},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "id": "b", "source": source, "outputs": [], "execution_count": 1},
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return json.dumps({"cells": cells, "metadata": kernel | metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Parsed pages of a book of five: the real configuration and extension, other contents."""
+    soup = pytest.importorskip("bs4").BeautifulSoup
+    root = tmp_path_factory.mktemp("book")
+    for name in ("_ext", "_static", "references.bib"):
+        copy = shutil.copytree if (BOOK / name).is_dir() else shutil.copy
+        (root / "book").mkdir(exist_ok=True)
+        copy(BOOK / name, root / "book" / name)
+    shutil.copy(ROOT / "_config.yml", root)
+    chapters = [{"file": f"book/chapters/{name}"} for name in ("explore", "balance", "train", "map")]
+    (root / "_toc.yml").write_text(
+        yaml.safe_dump({"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/city"}, *chapters]})
+    )
+    (root / "book" / "intro.md").write_text(
+        "# Tiny\n\n$E = m c^2$ and\n\n```{math}\n:label: eq-a\n\\kappa_1 = \\frac{a}{b}\n```\n\n{cite:p}`cohen1960`, {eq}`eq-a`.\n\n"
+        "```{stored} results/table.csv\n:caption: A user's table.\n```\n\n"
+        "```{stored} results/none.json\n:missing: Nothing yet; `make bench` measures.\n```\n\n```{bibliography}\n```\n"
+    )
+    (root / "book" / "city.md").write_text("# How the city was made\n")
+    (root / "results" / "notebooks").mkdir(parents=True)
+    (root / "results" / "table.csv").write_text(f'class,count\n"{NASTY}",=1+1\n')
+    (root / "book" / "chapters").mkdir()
+    (root / "book/chapters/explore.ipynb").write_text(notebook('config = "demo"\ndata = ""'))
+    (root / "results/notebooks/balance.ipynb").write_text(notebook(f"data = {NASTY!r}"))
+    (root / "book/chapters/map.ipynb").write_text(notebook("seed = 1"))
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    html = root / "_build" / "html"
+    found = {path.stem: soup(path.read_text(encoding="utf-8"), "html.parser") for path in html.glob("book/**/*.html")}
+    return html, found
+
+
+def banner(page):
+    return page.select_one(".admonition.data-banner")
+
+
+def test_chapters_say_whose_data_they_show_or_that_they_are_missing(pages):
+    _, found = pages
+    assert "synthetic" in banner(found["explore"])["class"] and banner(found["explore"]).select_one(
+        "a[href='../city.html']"
+    )
+    assert "real" in banner(found["balance"])["class"] and "unknown" in banner(found["map"])["class"]
+    for name in ("explore", "balance", "map"):
+        text = found[name].select_one("article").get_text()
+        assert text.index("A chapter") < text.index(banner(found[name]).get_text()) < text.index("Its text.")
+    assert "Not computed in this copy" in found["train"].get_text() and banner(found["train"]) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "synthetic"),
+    [
+        ('data = "city"', True),
+        ('config = "paper"\ndata: str = ""', True),
+        ('data = ""\noverrides = "{data: mine.csv}"', False),
+        ('data = ""\noverrides = {"data": "mine.csv"}', False),
+        ('data = "mine.csv"', False),
+        ('config = "demo"\ndata = ""\nruns = "somewhere"', None),
+        ('config = "demo"\ndata = "city"\nruns = "somewhere"', True),
+        ('config = "nowhere.yaml"\ndata = ""', None),
+        ("seed = 0", None),
+    ],
+)
+def test_what_a_notebook_ran_with_tells_synthetic_from_real(source, synthetic):
+    assert extension().origin(json.loads(notebook(source)))[0] is synthetic
+    said = notebook(source, mtclim={"synthetic": True})
+    assert extension().origin(json.loads(said))[0] is True
+
+
+def test_a_table_beside_a_city_is_synthetic(tmp_path):
+    (tmp_path / "city.json").write_text("{}")
+    assert extension().origin(json.loads(notebook(f"data = {str(tmp_path / 'images.parquet')!r}")))[0] is True
+
+
+def test_text_of_users_is_shown_never_interpreted(pages):
+    _, found = pages
+    assert NASTY in banner(found["balance"]).get_text() and not banner(found["balance"]).select(
+        "b, script, em, code, a"
+    )
+    cells = [cell.get_text().strip() for cell in found["intro"].select("table.table-stored td")]
+    assert cells == [NASTY, "=1+1"] and not found["intro"].select("table.table-stored td :is(b, script, em, a)")
+    note = found["intro"].select_one(".admonition.not-measured")
+    assert "Nothing yet" in note.get_text() and note.code.get_text() == "make bench"
+
+
+def test_no_page_asks_for_anything_from_elsewhere(pages):
+    _, found = pages
+    for name, page in found.items():
+        for tag in page.select("script[src], img[src], iframe[src], link[href]"):
+            assert not re.match(r"(https?:)?//", tag.get("src") or tag["href"]), (name, tag)
+        assert "unpkg" not in str(page) and "cdn" not in str(page)
+
+
+def test_equations_render_without_a_network(pages):
+    html, _ = pages
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    try:
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    except Exception as error:
+        pytest.skip(f"no headless Chromium here: {error}")
+    try:
+        browser.get((html / "book" / "intro.html").as_uri())
+        count = (
+            "return [document.querySelectorAll('.math').length, document.querySelectorAll('.math .katex-html').length]"
+        )
+        assert browser.execute_script(count) == [2, 2]
+        fonts = "return document.fonts.ready.then(() => [...document.fonts].some(f => f.family == 'KaTeX_Math' && f.status == 'loaded'))"
+        assert browser.execute_script(fonts)
+        thrown = [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and e["source"] != "console-api"]
+        assert thrown == []
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        assert urls and all(url.startswith(("file:", "data:", "blob:")) for url in urls)
+    finally:
+        browser.quit()

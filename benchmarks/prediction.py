@@ -12,6 +12,7 @@ from benchmarks.common import GPU, all_threads, in_turn, row
 from mtclim import runs
 from mtclim.city.facade import draw
 from mtclim.config import load_config, to_dict
+from mtclim.files import write_json
 from mtclim.mapping.photographs import decoded_batches
 from mtclim.mapping.predict import load_ensemble, predict
 from mtclim.model import create_model
@@ -26,7 +27,7 @@ def write_run(folder: Path, config) -> None:
     settings = to_dict(config) | {"timm_name": config.timm_name, "tasks": SANTIAGO.to_dict(), "mean": model.mean, "std": model.std}  # fmt: skip
     with runs.working(folder, settings) as partial:
         save_file(model.state_dict(), partial / "model.safetensors")
-        runs.write_json(partial / "calibration.json", {task: {"temperature": 1.0} for task in SANTIAGO})
+        write_json(partial / "calibration.json", {task: {"temperature": 1.0} for task in SANTIAGO})
         pd.DataFrame({"image": [], "split": []}, dtype=str).to_parquet(partial / "split.parquet")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from mtclim import runs
 from mtclim.config import Config
 from mtclim.data.labels import labelsets
+from mtclim.files import write_json
 from mtclim.metrics import fit_temperature, metrics
 from mtclim.prepare import SPLITS, Data
 from mtclim.tasks import Tasks
@@ -70,8 +71,8 @@ def write_results(partial: Path, config: Config, data: Data, model: nn.Module, l
         frames[split] = predictions(data, rows, probabilities)
     frames["test"].to_parquet(partial / "predictions.parquet", index=False)
     frames["val"].to_parquet(partial / "validation.parquet", index=False)
-    runs.write_json(partial / "metrics.json", {split: metrics(frame, tasks) for split, frame in frames.items()})
-    runs.write_json(partial / "calibration.json", _calibrate(data, tasks, frames["val"]))
+    write_json(partial / "metrics.json", {split: metrics(frame, tasks) for split, frame in frames.items()})
+    write_json(partial / "calibration.json", _calibrate(data, tasks, frames["val"]))
     train = data.table.labels.iloc[data.split.index[data.rows("train")]]
     labelsets(train).to_csv(partial / "labelsets.csv", index=False)
     image = data.table.frame["image"].iloc[data.split.index]
@@ -79,7 +80,7 @@ def write_results(partial: Path, config: Config, data: Data, model: nn.Module, l
         partial / "split.parquet", index=False
     )
     rows = sum(map(len, frames.values()))
-    runs.write_json(partial / "provenance.json", _provenance(config, data, model, learners, rows / seconds))
+    write_json(partial / "provenance.json", _provenance(config, data, model, learners, rows / seconds))
     for checkpoint in partial.glob("*.ckpt"):
         checkpoint.unlink()
 

@@ -5,6 +5,7 @@ written; the file ``COMPLETE`` in it was written last.
 """
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -18,9 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
+from mtclim.files import write_text
+from mtclim.metrics import codes
 from mtclim.tasks import Tasks
 
 MARKER = "COMPLETE"
@@ -31,13 +36,15 @@ class RunError(RuntimeError):
 
 
 def is_complete(folder: str | Path) -> bool:
-    """Whether the folder holds a finished run."""
-    return (Path(folder) / MARKER).is_file()
+    """Whether the folder holds a finished run; a ``.partial`` one is still in work, even with its marker."""
+    folder = Path(folder)
+    return not folder.name.endswith(".partial") and (folder / MARKER).is_file()
 
 
-def find(root: str | Path) -> list[Path]:
-    """All finished run folders at or below ``root``, sorted."""
-    return sorted(marker.parent for marker in Path(root).rglob(MARKER) if not marker.parent.name.endswith(".partial"))
+def find(root: str | Path, table: str | None = None) -> list[Path]:
+    """All finished run folders at or below ``root``, sorted; with ``table``, a table's digest, only those of it."""
+    found = sorted(marker.parent for marker in Path(root).rglob(MARKER) if is_complete(marker.parent))
+    return [folder for folder in found if table is None or read_settings(folder).get("table") == table]
 
 
 def unfinished(root: str | Path) -> list[Path]:
@@ -96,29 +103,18 @@ def _raise_plainly(folder: Path, error: Exception) -> NoReturn:
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise RunError where the settings in ``path`` differ from these, naming the differences."""
+    """Raise RunError where the settings in ``path`` differ from these, naming the differences.
+
+    The table and its pictures are compared by content: their paths may be spelt in another way.
+    """
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    differ = [f"{k}: {found.get(k)!r} there, {settings.get(k)!r} now" for k in {**found, **settings}
-              if found.get(k) != settings.get(k)]  # fmt: skip
+    names = [name for name in {**found, **settings} if name not in ("data", "image_root")]
+    differ = [f"{k}: {found.get(k)!r} there, {settings.get(k)!r} now" for k in names if found.get(k) != settings.get(k)]
     if differ:
         raise RunError(
-            f"{path.parent}: a run with other settings ({'; '.join(differ[:5])}). Give another `out`, or delete that folder."
+            f"{path.parent}: a run with other settings ({'; '.join(differ[:5])}). Give another `out`, or delete that "
+            "folder."
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; NaN is not JSON and raises ValueError."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -138,31 +134,43 @@ def load(folder: str | Path):
     """The trained model of a run folder, in eval mode on the CPU, ready to predict.
 
     It carries ``.tasks``, ``.image_size`` (pixels), ``.mean``, ``.std`` (of pixel values in [0, 1]) and ``.temperatures``
-    (task -> float, fitted on validation). Only safetensors and YAML are read, never a pickle.
+    (task -> float, fitted on validation). Only safetensors, YAML, CSV and JSON are read, never a pickle. Raises RunError
+    where the run is not finished or its weights are not its own.
     """
     from safetensors.torch import load_file
 
     from mtclim.model import create_model
 
     folder, settings = Path(folder), read_settings(folder)
+    tasks = Tasks(settings.get("model_tasks", settings["tasks"]))
+    labelsets = None
+    if settings["variant"] == "powerset":
+        labelsets = complete_labelsets(pd.read_csv(folder / "labelsets.csv", dtype=str, keep_default_na=False), tasks)
+    more = {"labelsets": labelsets, "order": settings.get("order")}
     model = create_model(
-        settings["variant"], Tasks(settings["tasks"]), settings["timm_name"],
-        clim_units=settings["clim_units"], tlim_units=settings["tlim_units"], detach=settings["detach"],
+        settings["variant"], tasks, settings["timm_name"], clim_units=settings["clim_units"],
+        tlim_units=settings["tlim_units"], **{name: value for name, value in more.items() if value is not None},
     )  # fmt: skip
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except Exception as error:
+    except Exception as error:  # damaged and foreign files raise anything
         raise RunError(
             f"{folder}/model.safetensors: does not hold this run's weights ({error}). Train it anew."
         ) from error
     model.image_size, model.mean, model.std = settings["image_size"], settings["mean"], settings["std"]
-    calibration = json.loads((folder / "calibration.json").read_text())
+    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     model.temperatures = {task: entry["temperature"] for task, entry in calibration.items()}
     return model.eval()
 
 
+def complete_labelsets(labelsets: pd.DataFrame, tasks: Tasks) -> np.ndarray:
+    """(L, N) int64 class positions of the labelsets without a missing label ("" or NaN), in the frame's order."""
+    found = np.stack([codes(labelsets[task].replace("", None), names) for task, names in tasks.items()], axis=1)
+    return found[(found >= 0).all(axis=1)]
+
+
 def provenance() -> dict[str, Any]:
-    """Date, machine, versions and commit: what a result must be able to say of itself."""
+    """Date, machine, versions, commit and digest of the code: what a result must be able to say of itself."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -174,7 +182,17 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "commit": commit(),
+        "code": code_digest(),
     }
+
+
+def code_digest() -> str:
+    """12 hexadecimal digits over the source of the modules that decide numbers: equal digests, comparable runs."""
+    here, digest = Path(__file__).parent, hashlib.blake2b(digest_size=6)
+    names = "tasks variants metrics model rivals config prepare training results data/* city/*".split()
+    for path in sorted(path for name in names for path in here.glob(f"{name}.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def commit() -> str:

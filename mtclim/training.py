@@ -314,7 +314,7 @@ def _fit_network(config: Config, data: Data, tasks: Tasks, network: str, partial
     variant = "bl" if config.variant == "stc" else config.variant
     try:
         model = create_model(variant, tasks, config.timm_name, config.pretrained, config.weights or None,
-                             config.clim_units, config.tlim_units, config.detach)  # fmt: skip
+                             config.clim_units, config.tlim_units)  # fmt: skip
     except RuntimeError as error:  # pretrained weights that cannot be had; the message says what to do
         raise TrainingError(str(error)) from error
     learner = Learner(model, config, network, seed)

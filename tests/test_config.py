@@ -1,5 +1,6 @@
 """Configuration: the paper's numbers, overrides, and errors that list what is valid."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,11 +33,12 @@ def test_the_papers_preset_is_what_the_paper_states():
         assert (config.timm_name, config.image_size) == (f"{backbone}.{tag}", size)
 
 
-@pytest.mark.parametrize("preset", ["demo", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "photos", "study", "paper"])
 def test_presets_name_every_setting_that_results_depend_on(preset):
     """What a preset leaves out is another place to look for a number; only paths and switches may be left to defaults."""
     written = set(yaml.safe_load((CONFIGS / f"{preset}.yaml").read_text()))
-    may = {"name", "seed", "tasks", "out", "tag", "weights", "max_unreadable", "detach", "missing", "noise"}
+    may = {"name", "seed", "tasks", "out", "tag", "weights", "max_unreadable", "missing", "noise"}
+    may |= {"image_root", "na_values", "use_split", "order_seed"}
     assert {field.name for field in fields(Config)} - written <= may
 
 
@@ -55,7 +57,7 @@ def test_overrides_replace_and_empty_ones_do_not():
     )
     assert (config.variant, config.seed, config.backbone) == ("bl", 3, load_config("demo").backbone)
     assert config.pretrained is True and config.learning_rate == 1e-3
-    assert load_config("demo", seed=0, detach=False).seed == 0
+    assert load_config("demo", seed=0, pretrained=False).seed == 0
 
 
 def test_a_backbone_of_the_study_brings_its_tag_and_size_unless_given():
@@ -67,23 +69,50 @@ def test_a_backbone_of_the_study_brings_its_tag_and_size_unless_given():
 @pytest.mark.parametrize(
     "preset, overrides, parts",
     [
-        ("dmo", {}, ["'dmo'", "demo, paper", "path of a YAML"]),
+        ("dmo", {}, ["'dmo'", "demo, paper, photos, study", "path of a YAML"]),
         ("demo", {"variant": "lim_ms"}, ["'lim_ms'", *VARIANTS, "bl_fc"]),
         ("demo", {"batchsize": 3}, ["unknown setting batchsize", "batch_size", "learning_rate"]),
         ("demo", {"seed": "one"}, ["seed is 'one'", "int"]),
         ("demo", {"seed": 1.5}, ["seed is 1.5", "int"]),
-        ("demo", {"detach": "maybe"}, ["detach is 'maybe'", "bool"]),
-        ("demo", {"keep": 0}, ["keep = 0.0", "[0, 1]"]),
-        ("demo", {"keep": 85}, ["keep = 85", "[0, 1]"]),
-        ("demo", {"learning_rate": "nan"}, ["learning_rate = nan", "positive"]),
-        ("demo", {"batch_size": -1}, ["batch_size = -1", "positive"]),
-        ("demo", {"val_share": 0.3}, ["add up to 1.125", "expected 1"]),
+        ("demo", {"pretrained": "maybe"}, ["pretrained is 'maybe'", "bool"]),
+        ("demo", {"keep": 0}, ["keep: found 0.0", "(0, 1]"]),
+        ("demo", {"keep": 85}, ["keep: found 85.0", "(0, 1]"]),
+        ("demo", {"learning_rate": "nan"}, ["learning_rate: found nan", "(0, inf)"]),
+        ("demo", {"batch_size": -1}, ["batch_size: found -1", "[2, inf)"]),
+        ("demo", {"val_share": 0.3}, ["found (0.65, 0.3, 0.175)", "whose sum is 1"]),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_valid(preset, overrides, parts):
     with pytest.raises(ValueError) as caught:
         load_config(preset, **overrides)
     assert all(part in str(caught.value) for part in parts), caught.value
+
+
+OUTSIDE = {
+    "variant": "lim_ms", "backbone": " ", "tasks": "none.yaml", "out": "runs/mine.partial", "image_root": "nowhere",
+    "weights": "none.safetensors", "precision": "8-true", "class_weights": "{height: {H1: 0}}", "na_values": "NA",
+    "max_unreadable": 2, "keep": 0, "interdependency": -0.1, "ambiguity": 1.5, "missing": 1, "noise": "nan",
+    "study": 3, "use_split": "perhaps", "pretrained": "perhaps", "image_size": 31, "batch_size": 1, "seed": -1,
+    "learning_rate": 0, "l2": -1, "city_size": 32, "train_share": 1, "lr_factor": 1, "city_labelled": 999999,
+}  # fmt: skip
+ANYTHING = {"name", "data", "tag"}
+
+
+@pytest.mark.parametrize("setting", [field.name for field in fields(Config) if field.name not in ANYTHING])
+def test_every_setting_is_refused_outside_its_range(setting):
+    with pytest.raises(ValueError, match=setting):
+        load_config("demo", {setting: OUTSIDE.get(setting, -1)})
+
+
+def test_settings_outside_their_range_are_named_together():
+    with pytest.raises(ValueError, match=r"batch_size: found 1; .* learning_rate: found -1.0; .* variant: found 'x';"):
+        load_config("demo", batch_size=1, learning_rate=-1, variant="x")
+
+
+def test_the_preset_follows_from_the_data_unless_it_is_given(tmp_path):
+    assert load_config().name == load_config("", data="city").name == "demo"
+    assert load_config(data=tmp_path / "mine.csv").name == load_config("", {"data": "mine.csv"}).name == "photos"
+    assert load_config("demo", data="mine.csv").name == "demo"
 
 
 @pytest.mark.parametrize(
@@ -112,10 +141,20 @@ def test_overrides_of_a_notebook_come_as_yaml_or_as_a_mapping():
 
 
 def test_run_folder_follows_from_what_was_chosen(tmp_path, monkeypatch):
-    monkeypatch.chdir(CONFIGS.parents[1])
     root = CONFIGS.parents[1] / "runs"
-    assert run_folder(load_config("demo", variant="bl")) == root / "demo" / "test_byobnet" / "bl" / "seed-0"
-    more = {"variant": "lim", "detach": True, "seed": 2, "data": "somewhere/houses.csv"}
-    assert run_folder(load_config("demo", **more)) == root / "demo-houses" / "test_byobnet" / "lim-detach" / "seed-2"
+    lite = "tf_efficientnet_lite0"
+    assert run_folder(load_config("demo", variant="bl")) == root / "demo" / lite / "bl" / "seed-0"
     assert run_folder(load_config("demo", out=tmp_path / "mine")) == tmp_path / "mine"
     assert not {"out", "study"} & set(to_dict(load_config("demo")))
+    folders = {}
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "my {new} houses.csv").write_text("image,roof\n")
+        folders[place] = run_folder(load_config("demo", data=tmp_path / place / "my {new} houses.csv", seed=2))
+    assert folders["one"] != folders["two"], "two tables of one name"
+    assert re.fullmatch(r"demo-my_new_houses-[0-9a-f]{8}", folders["one"].parents[2].name)
+    monkeypatch.chdir(tmp_path / "one")
+    relative = load_config("demo", data="../one/my {new} houses.csv", seed=2)
+    assert run_folder(relative) == folders["one"], "the same table in another spelling"
+    (tmp_path / "one" / "my {new} houses.csv").write_text("image,roof\na.jpg,flat\n")
+    assert run_folder(relative) != folders["one"], "the table has changed"

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,7 +48,8 @@ def run(project):
 
 
 def test_folder_is_where_and_what_is_promised(run, project):
-    assert run == project / "runs" / "tiny-table" / "test_byobnet" / "lim_ms_all" / "seed-0"
+    (table,) = (project / "runs").glob("tiny-table-*")
+    assert run == table / "test_byobnet" / "lim_ms_all" / "seed-0"
     assert {path.name for path in run.iterdir()} == FILES
     assert [path.name for path in run.parent.iterdir() if path.suffix == ".partial"] == []
     assert all(path.stat().st_mtime_ns <= (run / "COMPLETE").stat().st_mtime_ns for path in run.iterdir())
@@ -153,8 +156,30 @@ def test_what_is_no_run_is_not_loaded(tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_the_table_is_known_by_its_content_not_by_its_spelling(run, project):
+    again = fit(load_config("tiny", variant="lim_ms_all", data=project / "table.csv"), progress=False)
+    assert again == run
+    digest = runs.read_settings(run)["table"]
+    assert run in runs.find(project / "runs", digest) and not runs.find(project / "runs", "another")
+
+
 def test_found_are_only_finished_runs(run, project):
-    (project / "runs" / "begun.partial").mkdir(parents=True, exist_ok=True)
-    (project / "runs" / "begun.partial" / "COMPLETE").touch()  # the moment before the folder is renamed
-    assert run in runs.find(project / "runs") and project / "runs" / "begun.partial" not in runs.find(project / "runs")
-    assert project / "runs" / "begun.partial" in runs.unfinished(project / "runs")
+    partial = project / "runs" / "begun.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "COMPLETE").touch()  # the moment before the folder is renamed
+    assert run in runs.find(project / "runs") and partial not in runs.find(project / "runs")
+    assert partial in runs.unfinished(project / "runs") and not runs.is_complete(partial)
+    with pytest.raises(RunError, match="marker COMPLETE"):
+        mtclim.load(partial)
+
+
+def test_the_code_digest_is_of_what_decides_numbers(run, tmp_path, monkeypatch):
+    made = json.loads((run / "provenance.json").read_text())
+    assert made["code"] == runs.code_digest() and len(made["code"]) == 12
+    package = shutil.copytree(Path(runs.__file__).parent, tmp_path / "mtclim")
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    assert runs.code_digest() == made["code"], "the folder has no part in it"
+    for name, decides in {"style.py": False, "mapping/maps.py": False, "model.py": True, "city/joint.py": True}.items():
+        before = runs.code_digest()
+        (package / name).write_text((package / name).read_text() + "\n")
+        assert (runs.code_digest() != before) == decides, name

@@ -203,12 +203,9 @@ def test_stc_is_n_networks_each_trained_and_stopped_for_its_own_task():
     assert model.variant == "stc" and list(model.tasks) == list(TASKS)
 
 
-@pytest.mark.parametrize("control", [{"variant": "bl_fc"}, {"variant": "lim_ms_all", "detach": True}])
-def test_controls_run_beside_the_twelve(control):
-    folder = fit(load_config("tiny", **control), progress=False)
-    model = mtclim.load(folder)
-    assert folder.parent.name == control["variant"] + ("-detach" if "detach" in control else "")
-    assert (model.variant, model.detach) == (control["variant"], control.get("detach", False))
+def test_a_control_runs_beside_the_twelve():
+    folder = fit(load_config("tiny", variant="bl_fc"), progress=False)
+    assert folder.parent.name == "bl_fc" and mtclim.load(folder).variant == "bl_fc"
     assert list(pd.read_csv(folder / "history.csv")["epoch"]) == [0, 1]
 
 

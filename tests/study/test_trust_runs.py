@@ -30,7 +30,6 @@ from mtclim.runs import RunError
 from mtclim.training import Learner, TrainingError, fit, prepare
 
 SOAK = pytest.mark.soak
-RUN = Path("runs/tiny-table/test_byobnet/bl/seed-0")
 
 
 @pytest.fixture(scope="module")

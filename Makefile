@@ -9,10 +9,13 @@ BACKBONES ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-# Jupyter and Snakemake must find this environment's programs, and nothing may spin threads behind a test's back.
+# Jupyter and Snakemake must find this environment's programs, and nothing may spin threads behind a test's back. glibc
+# keeps freed memory for the next training step, which else asks the system anew for every page that it touches.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-triggers mtime --keep-going --config config=$(CONFIG) \
   realisations=$(REALISATIONS) $(if $(BACKBONES),backbones=$(BACKBONES))
@@ -43,8 +46,10 @@ book: $(READY)  ## render the book from results/, without training
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+# A worker a core, at most four; the tests of a file stay together, since they share what is slow to make.
+WORKERS ?= $(shell expr $(CORES) '&' $(CORES) '<' 4 '|' 4)
 test: $(READY)  ## the tests (TESTS="tests/test_model.py -k gru" for some of them)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 soak: $(READY)  ## the same checks at their full counts, with a record in results/soak.csv; hours
 	$(BIN)/python -m pytest -m soak --timeout 0 $(TESTS)

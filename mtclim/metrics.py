@@ -30,8 +30,8 @@ def from_confusion(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Overall accuracy (...), Cohen's kappa (...) and F1 (..., K) of confusion matrices (..., K, K).
 
     Fractions. Without any annotated row all are NaN. Kappa is 0 where chance agreement is complete (one class only, in
-    reference and prediction: nothing beyond chance can be shown; scikit-learn gives NaN). F1 is 0 for a class that is
-    neither in the reference nor predicted (scikit-learn's ``zero_division=0``).
+    reference and prediction: nothing beyond chance can be shown; scikit-learn gives NaN). F1 is NaN for a class without
+    a reference row, whether it was predicted or not: nothing says how well such a class is found.
     """
     counts = np.asarray(counts, dtype=np.float64)
     rows, columns = counts.sum(-1), counts.sum(-2)
@@ -40,9 +40,9 @@ def from_confusion(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     n = np.where(empty, 1.0, total)
     agree, chance = diagonal.sum(-1) / n, (rows * columns).sum(-1) / n**2
     kappa = np.where(chance < 1, (agree - chance) / np.where(chance < 1, 1 - chance, 1.0), 0.0)
-    f1 = 2 * diagonal / np.maximum(rows + columns, 1.0)
+    f1 = np.where(rows > 0, 2 * diagonal / np.maximum(rows + columns, 1.0), np.nan)
     nan = np.where(empty, np.nan, 0.0)
-    return agree + nan, kappa + nan, f1 + nan[..., None]
+    return agree + nan, kappa + nan, f1
 
 
 def scores(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> tuple[float, float, np.ndarray]:
@@ -55,7 +55,7 @@ def metrics(predictions: pd.DataFrame, tasks: Tasks) -> dict:
     """One split's part of ``metrics.json``: ``{task: {"oa", "kappa", "f1": {class}}, "mean": {"oa", "kappa"}}``.
 
     ``predictions`` has ``<task>:true`` (missing = not annotated) and ``<task>:pred``. Fractions; None (JSON null) for a
-    task without an annotated row, which the mean leaves out.
+    task without an annotated row, which the mean leaves out, and for the F1 of a class without one.
     """
     result: dict = {}
     for task, classes in tasks.items():
@@ -72,12 +72,14 @@ def fit_temperature(log_probabilities: np.ndarray, targets: np.ndarray) -> float
     """Temperature T that minimises the cross-entropy of softmax(z / T) (Guo et al., 2017), within 0.05 to 20.
 
     ``log_probabilities`` (n, K): logits or log probabilities, which differ by a constant that softmax cancels;
-    ``targets`` (n,): class positions, -1 = not annotated. 1.0 when nothing is annotated.
+    ``targets`` (n,): class positions, -1 = not annotated. 1.0 when nothing is annotated. ValueError for NaN.
     """
     z, y = np.asarray(log_probabilities, dtype=np.float64), np.asarray(targets, dtype=np.int64)
     z, y = np.maximum(z[y >= 0], -1e4), y[y >= 0]  # log(0) = -inf would make the loss NaN
     if not len(y):
         return 1.0
+    if np.isnan(z).any():
+        raise ValueError(f"temperature: found NaN in {np.isnan(z).any(1).sum()} of {len(z)} rows of scores.")
     z = z - z.max(axis=1, keepdims=True)
 
     def cross_entropy(log_temperature: float) -> float:

@@ -156,7 +156,8 @@ class MultitaskModel(nn.Module):
 
     def __init__(self, variant: str, tasks: Tasks, backbone: nn.Module, clim_units: int, tlim_units: int, detach: bool):
         super().__init__()
-        self.variant, self.tasks, self.detach = variant, tasks, detach
+        self.variant, self.tasks = variant, tasks
+        self.detach = detach or VARIANT_TABLE[variant].interim == "detached"
         self.modules_used, self.features_used = VARIANT_TABLE[variant].modules, VARIANT_TABLE[variant].features
         self.backbone = backbone
         image_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features

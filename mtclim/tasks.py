@@ -13,46 +13,83 @@ class Tasks(Mapping[str, tuple[str, ...]]):
     The order of tasks is the order of TLIM's time steps and of the columns of a target matrix; the order of classes is
     the order of each softmax output (section 2.3 of the paper).
 
-    >>> tasks = Tasks({"height": ["H1", "H2"], "roof": ["FLT", "PIT_GAB", "PIT_MON"]})
+    Parameters
+    ----------
+    classes
+        The classes of each task, in order.
+    titles
+        Readable names for pages and figures. A key is a task, or "task:class" for one of its classes.
+
+    Raises
+    ------
+    ValueError
+        For no task, a task with fewer than two classes, a repeated or empty name, a task whose name contains ":" or is
+        "mean", and a title of something that is not there.
+
+    >>> tasks = Tasks({"height": ["H1", "H2"], "roof": ["FLT", "PIT_GAB", "PIT_MON"]}, {"roof:FLT": "flat roof"})
     >>> tasks.sizes, tasks.total, tasks.largest
     ((2, 3), 5, 3)
     >>> tasks.columns[:3]
     ('height:H1', 'height:H2', 'roof:FLT')
-
-    Raises ValueError for no task, a task with fewer than two classes, and repeated or empty names.
+    >>> tasks.title("roof"), tasks.title("roof", "FLT")
+    ('roof', 'flat roof')
     """
 
-    def __init__(self, classes: Mapping[str, Iterable[str]]):
+    def __init__(self, classes: Mapping[str, Iterable[str]], titles: Mapping[str, str] | None = None):
         self._classes = {str(task): tuple(str(name) for name in names) for task, names in classes.items()}
+        self._titles = {str(name): str(title) for name, title in (titles or {}).items()}
         if not self._classes:
             raise ValueError("Tasks: found no task; expected at least one task with its classes.")
         for task, names in self._classes.items():
-            if not task.strip() or ":" in task:
-                raise ValueError(f"Tasks: task name {task!r} is empty or contains ':'; rename the task.")
-            if len(names) < 2:
-                raise ValueError(f"Tasks: task {task!r} has the classes {list(names)}; expected at least two.")
-            repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-            if repeated or not all(name.strip() for name in names):
-                raise ValueError(
-                    f"Tasks: task {task!r} has repeated or empty class names {repeated}; name each class once."
-                )
+            _check(task, names)
+        unknown = sorted(set(self._titles) - set(self._classes) - set(self.columns))
+        if unknown:
+            raise ValueError(
+                f"Tasks: found titles of {unknown}; expected those of a task, or of a class as 'task:class'."
+            )
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Tasks":
-        """Read tasks from a YAML mapping ``task: [class, class, ...]``."""
+        """Read tasks from YAML: ``task: [class, ...]``, or ``task: {title: ..., classes: ...}``.
+
+        ``classes`` is a list, or a mapping from each class to its readable name. ValueError says what else was found.
+        """
         try:
             loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # "no" and 2.0 are names
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict) or not all(isinstance(names, list) for names in loaded.values()):
-            raise ValueError(
-                f"{path}: expected a YAML mapping 'task: [class, class, ...]', found {type(loaded).__name__}."
-            )
-        return cls(loaded)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{path}: expected a YAML mapping 'task: [class, ...]', found {type(loaded).__name__}.")
+        classes, titles = {}, {}
+        for task, entry in loaded.items():
+            entry = entry if isinstance(entry, dict) else {"classes": entry}
+            names = entry.get("classes")
+            if not set(entry) <= {"title", "classes"} or not isinstance(names, list | dict):
+                raise ValueError(
+                    f"{path}: task {task!r} is {loaded[task]!r:.80}; expected [class, ...] or "
+                    "{title: readable name, classes: [class, ...] or {class: readable name, ...}}."
+                )
+            classes[task] = list(names)
+            if "title" in entry:
+                titles[task] = entry["title"]
+            if isinstance(names, dict):
+                titles |= {f"{task}:{name}": title for name, title in names.items()}
+        return cls(classes, titles)
 
     def to_dict(self) -> dict[str, list[str]]:
-        """Plain lists, ready for YAML or JSON."""
+        """The classes as plain lists, ready for YAML or JSON."""
         return {task: list(names) for task, names in self._classes.items()}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The readable names that were given, as a plain dictionary; the second argument of ``Tasks``."""
+        return dict(self._titles)
+
+    def title(self, task: str, name: str | None = None) -> str:
+        """The readable name of a task, or of one of its classes; the name itself where there is no other."""
+        if name is None:
+            return self._titles.get(task, task)
+        return self._titles.get(f"{task}:{name}", name)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -84,7 +121,7 @@ class Tasks(Mapping[str, tuple[str, ...]]):
         return len(self._classes)
 
     def __eq__(self, other: object) -> bool:
-        """Equal only in the same order: order decides what a weight means."""
+        """Equal in names and in their order, which decides what a weight means; titles do not count."""
         return isinstance(other, Tasks) and list(self._classes.items()) == list(other._classes.items())
 
     def __hash__(self) -> int:
@@ -94,23 +131,87 @@ class Tasks(Mapping[str, tuple[str, ...]]):
         return f"Tasks({self.to_dict()})"
 
 
-SANTIAGO = Tasks(
-    {
-        "height": ["H1", "H2", "H3-4", "H5-7", "H8-12", "H13+"],
-        "mat_llrs": ["MUR", "MCF", "MR", "CR", "W,UNK", "COM1,2,IND", "COM3"],
-        "sbst": [
-            "MUR_H1", "MUR_H2-3", "MCF_H1-2", "MR_H1-2", "CR_H1-2", "W,UNK_H1-2", "MCF_H3-4",
-            "MR_H3-4", "CR_H3-4", "CR_H5-7", "CR_H8-12", "CR_H13+", "COM1,2,IND_H1+", "COM3_H8+",
-        ],
-        "roof_shape": ["FLT", "PIT_GAB", "PIT_MON"],
-        "block_position": ["DET_SP", "DET_MP", "SDET", "ADJ_BD", "ADJ_TR"],
-    }
-)  # fmt: skip
-"""The paper's five tasks and their classes, in its order (Fig. 2)."""
+def _check(task: str, names: tuple[str, ...]) -> None:
+    if not task.strip() or ":" in task:
+        raise ValueError(
+            f"Tasks: task name {task!r} is empty or contains ':', which separates a task from its classes in the names "
+            "of columns; rename the task."
+        )
+    if task.casefold() == "mean":
+        raise ValueError(
+            f"Tasks: a task is called {task!r}, which is what metrics.json calls the mean over tasks; rename the task."
+        )
+    if len(names) < 2:
+        raise ValueError(f"Tasks: task {task!r} has the classes {list(names)}; expected at least two.")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated or not all(name.strip() for name in names):
+        raise ValueError(f"Tasks: task {task!r} has repeated or empty class names {repeated}; name each class once.")
 
 
 def ordinal(classes: Iterable[str]) -> bool:
-    """Whether the classes are ranges in rising order, such as H1, H2, H3-4: the first number in each name rises."""
-    numbers = [re.search(r"\d+", name) for name in classes]
-    values = [int(found.group()) for found in numbers if found]
-    return len(values) == len(numbers) > 2 and all(a < b for a, b in zip(values, values[1:], strict=False))
+    """Whether the classes are three or more ranges in rising order, such as H1, H2, H3-4, H5+ (or 1, 2, 10, 10+)."""
+    ranges = []
+    for name in classes:
+        numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)]
+        if not numbers:
+            return False
+        ranges.append((numbers[0], float("inf") if re.search(r"\d\+|>", name) else numbers[-1]))
+    return len(ranges) > 2 and all(a < b for a, b in zip(ranges, ranges[1:], strict=False))
+
+
+_HEIGHTS = {
+    "H1": "1 storey",
+    "H1-2": "1 to 2 storeys",
+    "H2": "2 storeys",
+    "H2-3": "2 to 3 storeys",
+    "H3-4": "3 to 4 storeys",
+    "H5-7": "5 to 7 storeys",
+    "H8-12": "8 to 12 storeys",
+    "H13+": "13 or more storeys",
+    "H1+": "any height",
+    "H8+": "8 or more storeys",
+}
+_MATERIALS = {
+    "MUR": "unreinforced masonry",
+    "MCF": "confined masonry",
+    "MR": "reinforced masonry",
+    "CR": "reinforced concrete",
+    "W,UNK": "wooden or non-engineered",
+    "COM1,2,IND": "commercial or industrial",
+    "COM3": "offices",
+}
+_SBST = [
+    "MUR_H1", "MUR_H2-3", "MCF_H1-2", "MR_H1-2", "CR_H1-2", "W,UNK_H1-2", "MCF_H3-4",
+    "MR_H3-4", "CR_H3-4", "CR_H5-7", "CR_H8-12", "CR_H13+", "COM1,2,IND_H1+", "COM3_H8+",
+]  # fmt: skip
+_ROOFS = {"FLT": "flat", "PIT_GAB": "pitched or gabled", "PIT_MON": "monopitch"}
+_POSITIONS = {
+    "DET_SP": "detached, single-party",
+    "DET_MP": "detached, multi-party",
+    "SDET": "semi-detached",
+    "ADJ_BD": "adjoining, block development",
+    "ADJ_TR": "adjoining, terraced",
+}
+
+SANTIAGO = Tasks(
+    {
+        "height": ["H1", "H2", "H3-4", "H5-7", "H8-12", "H13+"],
+        "mat_llrs": _MATERIALS,
+        "sbst": _SBST,
+        "roof_shape": _ROOFS,
+        "block_position": _POSITIONS,
+    },
+    titles={
+        "height": "height",
+        "mat_llrs": "structural material",
+        "sbst": "seismic building structural type",
+        "roof_shape": "roof shape",
+        "block_position": "block position",
+    }
+    | {f"height:{name}": _HEIGHTS[name] for name in ("H1", "H2", "H3-4", "H5-7", "H8-12", "H13+")}
+    | {f"mat_llrs:{name}": title for name, title in _MATERIALS.items()}
+    | {f"sbst:{name}": ", ".join((_MATERIALS[name.split("_")[0]], _HEIGHTS[name.split("_")[1]])) for name in _SBST}
+    | {f"roof_shape:{name}": title for name, title in _ROOFS.items()}
+    | {f"block_position:{name}": title for name, title in _POSITIONS.items()},
+)
+"""The paper's five tasks and their classes, in its order, with readable names (Figs 1 and 2)."""

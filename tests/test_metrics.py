@@ -25,6 +25,7 @@ def test_scores_agree_with_scikit_learn(n_classes, n, seed):
     labels = list(range(n_classes))
     assert oa == pytest.approx(accuracy_score(true[use], predicted[use]), abs=1e-12)
     expected = f1_score(true[use], predicted[use], labels=labels, average=None, zero_division=0)
+    expected[~np.isin(labels, true[use])] = np.nan  # a class without a reference row has no F1
     np.testing.assert_allclose(f1, expected, rtol=0, atol=1e-12)
     if len(set(true[use]) | set(predicted[use])) == 1:
         assert kappa == 0.0
@@ -44,6 +45,7 @@ def test_metrics_shape_and_missing_labels():
     result = metrics.metrics(frame, tasks)
     assert list(result) == ["a", "b", "c", "mean"] and list(result["b"]["f1"]) == ["u", "v", "w"]
     assert result["a"]["oa"] == pytest.approx(2 / 3) and result["b"]["oa"] == 1.0
+    assert result["b"]["f1"] == {"u": 1.0, "v": 1.0, "w": None}, "w is in no annotated row"
     assert result["c"] == {"oa": None, "kappa": None, "f1": {"p": None, "q": None}}
     assert result["mean"]["oa"] == pytest.approx((2 / 3 + 1) / 2)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
@@ -63,5 +65,8 @@ def test_fit_temperature_recovers_the_true_one():
     assert metrics.fit_temperature(np.log(sharp), y) == pytest.approx(3, rel=0.05)
     np.testing.assert_allclose(metrics.rescale(sharp, 3.0), p, atol=1e-9)
     assert metrics.fit_temperature(logits, np.full(len(y), -1)) == 1.0
+    assert metrics.fit_temperature(np.empty((0, 3)), np.empty(0)) == 1.0
+    with pytest.raises(ValueError, match="found NaN in 1 of 2 rows"):
+        metrics.fit_temperature(np.array([[0.0, np.nan], [0, 1]]), np.array([0, 1]))
     with np.errstate(divide="ignore"):
         assert 0.04 < metrics.fit_temperature(np.log(np.eye(3)), np.arange(3)) < 20

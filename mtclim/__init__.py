@@ -24,12 +24,15 @@ _HOME = {
     "fit": "training",
     "load": "runs",
     "delta_m": "analysis.comparison",
+    "predict": "mapping.predict",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "city"])
 
 
 def __getattr__(name: str):
+    if name == "city":
+        return import_module("mtclim.city")
     if name not in _HOME:
         raise AttributeError(f"module 'mtclim' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(f"mtclim.{_HOME[name]}"), name)

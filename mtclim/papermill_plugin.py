@@ -21,8 +21,12 @@ from pathlib import Path
 
 import yaml
 
-PARAMETERS = ("-p --parameters", "-r --parameters_raw")
-YAML = ("-f --parameters_file", "-y --parameters_yaml", "-b --parameters_base64")
+PAIRS = ("-p --parameters", "-r --parameters_raw")
+READERS = {
+    "-b --parameters_base64": base64.b64decode,
+    "-f --parameters_file": lambda path: Path(path).read_text(encoding="utf-8"),
+    "-y --parameters_yaml": str,
+}
 OTHERS = (
     "--engine", "--autosave-cell-every", "-k --kernel", "-l --language", "--cwd", "--stdout-file", "--stderr-file",
     "--log-level", "--start-timeout --start_timeout", "--execution-timeout",
@@ -34,25 +38,18 @@ def parse(arguments: list[str]) -> tuple[list[str], dict]:
     """The positional arguments and the parameters of a papermill command line."""
     import click
 
-    options = [click.Option([*names.split(), "pairs"], nargs=2, multiple=True) for names in PARAMETERS[:1]]
-    options += [click.Option([*names.split(), "raw"], nargs=2, multiple=True) for names in PARAMETERS[1:]]
-    options += [click.Option([*names.split(), f"yaml{i}"], multiple=True) for i, names in enumerate(YAML)]
-    options += [click.Option([*names.split(), f"other{i}"]) for i, names in enumerate(OTHERS)]
-    command = click.Command(
-        "papermill",
-        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED), *options],
-        context_settings={"ignore_unknown_options": True},
-        add_help_option=False,
-    )
+    options = {names: click.Option([*names.split(), f"option{i}"], nargs=2 if names in PAIRS else 1, multiple=True)
+               for i, names in enumerate((*PAIRS, *READERS, *OTHERS))}  # fmt: skip
+    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+    ignoring = {"ignore_unknown_options": True}
+    command = click.Command("papermill", ignoring, params=[words, *options.values()], add_help_option=False)
     found = command.make_context("papermill", list(arguments), resilient_parsing=True).params
     given: dict = {}
-    for text in found["yaml2"] or ():
-        given |= yaml.safe_load(base64.b64decode(text)) or {}
-    for path in found["yaml0"] or ():
-        given |= yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    for text in found["yaml1"] or ():
-        given |= yaml.safe_load(text) or {}
-    given |= dict(found["pairs"] or ()) | dict(found["raw"] or ())
+    for names, read in READERS.items():
+        for text in found[options[names].name] or ():
+            given |= yaml.safe_load(read(text)) or {}
+    for names in PAIRS:
+        given |= dict(found[options[names].name] or ())
     return [word for word in found["words"] or () if word == "-" or not word.startswith("-")], given
 
 
@@ -60,19 +57,18 @@ def assigned(source: str) -> dict:
     """The names that a cell of ``name = literal`` lines assigns, with their values (None where not a literal)."""
     values = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        targets = getattr(node, "targets", [getattr(node, "target", None)])  # of an assignment, with or without a type
+        if isinstance(targets[0], ast.Name) and node.value:
             try:
-                values[target.id] = ast.literal_eval(node.value)
+                values[targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
-                values[target.id] = None
+                values[targets[0].id] = None
     return values
 
 
-def require_known(given: Mapping | set, valid: Mapping, notebook: str) -> None:
+def require_known(given: Mapping, valid: Mapping, notebook: str) -> None:
     """Stop with the list of valid parameters if one of ``given`` is not among them."""
-    unknown = sorted(set(given) - set(valid))
-    if unknown:
+    if unknown := sorted(set(given) - set(valid)):
         raise SystemExit(f"{notebook}: unknown parameter {', '.join(unknown)}; its parameters are {', '.join(valid)}.")
 
 
@@ -87,15 +83,15 @@ def check_injected(cells: list[str], notebook: str) -> None:
 
 
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
-    """Where the executed notebook belongs: beside the run folder that it fills, else in ``out`` or the folder of the study's runs.
+    """Where an executed notebook belongs, for the ``values`` of its parameters.
 
-    ValueError for values that the configuration refuses.
+    That is beside the run folder that it fills, else in ``out`` or in the folder of the study's runs. Raises ValueError
+    for values that the configuration refuses.
     """
     from mtclim.config import Config, load_config, run_folder
 
-    settings = {field.name for field in fields(Config)} & set(values)
-    named = {name: values[name] for name in settings}
-    config = load_config(values.get("config") or "demo", values.get("overrides"), **named)
+    settings = {field.name: values[field.name] for field in fields(Config) if field.name in values}
+    config = load_config(values.get("config", ""), values.get("overrides"), **settings)
     folder = run_folder(config)
     if metadata["mtclim"].get("output") == "run":
         return folder.with_name(f"{folder.name}.ipynb")
@@ -104,17 +100,16 @@ def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
 
 def supply(arguments: list[str]) -> None:
     """Append the output path to papermill's ``arguments`` if it is ours to choose; check the names of parameters."""
-    words, given = parse(arguments)
-    if not words or {"-h", "--help", "--help-notebook", "--version"} & set(arguments):
-        return
-    path = Path(words[0])
     try:
+        words, given = parse(arguments)
+        path = Path(words[0])
         notebook = json.loads(path.read_text(encoding="utf-8"))
         metadata = notebook["metadata"]
         cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
-        return  # not a notebook file: papermill says so itself
-    if "mtclim" not in metadata or "papermill" in metadata:
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError):
+        return  # no notebook, or parameters that cannot be read: papermill says so itself
+    asked = {"-h", "--help", "--help-notebook", "--version"} & set(arguments)
+    if asked or "mtclim" not in metadata or "papermill" in metadata:
         return
     defaults = assigned("".join(cell["source"]))
     require_known(given, defaults, str(path))
@@ -124,7 +119,8 @@ def supply(arguments: list[str]) -> None:
         except ValueError as error:
             raise SystemExit(f"{path}: {error}") from None
         output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.append(os.path.relpath(output))
+        # papermill fills the output path in like a format string, so that braces of the user's are doubled
+        arguments.append(os.path.relpath(output).replace("{", "{{").replace("}", "}}"))
 
 
 def is_papermill_command() -> bool:

@@ -223,7 +223,7 @@ def test_two_processes_train_the_network_that_one_does(project):
     more["batch_size"] = next(b for b in range(8, rows, 2) if rows % b == 0 or (rows % b >= 4 and rows % b % 2 == 0))
     pairs = [f"{name}={value}" for name, value in more.items()]
     process = start(
-        project, "-m", "mtclim.train", "--config", "tiny", "--out", "runs/two", "--devices", "2", "--set", *pairs
+        project, "-m", "mtclim", "train", "--config", "tiny", "--out", "runs/two", "--devices", "2", "--set", *pairs
     )
     shown, _ = process.communicate(timeout=300)
     assert process.returncode == 0, shown
@@ -280,7 +280,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", BAD)
 def test_bad_input_is_one_clear_error_and_nothing_is_written(how, tmp_path, monkeypatch, capsys):
-    from mtclim.train import main
+    from mtclim.__main__ import main
 
     frame = pd.read_csv("table.csv", dtype=str, keep_default_na=False)
     table = "absent.csv" if how == "missing table" else "bad.csv"
@@ -288,10 +288,12 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(how, tmp_path, monk
         spoil(frame, how).to_csv(table, index=False)
     (tasks := tmp_path / "tasks.yaml").write_text("shade: [dark, light]\ntint: [blue, green, red]\n")
     monkeypatch.setattr(training, "_networks", lambda *_: pytest.fail("training was started"))
-    status = main(["--config", "tiny", "--data", table, "--tasks", str(tasks), "--out", str(tmp_path / "deep" / "run")])
+    status = main(
+        ["train", "--config", "tiny", "--data", table, "--tasks", str(tasks), "--out", str(tmp_path / "deep" / "run")]
+    )
     shown = capsys.readouterr()
     message = shown.err.strip().splitlines()[-1]
-    assert status == 2 and shown.out == "" and message.startswith("mtclim.train: ")
+    assert status == 2 and shown.out == "" and message.startswith("mtclim train: ")
     assert all(part in message for part in BAD[how]), message
     assert "Traceback" not in shown.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tasks.yaml"], "something was written"

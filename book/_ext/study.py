@@ -4,7 +4,6 @@ A chapter is an executed notebook under ``book/chapters/`` (not in git). It is t
 newer one is there already, as after ``make study``; where neither exists a page says so instead of breaking the build.
 """
 
-import ast
 import csv
 import html
 import json
@@ -12,12 +11,12 @@ import re
 import shutil
 from pathlib import Path
 
-import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from mtclim.config import load_config
+from mtclim.papermill_plugin import assigned
 
 CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
 PAGE = "map/map.html"  # a page of its own among the results: copied to the root of the built book
@@ -53,20 +52,8 @@ def parameters(notebook: dict) -> dict:
     """The values a notebook ran with: its cell tagged `parameters`, overridden by papermill's injected cell."""
     values = {}
     for cell in notebook["cells"]:
-        if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
-            continue
-        for statement in ast.parse("".join(cell["source"])).body:
-            if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                targets = [statement.target]
-            elif isinstance(statement, ast.Assign):
-                targets = statement.targets
-            else:
-                continue
-            try:
-                value = ast.literal_eval(statement.value)
-            except ValueError:
-                continue
-            values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+        if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
+            values |= assigned("".join(cell["source"]))
     return values
 
 
@@ -80,10 +67,8 @@ def origin(notebook: dict) -> tuple[bool | None, str]:
     if elsewhere or not {"config", "data"} & set(values):  # runs may be anyone's, whatever the preset says
         return flag, ""
     try:
-        more = values.get("overrides") or {}
-        more = yaml.safe_load(more) if isinstance(more, str) else more
-        settings = load_config(values.get("config") or "demo", **({"data": values.get("data")} | more))
-    except (OSError, TypeError, ValueError, yaml.YAMLError):  # another project's settings
+        settings = load_config(values.get("config") or "", values.get("overrides"), data=values.get("data"))
+    except (OSError, ValueError):  # another project's settings
         return flag, str(values.get("data", ""))
     return settings.synthetic if flag is None else flag, settings.data
 

@@ -92,7 +92,7 @@ def test_another_city_is_refused(city):
 
 def test_killed_and_repeated_gives_the_same_city(city, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "mtclim.city", folder, "--facades", "260", "--labelled", "150", "--size", "64"]
+    command = [sys.executable, "-m", "mtclim", "city", folder, "--facades", "260", "--labelled", "150", "--size", "64"]
     command += ["--workers", "2", "--quiet"]
     for least in (5, 120):
         with subprocess.Popen(command, start_new_session=True) as made:

@@ -125,7 +125,7 @@ def test_notebooks_run_without_network(study):
 def test_pretrained_weights_without_network_say_what_to_do(tmp_path, hub):
     """At once where the hub's client is told that it is offline; else after its own five retries, which it announces."""
     make_project(tmp_path / "p", images=60, pretrained=True)
-    command = offline(sys.executable, "-m", "mtclim.train", "--config", "tiny")
+    command = offline(sys.executable, "-m", "mtclim", "train", "--config", "tiny")
     options = {"capture_output": True, "text": True, "timeout": 300}
     surroundings = environment(HF_HOME=str(tmp_path / "empty"), **hub)
     done = subprocess.run(command, cwd=tmp_path / "p", env=surroundings, **options)

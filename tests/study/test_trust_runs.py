@@ -69,12 +69,12 @@ def test_the_same_command_gives_the_same_bytes(reference, tmp_path):
 FORKS = """
 import os, sys
 import mtclim.training
-from mtclim.train import main
+from mtclim.__main__ import main
 for line in sys.stdin:  # an output folder: a child process trains it
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(main(["--config", "tiny", "--out", line.strip()]))
+        os._exit(main(["train", "--config", "tiny", "--out", line.strip()]))
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

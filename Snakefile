@@ -15,12 +15,12 @@ A run is finished when its folder holds COMPLETE; repeating the command resumes 
 Snakemake reads by itself, holds the settings that make stopping and repeating safe.
 """
 
-import os
+import json
 import shlex
 import sys
-from pathlib import Path
 
 from mtclim.config import load_config, project_root, run_folder
+from mtclim.runs import is_complete
 
 
 def listed(name, default):
@@ -29,12 +29,11 @@ def listed(name, default):
     return given.split(",") if given else list(default)
 
 
-PRESET = config.get("config", "demo")
-DATA = {name: config[name] for name in ("data", "tasks") if config.get(name)}
-SETTINGS = load_config(PRESET, **DATA)
-DATA = {"data": SETTINGS.data} | DATA  # said in each notebook, so that its page can tell synthetic from real
+GIVEN = {name: config[name] for name in ("config", "data", "tasks") if config.get(name)}
+SETTINGS = load_config(GIVEN.get("config", ""), data=GIVEN.get("data"), tasks=GIVEN.get("tasks"))
+GIVEN |= {"data": SETTINGS.data}  # said in each notebook, so that its page can tell synthetic from real
 BACKBONES = listed("backbones", [SETTINGS.backbone])
-VARIANTS = listed("variants", [*SETTINGS.study["variants"], *SETTINGS.study["controls"]])
+VARIANTS = listed("variants", sum((SETTINGS.study.get(kind, []) for kind in ("variants", "controls", "rivals")), []))
 SEEDS = range(int(config.get("realisations") or SETTINGS.study["realisations"]))
 ROOT = str(run_folder(SETTINGS).parents[2].relative_to(project_root()))
 RESULTS = config.get("results") or f"{ROOT}/results"
@@ -48,41 +47,30 @@ PARTS = int(config.get("parts") or 1)
 # Each run's own share of the cores: the preset's where it says one, since another number gives other last digits.
 THREADS = SETTINGS.threads or int(config.get("threads") or workflow.cores or 1)
 
-GRID = SETTINGS.study.get("grid", {})
-LEVELS = [str(level) for level in GRID.get("levels", (0.0, 0.5, 1.0))]
-AMBIGUITIES = [str(level) for level in GRID.get("ambiguities", (0.1, 0.3, 0.6))]
-GRID_SEEDS = range(int(config.get("grid_realisations") or GRID.get("realisations", 5)))
-GRID_RUN = "runs/grid/interdependency-{level}/ambiguity-{ambiguity}/{variant}/seed-{seed}"
-CORNERS = {(level, ambiguity) for level in (LEVELS[0], LEVELS[-1]) for ambiguity in (AMBIGUITIES[0], AMBIGUITIES[-1])}
+GRID = load_config("study").study["grid"]
+GRID_SEEDS = range(int(config.get("grid_realisations") or GRID["realisations"]))
+GRID_RUN = "runs/grid/interdependency-{interdependency}/ambiguity-{ambiguity}/{variant}/seed-{seed}"
 GRID_RUNS = [
-    GRID_RUN.format(level=level, ambiguity=ambiguity, variant=variant, seed=seed)
-    for level in LEVELS
-    for ambiguity in AMBIGUITIES
-    for variant in ["bl", "lim_ms_all"] + (["clim_ms_bl", "tlim"] if (level, ambiguity) in CORNERS else [])
+    GRID_RUN.format(interdependency=interdependency, ambiguity=ambiguity, variant=variant, seed=seed)
+    for interdependency, ambiguity in GRID["cities"]
+    for variant in GRID["variants"]
     for seed in GRID_SEEDS
 ]
+GRID_RESULTS = config.get("results") or "results"
 
 
-def given(**parameters):
-    """papermill's arguments for the parameters that are set."""
-    pairs = {"config": PRESET} | DATA | parameters
-    return " ".join(shlex.join(["-p", name, str(value)]) for name, value in pairs.items() if value != "")
+def made(run):
+    """What says that a run is finished: the marker in its folder, or the flag that the job which trains it will set.
 
-
-def of_variant(variant):
-    """A variant's parameters: the detached control is written ``lim_ms_all-detach``."""
-    name, _, control = variant.partition("-")
-    return {"variant": name} | ({"detach": True} if control == "detach" else {})
-
-
-def notebook(name, what, to="{output}"):
-    """The command for one notebook: quiet on the terminal, all in the log; a failure says what failed and where to read.
-
-    Thread pools take their size from the environment when they are first imported, so it is set before Python starts.
+    Snakemake removes the outputs of a job before it starts it, and makes their folders: a marker cannot be an output.
     """
-    threads = " ".join(f"{library}_NUM_THREADS={{threads}}" for library in ("OMP", "MKL", "OPENBLAS"))
-    papermill = f"{shlex.quote(sys.executable)} -m papermill --no-progress-bar --log-output"
-    return f"{threads} {papermill} notebooks/{name}.ipynb {to} {{params}} {told(what)}"
+    return f"{run}/COMPLETE" if is_complete(run) else f"{run}.done"
+
+
+def arguments(**parameters):
+    """papermill's arguments for the parameters that are set."""
+    pairs = [shlex.join(["-p", name, str(value)]) for name, value in (GIVEN | parameters).items() if value != ""]
+    return " ".join(pairs)
 
 
 def of_wildcards(pattern):
@@ -90,48 +78,21 @@ def of_wildcards(pattern):
     return pattern.replace("{", "{wildcards.")
 
 
-def flags(runs):
-    """The files beside run folders that tell Snakemake which are finished, brought up to date with the runs' markers.
+def python(module, what, to="/dev/null"):
+    """The command for a module: quiet on the terminal, all in the log; a failure says what failed and where to read.
 
-    Snakemake removes the outputs of a job before it runs it: a run's own marker must not be one of them.
+    Thread pools and glibc take their settings from the environment when they are first used, so these are set before
+    Python starts. glibc keeps freed memory for the next training step, which else asks the system anew for every page.
     """
-    for run in map(Path, runs):
-        marker, flag = run / "COMPLETE", run.with_name(f"{run.name}.done")
-        if not marker.exists():
-            flag.unlink(missing_ok=True)
-        elif not flag.exists():
-            flag.touch()
-            os.utime(flag, (marker.stat().st_mtime,) * 2)
-    return [f"{run}.done" for run in runs]
+    threads = " ".join(f"{library}_NUM_THREADS={{threads}}" for library in ("OMP", "MKL", "OPENBLAS"))
+    memory = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647"
+    failed = f"{{{{ tail -n 15 {{log}} >&2; echo 'FAILED: {what}; its log: {{log}}' >&2; exit 1; }}}}"
+    return f"{threads} {memory} {shlex.quote(sys.executable)} -m {module} {{params}} > {to} 2> {{log}} || {failed}"
 
 
-def told(what):
-    return f"> {{log}} 2>&1 || {{{{ tail -n 15 {{log}} >&2; echo 'FAILED: {what}; its log: {{log}}' >&2; exit 1; }}}}"
-
-
-def write_grid(table, runs, sentences, figure):
-    """The grid of cities from whatever runs are there: scores of runs, gains with intervals, what they say, a figure.
-
-    Runs that ``runs`` (CSV) already lists stay, so that a grid can be finished in parts and on several machines.
-    """
-    from mtclim.analysis import evidence, figures
-    from mtclim.analysis.comparison import title
-    from mtclim.analysis.study import grid_scores
-
-    scores = grid_scores("runs/grid", runs)
-    tasks = list(scores.columns[scores.columns.get_loc("mean") + 1 :])
-    gains = evidence.grid_table(scores, tasks)
-    parts = {
-        f"{title(variant)}, {task}": rows
-        for (variant, task), rows in gains.groupby(["variant", "task"], sort=False)
-        if task == "mean" or variant == "lim_ms_all"
-    }
-    Path(runs).parent.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(runs, index=False)
-    gains.round(3).to_csv(table, index=False)
-    lines = "".join(f"- {line}\n" for line in evidence.grid_report(scores, tasks))
-    Path(sentences).write_text(lines, encoding="utf-8")
-    figures.grid(parts, synthetic=True).savefig(figure)
+def notebook(name, what, executed="{output}"):
+    """The command for one notebook."""
+    return python(f"papermill --no-progress-bar --log-output notebooks/{name}.ipynb {executed}", what)
 
 
 rule study:
@@ -139,18 +100,18 @@ rule study:
         expand(NOTEBOOKS + "/{name}.ipynb", name=["explore", "balance", "train", "evaluate", "map"]),
 
 
-# The table is read, the city drawn and the images decoded once, before several runs ask for them at the same time.
+# The table is read, the city drawn and the images decoded once, before several runs ask for them at the same time. The
+# output says what was read; the path of the table is its first line.
 rule data:
     output:
-        touch(ROOT + "/.data"),
+        ROOT + "/data.txt",
     log:
         ROOT + "/data.log",
     threads: workflow.cores or 1
     params:
-        shlex.join([PRESET, DATA["data"], DATA.get("tasks", "")]),
+        " ".join(shlex.join([f"--{name}", value]) for name, value in GIVEN.items()),
     shell:
-        f"{shlex.quote(sys.executable)} -c 'import sys; from mtclim import load_config, prepare; "
-        "prepare.prepare(load_config(sys.argv[1], data=sys.argv[2], tasks=sys.argv[3]))' {params} " + told("the data")
+        python("mtclim prepare", "the data", to="{output}")
 
 
 rule look:
@@ -161,7 +122,7 @@ rule look:
     log:
         ROOT + "/{name}.log",
     params:
-        given(),
+        arguments(),
     shell:
         notebook("{wildcards.name}", "{wildcards.name}")
 
@@ -170,14 +131,14 @@ rule train:
     input:
         ancient(rules.data.output),
     output:
-        touch(RUN + ".done"),
+        temp(touch(RUN + ".done")),
     log:
         RUN + ".log",
     threads: THREADS
     resources:
         runs_per_gpu=1,
     params:
-        lambda w: given(backbone=w.backbone, seed=w.seed, **of_variant(w.variant)),
+        lambda w: arguments(backbone=w.backbone, seed=w.seed, variant=w.variant),
     shell:
         notebook(
             "train", "run {wildcards.variant}, {wildcards.backbone}, seed {wildcards.seed}", of_wildcards(RUN) + ".ipynb"
@@ -187,27 +148,27 @@ rule train:
 # The chapter: the notebook run again on a finished run only reads and shows it.
 rule train_chapter:
     input:
-        ancient(BEST + ".done"),
+        ancient(made(BEST)),
     output:
         NOTEBOOKS + "/train.ipynb",
     log:
         ROOT + "/train.log",
     params:
-        given(backbone=BACKBONES[0], seed=0, **of_variant(SHOWN)),
+        arguments(backbone=BACKBONES[0], seed=0, variant=SHOWN),
     shell:
         notebook("train", "the chapter on training")
 
 
 rule evaluate:
     input:
-        flags(RUNS),
+        [made(run) for run in RUNS],
     output:
         NOTEBOOKS + "/evaluate.ipynb",
     log:
         ROOT + "/evaluate.log",
     threads: workflow.cores or 1
     params:
-        given(results=RESULTS),
+        arguments(results=RESULTS),
     shell:
         notebook("evaluate", "the evaluation")
 
@@ -215,7 +176,8 @@ rule evaluate:
 # One share of a city's photographs, for as many machines as there are parts; the map joins them.
 rule predict_part:
     input:
-        ancient(BEST + ".done"),
+        ancient(made(BEST)),
+        data=ancient(rules.data.output),
     output:
         touch(ROOT + "/map/part-{part}-of-{parts}.done"),
     log:
@@ -224,18 +186,17 @@ rule predict_part:
     resources:
         runs_per_gpu=1,
     params:
-        lambda w: shlex.join([PRESET, DATA["data"], DATA.get("tasks", ""), BEST, f"{ROOT}/map", f"{w.part}/{w.parts}"]),
+        lambda w: shlex.join(["--part", f"{w.part}/{w.parts}"]),
     shell:
-        f"OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -c 'import sys; "
-        "from mtclim import load_config, prepare; from mtclim.mapping import predict; preset, data, tasks, run, out, part = sys.argv[1:]; "
-        "table = prepare.load_table(load_config(preset, data=data, tasks=tasks), False).path; "
-        'predict.main([run, str(table), out + "/predictions.parquet", "--part", part])\' {params} '
-        + told("part {wildcards.part} of the prediction")
+        python(
+            f'mtclim predict {BEST} "$(head -n 1 {{input.data}})" {ROOT}/map/predictions.parquet',
+            "part {wildcards.part} of the prediction",
+        )
 
 
 rule map:
     input:
-        BEST + ".done",
+        made(BEST),
         ancient(rules.evaluate.output),
         expand(rules.predict_part.output, part=range(PARTS), parts=PARTS) if PARTS > 1 else [],
     output:
@@ -244,7 +205,7 @@ rule map:
         ROOT + "/map.log",
     threads: workflow.cores or 1
     params:
-        given(runs=BEST, out=f"{ROOT}/map", results=RESULTS),
+        arguments(runs=BEST, out=f"{ROOT}/map", results=RESULTS),
     shell:
         notebook("map", "the map")
 
@@ -258,38 +219,44 @@ rule book:
 
 rule grid_run:
     output:
-        touch(GRID_RUN + ".done"),
+        temp(touch(GRID_RUN + ".done")),
     log:
         GRID_RUN + ".log",
     threads: THREADS
     resources:
         runs_per_gpu=1,
     params:
-        lambda w: given(
+        lambda w: arguments(
+            config="study",
+            data="city",
+            variant=w.variant,
             seed=w.seed,
             out=GRID_RUN.format(**w),
-            overrides=f"{{interdependency: {w.level}, ambiguity: {w.ambiguity}}}",
-            **of_variant(w.variant),
+            overrides=json.dumps(GRID["settings"] | {name: w[name] for name in ("interdependency", "ambiguity")}),
         ),
     shell:
         notebook("train", "run " + of_wildcards(GRID_RUN), of_wildcards(GRID_RUN) + ".ipynb")
 
 
-GRID_FILES = [f"{config.get('results') or 'results'}/{name}" for name in ("grid.csv", "grid_runs.csv", "grid.txt", "grid.svg")]
-
-
-# grid_runs.csv is no declared output, since Snakemake removes outputs before it makes them: runs are added to it.
+# The scores of the runs are no declared output, since Snakemake removes outputs before it makes them: runs are added.
 rule grid:
     input:
-        flags(GRID_RUNS),
+        [made(run) for run in GRID_RUNS],
     output:
-        GRID_FILES[0],
-        GRID_FILES[2:],
-    run:
-        write_grid(*GRID_FILES)
+        expand(GRID_RESULTS + "/grid.{kind}", kind=["csv", "txt", "svg"]),
+    params:
+        shlex.join(["runs/grid", GRID_RESULTS]),
+    log:
+        "runs/grid/grid.log",
+    shell:
+        python("mtclim grid", "the tables of the grid")
 
 
 # The same from the runs that are there, however few: snakemake --cores 1 grid_so_far
 rule grid_so_far:
-    run:
-        write_grid(*GRID_FILES)
+    params:
+        rules.grid.params[0],
+    log:
+        "runs/grid/so-far.log",
+    shell:
+        python("mtclim grid", "the tables of the grid so far")

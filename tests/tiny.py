@@ -11,6 +11,8 @@ import pandas as pd
 import yaml
 from PIL import Image
 
+from mtclim.config import load_config, run_folder
+
 ROOT = Path(__file__).parent.parent
 PRESET = {
     "variant": "bl", "backbone": "test_byobnet", "image_size": 32, "data": "table.csv", "keep": 1.0, "threads": 1,
@@ -39,6 +41,16 @@ def make_project(folder: Path, images: int = 120, tasks: dict | None = None, **s
         frame[task] = np.array(classes, dtype=object)[codes[:, n]]
     frame.to_csv(folder / "table.csv", index=False)
     return folder
+
+
+def study_root(folder: Path, table: str = "table.csv", preset: str = "tiny") -> Path:
+    """The folder of a project's runs on a table: its name holds a digest of the table's path and bytes."""
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        return run_folder(load_config(preset, data=table)).parents[2]
+    finally:
+        os.chdir(here)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import ROOT, contents, environment, make_project
+from tiny import ROOT, contents, environment, make_project, study_root
 
 from mtclim import runs
 
@@ -22,7 +22,6 @@ NASTY = (
     f"`</code><svg onload={HARM}>`", f'"><b onmouseover="{HARM}">', "{raw}`html`",
 )  # fmt: skip
 TASKS = {f"<img src=x onerror='{HARM}'>": NASTY[:4], "**tint** `x` $a$ <script>window.hacked=1</script>": NASTY[4:]}
-RUN = "runs/tiny-table/test_byobnet/{variant}/seed-0"
 
 
 def offline(*command: str) -> list[str]:
@@ -62,7 +61,7 @@ def interrupted(project: Path, targets: list[str], interrupts: int, settings: li
             log.seek(0)
             if turn == interrupts:
                 assert process.returncode == 0, log.read()
-        for run in project.glob("runs/tiny-table/*/*/seed-0"):
+        for run in project.glob("runs/tiny-*/*/*/seed-0"):
             assert runs.is_complete(run), f"a half run stands under its name: {run}"
     return felt
 
@@ -73,11 +72,15 @@ def study(tmp_path_factory):
     project = make_project(tmp_path_factory.mktemp("pages") / "project", tasks=TASKS, max_epochs=6)
     shutil.copy(ROOT / "Snakefile", project)
     shutil.copytree(ROOT / "profiles", project / "profiles")
-    run = RUN.format(variant="bl")
-    (project / "runs/tiny-table").mkdir(parents=True)
-    (project / "runs/tiny-table/.data").touch()  # not of interest here, and slow
-    felt = interrupted(project, [f"{run}.done", "runs/tiny-table/results/notebooks/explore.ipynb"], 1, ["variants=bl"])
-    return project, project / run, felt
+    root = study_root(project)
+    root.mkdir(parents=True)
+    (root / "data.txt").touch()  # not of interest here, and slow
+    run = root / "test_byobnet" / "bl" / "seed-0"
+    targets = [
+        str(Path(path).relative_to(project)) for path in (f"{run}.done", root / "results/notebooks/explore.ipynb")
+    ]
+    felt = interrupted(project, targets, 1, ["variants=bl"])
+    return project, run, felt
 
 
 def test_an_interrupted_workflow_goes_on_and_ends(study):
@@ -95,7 +98,8 @@ def test_a_workflow_interrupted_again_and_again(tmp_path, record_property):
         project = make_project(tmp_path / name, images=600, max_epochs=20, stop_patience=20)  # long enough to be met
         shutil.copy(ROOT / "Snakefile", project)
         shutil.copytree(ROOT / "profiles", project / "profiles")
-        targets = [RUN.format(variant=variant) for variant in ("bl", "bl_ms")]
+        root = study_root(project).relative_to(project)
+        targets = [f"{root}/test_byobnet/{variant}/seed-0" for variant in ("bl", "bl_ms")]
         felt = interrupted(project, [f"{run}.done" for run in targets], interrupts, ["variants=bl,bl_ms"])
         assert felt == interrupts and not list(project.glob("runs/**/*.partial"))
         results[name] = [contents(project / run) for run in targets]
@@ -111,7 +115,7 @@ def test_notebooks_run_without_network(study):
     probe = "import socket; socket.create_connection(('1.1.1.1', 53), 3)"
     alone = subprocess.run(offline(sys.executable, "-c", probe), capture_output=True, text=True, timeout=60)
     assert "unreachable" in alone.stderr
-    for path in (run.with_name("seed-0.ipynb"), project / "runs/tiny-table/results/notebooks/explore.ipynb"):
+    for path in (run.with_name("seed-0.ipynb"), study_root(project) / "results/notebooks/explore.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [cell for cell in cells if cell["cell_type"] == "code"]
         assert len(code) > 4 and all(cell["execution_count"] for cell in code)
@@ -170,7 +174,7 @@ def book(study):
     chapters = source / "book" / "chapters"
     chapters.mkdir(parents=True)
     shutil.copy(run.with_name("seed-0.ipynb"), chapters / "train.ipynb")
-    shutil.copy(project / "runs/tiny-table/results/notebooks/explore.ipynb", chapters / "explore.ipynb")
+    shutil.copy(study_root(project) / "results/notebooks/explore.ipynb", chapters / "explore.ipynb")
     names = ["explore", "train"]
     (source / "index.md").write_text(PAGE.format(pages="\n".join(f"book/chapters/{name}" for name in names)))
     paths = {

@@ -1,0 +1,419 @@
+"""Reading files: one function for every table, one for every layer, and one that decides what is missing.
+
+The suffix says what a file is. Text keeps the line of each row, so that an error can name it. Nothing is interpreted
+here but what the file's own format says: column names and cells are as they stand in it.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+
+MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "NaN")
+"""What is taken as missing beside empty cells, None and NaN."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf")
+_BBOX = {"xmin", "ymin", "xmax", "ymax"}
+_SRID = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
+_WKT = re.compile(
+    r"(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY)", re.IGNORECASE
+)
+_HEX = re.compile(r"0[01][0-9A-Fa-f]{16,}")
+
+
+class TableError(ValueError):
+    """A file that cannot be read as meant: names file, column and first rows, what was expected and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one column as text.
+
+    ``codes`` (n,) int64 are positions in ``texts``, -1 where a cell is missing. ``taken`` counts the rows of each text
+    that was taken as missing. Numbers in ``texts`` have no ``.0`` if they came as numbers.
+    """
+
+    codes: np.ndarray
+    texts: list[str]
+    taken: dict[str, int]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """Every cell as text (n,), empty where missing."""
+        return np.array([*self.texts, ""], dtype=object)[self.codes]
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Which cells are missing, (n,) bool."""
+        return self.codes < 0
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Every cell as a number (n,), with a decimal point or comma; NaN where missing or not a number."""
+        return np.array([*map(number, self.texts), np.nan])[self.codes]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether there are cells and all of them are numbers."""
+        return bool(self.texts) and not np.isnan(self.numbers[~self.missing]).any()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The columns of a table as they stand in the file.
+
+    ``lines`` are the lines of its rows, where the format has lines. ``geometry`` reads the geometry that the file
+    declares, as a GeoSeries; it is called only where needed, so that other columns can be read without geopandas.
+    ``notes`` are sentences about what was made of the columns, ``missing`` the texts that stand for a missing cell.
+    """
+
+    path: Path
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+    lines: Sequence[int] | None = None
+    geometry: Callable[[], Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    missing: Collection[str] = MISSING
+
+    def cells(self, column: str, keep: Collection[str] = (), clean: bool = True) -> Cells:
+        """The cells of a column; texts in ``keep`` are never missing."""
+        return cells(self.frame[column], [text for text in self.missing if text not in keep], clean)
+
+    def fail(
+        self, problem: str, mend: str, column: str | None = None, rows: Any = None, values: Any = None
+    ) -> NoReturn:
+        """Raise TableError.
+
+        Parameters
+        ----------
+        problem, mend
+            What was found, and what to do.
+        column
+            The column where it was found.
+        rows
+            The rows where it was found: a boolean mask or positions.
+        values
+            What stands in all the rows, to be shown for the first of ``rows``.
+        """
+        message = f"{self.path}: " + (f"column {column!r}: " if column is not None else "") + problem
+        if rows is not None:
+            rows = np.asarray(rows)
+            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+            message += " at " + ", ".join(self._row(i, values) for i in rows[:5].tolist())
+            message += f" ({len(rows)} rows in all)" if len(rows) > 5 else ""
+        raise TableError(f"{message}. {mend[0].upper()}{mend[1:]}.")
+
+    def _row(self, i: int, values: Any) -> str:
+        line = f" (line {self.lines[i]})" if self.lines is not None else ""
+        return f"row {i + 1}{line}" + (f": {str(values[i])[:60]!r}" if values is not None else "")
+
+
+def read_frame(path: str | Path, key: str = "image") -> Source:
+    """Read a table of any kind that pandas and geopandas read; the suffix says which.
+
+    Parameters
+    ----------
+    path
+        CSV, TSV or text (also with ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
+        Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile, or a spreadsheet.
+    key
+        A column that the table is known to have. It tells which delimiter, layer or sheet is meant.
+
+    Raises
+    ------
+    TableError
+        For a file that is absent, damaged, of another kind, or has several layers that could be meant.
+    """
+    path = Path(path)
+    kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+    nothing = Source(path)
+    if kind not in _READERS:
+        nothing.fail(f"unknown kind of table {kind!r}", f"use one of {', '.join(_READERS)}")
+    try:
+        if not path.is_file():
+            nothing.fail("no such file", "check the path; it is taken relative to the working directory")
+        if not path.stat().st_size:
+            nothing.fail("the file is empty", "write the table again")
+        return _READERS[kind](nothing, key.lower())
+    except TableError:
+        raise
+    except ImportError as error:
+        mend = "install it, for example with pip install 'mtclim[maps]'"
+        nothing.fail(f"reading {kind} needs a package that is not installed ({one_line(error)})", mend)
+    except Exception as error:  # parsers of damaged or foreign files raise anything
+        raise TableError(
+            f"{path}: cannot be read as {kind[1:]} ({type(error).__name__}: {one_line(error)}). "
+            "Check that the file is complete, readable and of the kind that its name says."
+        ) from error
+
+
+def read_layer(path: str | Path) -> Any:
+    """Read a layer of a map, for example polygons, as a GeoDataFrame that has a coordinate reference system.
+
+    TableError for whatever `read_frame` refuses, for a file without a geometry, and for a layer without a coordinate
+    reference system. Of several layers the only one with polygons is read; otherwise they are named in the error.
+    """
+    source = read_frame(path, key="")
+    geometry = find_geometry(source)
+    if geometry is None:
+        source.fail("has no geometry", "give a layer of points or polygons, such as a GeoPackage")
+    import geopandas
+
+    if geometry.crs is None:
+        mend = "set it, for example with GeoDataFrame.set_crs(4326) or in QGIS with 'Assign projection'"
+        source.fail("the layer has no coordinate reference system", mend)
+    return geopandas.GeoDataFrame(source.frame, geometry=geometry.set_axis(source.frame.index))
+
+
+def cells(column: pd.Series, missing: Collection[str] = MISSING, clean: bool = True) -> Cells:
+    """Decide what the cells of a column are, as text, and which of them are missing; the only place that does.
+
+    Missing are None, NaN, cells that are empty or blank, and the texts ``missing``. ``clean`` folds runs of spaces to
+    one and drops those at the ends; without it a text stays as it is, as paths must. The order of ``texts`` is that of
+    a column's categories, else that of their first row.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, values = column.cat.codes.to_numpy(np.int64), column.cat.categories
+    else:
+        try:
+            codes, values = pd.factorize(column)
+        except TypeError:  # lists and other cells that cannot be compared
+            codes, values = pd.factorize(column.where(column.isna(), column.astype(str)))
+    texts = [_text(value, clean) for value in values]
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
+    place: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    to = np.full(len(texts) + 1, -1, np.int64)
+    for i, (text, count) in enumerate(zip(texts, counts, strict=True)):
+        if text.strip() in missing:
+            taken[text] = taken.get(text, 0) + count
+        elif text.strip():
+            to[i] = place.setdefault(text, len(place))
+    return Cells(to[codes], list(place), {text: count for text, count in taken.items() if count})
+
+
+def _text(value: Any, clean: bool) -> str:
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return " ".join(text.split()) if clean else text
+
+
+def number(text: str) -> float:
+    """The number that a text is, with a decimal point or comma; NaN if it is none."""
+    text = text.strip().replace("\u2212", "-")
+    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else np.nan
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+# ---------------------------------------------------------------- kinds of files
+
+
+def _read_text(nothing: Source, key: str) -> Source:
+    raw = nothing.path.read_bytes()
+    text = _decoded(gzip.decompress(raw) if nothing.path.suffix.lower() == ".gz" else raw)
+    if "\0" in text:
+        nothing.fail("holds NUL bytes, so it isn't plain text", "export the table as CSV in UTF-8")
+    stream = io.StringIO(text, newline="")
+    above = 0
+    if text.startswith("sep="):
+        stream.readline()
+        above = 1
+    reader = csv.reader(stream, delimiter=_delimiter(text[stream.tell() :], key), strict=True)
+    header, rows, lines = None, [], []
+    try:
+        for row in reader:
+            line = reader.line_num + above
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                header = row
+                continue
+            if len(row) > len(header) and not any(row[len(header) :]):
+                row = row[: len(header)]  # a trailing delimiter
+            if len(row) != len(header):
+                mend = "quote cells that contain the delimiter, and give every row the same number of cells"
+                nothing.fail(f"{len(row)} cells in line {line}, {len(header)} in the header", mend)
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        mend = "check the quotes and the length of the cells there"
+        nothing.fail(f"line {reader.line_num + above}: {error}", mend)
+    return _with_header(nothing, header, rows, lines)
+
+
+def _decoded(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1" if set(raw) & {0x81, 0x8D, 0x8F, 0x90, 0x9D} else "cp1252")
+
+
+def _delimiter(text: str, key: str) -> str:
+    """The delimiter whose header has the column ``key``, else the one that gives most columns."""
+    header = text.lstrip("\r\n").split("\n")[0].split("\r")[0].lower()
+    columns = {d: [c.strip().strip("\"'").strip() for c in header.split(d)] for d in (",", ";", "\t", "|")}
+    return max(columns, key=lambda d: (key in columns[d], len(columns[d])))
+
+
+def _with_header(nothing: Source, header: Sequence | None, rows: Sequence, lines: Sequence[int]) -> Source:
+    if header is None:
+        nothing.fail("the file has no header", "start the table with one line of column names")
+    columns = [str(name) if str(name or "").strip() else f"_unnamed_{i}" for i, name in enumerate(header)]
+    cells = np.empty((len(rows), len(columns)), dtype=object)
+    cells[:] = rows if len(rows) else cells
+    return Source(nothing.path, pd.DataFrame(cells, columns=columns, dtype=object), lines)
+
+
+def _read_sheets(nothing: Source, key: str) -> Source:
+    path = nothing.path
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
+
+        with path.open("rb") as stream:
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
+            sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+    else:
+        read = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
+        sheets = {str(name): frame.to_numpy().tolist() for name, frame in read.items()}
+    sheets = {
+        name: [(i, row) for i, row in enumerate(rows, 1) if any(str(cell or "").strip() for cell in row)]
+        for name, rows in sheets.items()
+    }
+    found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
+    rows = sheets[_only(nothing, found, key, "sheet")]
+    header = rows[0][1] if rows else None
+    return _with_header(nothing, header, [row for _, row in rows[1:]], [i for i, _ in rows[1:]])
+
+
+def _read_arrow(nothing: Source, key: str) -> Source:
+    import pyarrow.feather
+    import pyarrow.parquet
+    import pyarrow.types
+
+    path = nothing.path
+    feather = path.suffix.lower() == ".feather"
+    table = pyarrow.feather.read_table(path) if feather else pyarrow.parquet.ParquetFile(path).read()
+    geo = json.loads((table.schema.metadata or {}).get(b"geo", b"{}"))
+    boxes = [f.name for f in table.schema if pyarrow.types.is_struct(f.type) and _BBOX <= {sub.name for sub in f.type}]
+    away = [*geo.get("columns", {}), *boxes, *(n for n in table.column_names if n.startswith("__index_level_"))]
+    frame = table.drop_columns([name for name in away if name in table.column_names])
+    notes = [f"Column {name!r} is left out: it holds the bounding boxes of the geometry." for name in boxes]
+
+    def geometry() -> Any:
+        import geopandas
+
+        read = geopandas.read_feather if feather else geopandas.read_parquet
+        return read(path, columns=[geo["primary_column"]]).geometry
+
+    return Source(path, frame.to_pandas(ignore_metadata=True), None, geometry if geo else None, notes)
+
+
+def _read_vector(nothing: Source, key: str) -> Source:
+    import geopandas
+    import pyogrio
+
+    names = [str(layer) for layer in pyogrio.list_layers(nothing.path)[:, 0]]
+    layers = {name: pyogrio.read_info(nothing.path, layer=name, force_feature_count=True) for name in names}
+    if not key:  # a layer of polygons is looked for
+        placed = {name: info for name, info in layers.items() if info["geometry_type"] is not None}
+        polygons = {name: info for name, info in placed.items() if "Polygon" in info["geometry_type"]}
+        layers = polygons or placed or layers
+    found = {name: ([*info["fields"], ""], info["features"]) for name, info in layers.items()}
+    frame = geopandas.read_file(nothing.path, layer=_only(nothing, found, key, "layer"))
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        return Source(nothing.path, frame)
+    geometry = frame.geometry
+    return Source(nothing.path, pd.DataFrame(frame.drop(columns=geometry.name)), None, lambda: geometry)
+
+
+def _only(nothing: Source, found: Mapping[str, tuple[Sequence, int]], key: str, kind: str) -> str:
+    """The only layer or sheet that has the column ``key`` and rows; without one, the first, whose error will say so."""
+    named = [name for name, (columns, _) in found.items() if key in [str(c or "").strip().lower() for c in columns]]
+    full = [name for name in named if found[name][1] > 0]
+    if len(full) > 1:
+        meant = f"a column {key!r} and rows" if key else "a geometry and rows"
+        problem = f"several {kind}s have {meant}: {', '.join(map(repr, full))}"
+        nothing.fail(problem, f"keep one {kind}, or write the one that is meant to a file of its own")
+    return [*full, *named, *found][0]
+
+
+_READERS: dict[str, Callable[[Source, str], Source]] = {
+    **dict.fromkeys([".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"], _read_text),
+    **dict.fromkeys([".parquet", ".geoparquet", ".pq", ".feather"], _read_arrow),
+    **dict.fromkeys([".gpkg", ".geojson", ".json", ".fgb", ".shp"], _read_vector),
+    **dict.fromkeys([".xlsx", ".xlsm", ".xls", ".ods"], _read_sheets),
+}
+
+
+# ---------------------------------------------------------------- geometry that a column holds
+
+
+def find_geometry(source: Source) -> Any:
+    """The geometry that a file declares, else the one that a column holds as WKT, WKB or GeoJSON; None without one.
+
+    A geometry in a column that does not say its coordinate reference system is taken as degrees (EPSG:4326) if all of
+    it fits, and the notes say so; else it has none.
+    """
+    declared = source.geometry() if source.geometry is not None else None
+    columns = geometry_columns(source)
+    if columns and (declared is None or declared.isna().all()):
+        return _parsed(source, *next(iter(columns.items())))
+    return declared
+
+
+def geometry_columns(source: Source) -> dict[str, str]:
+    """The columns whose first cell is a geometry as text or bytes, with its form: ``wkt``, ``wkb`` or ``geojson``."""
+    forms = {name: _form(_first(source.frame[name])) for name in source.frame.columns}
+    return {name: form for name, form in forms.items() if form}
+
+
+def _first(column: pd.Series) -> Any:
+    return next((value for value in column if isinstance(value, str | bytes) and value.strip()), None)
+
+
+def _form(value: str | bytes | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return "wkb" if value[:1] in (b"\0", b"\1") and len(value) > 8 else ""
+    text = value.strip()
+    if text.startswith("{") and '"coordinates"' in text:
+        return "geojson"
+    return "wkt" if _WKT.match(text) else "wkb" if _HEX.fullmatch(text) else ""
+
+
+def _parsed(source: Source, name: str, form: str) -> Any:
+    """The geometry in a column, as a GeoSeries."""
+    import geopandas
+    import shapely
+
+    values = [v if isinstance(v, str | bytes) and v.strip() else None for v in source.frame[name]]
+    stated = {int(found[1]) for v in values if isinstance(v, str) and (found := _SRID.match(v))}
+    values = [_SRID.sub("", v) if isinstance(v, str) else v for v in values]
+    shapes = getattr(shapely, f"from_{form}")(np.array(values, dtype=object), on_invalid="ignore")
+    wrong = shapely.is_missing(shapes) & np.array([v is not None for v in values], dtype=bool)
+    if wrong.any():
+        source.fail("not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, wrong, values)
+    stated |= set(shapely.get_srid(shapes).tolist()) - {0, -1}
+    if len(stated) > 1:
+        mend = "transform all rows to one of them"
+        source.fail(f"several coordinate reference systems: {sorted(stated)}", mend, name)
+    west, south, east, north = shapely.total_bounds(shapes)
+    if stated or not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
+        return geopandas.GeoSeries(shapes, crs=stated.pop() if stated else None)
+    source.notes.append(f"Column {name!r} is read as degrees of longitude and latitude (EPSG:4326).")
+    return geopandas.GeoSeries(shapes, crs=4326)

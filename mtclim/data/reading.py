@@ -145,7 +145,7 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     except TableError:
         raise
     except ImportError as error:
-        mend = "install it, for example with pip install 'mtclim[maps]'"
+        mend = "install it, for example with pip install 'mtclim[maps,excel]'"
         nothing.fail(f"reading {kind} needs a package that is not installed ({one_line(error)})", mend)
     except Exception as error:  # parsers of damaged or foreign files raise anything
         raise TableError(

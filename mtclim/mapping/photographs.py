@@ -79,7 +79,7 @@ def read_source(source: str | Path, tasks: Tasks, cell: float = 500.0, require_p
         return read_folder(source, cell)
     table = read_table(source, tasks, require_images=False, require_labels=False)
     frame = table.frame.assign(path=[str(path) for path in table.paths])
-    known = [name for name in (*CARRIED, *tasks) if name in frame and frame[name].notna().any()]
+    known = [name for name in dict.fromkeys((*CARRIED, *tasks)) if name in frame and frame[name].notna().any()]
     frame = frame.reindex(columns=["image", "path", "lon", "lat", "block", *known])
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():

@@ -71,7 +71,7 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
     _json(folder / "calibration.json", temperatures)
     _json(folder / "metrics.json", {"test": metrics(test, tasks), "val": metrics(validation, tasks)})
     labelsets = make_truth(tasks, 4 * n, blocks, missing, data_seed + 1)[list(tasks)].value_counts(dropna=False)
-    labelsets.reset_index(name="count").to_csv(folder / "labelsets.csv", index=False)
+    labelsets.reset_index(name=":count").to_csv(folder / "labelsets.csv", index=False)
     epochs = 6 + seed % 3
     networks = list(tasks) if variant == "stc" else ["all"]
     rows = [{"network": net, "epoch": e, "lr": 1e-3, "train_loss": 2 / e, "val_loss": 2.2 / e, "val_oa": 1 - 0.5 / e}

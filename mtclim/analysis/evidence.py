@@ -329,7 +329,7 @@ def dependence(study: Study) -> pd.DataFrame:
     Over "task:class"; NaN where the row's class never occurs with the column's task.
     """
     labels = np.stack([codes(study.labelsets[task], classes) for task, classes in study.tasks.items()], 1)
-    labels = labels.repeat(study.labelsets["count"].to_numpy(), axis=0)
+    labels = labels.repeat(study.labelsets[":count"].to_numpy(), axis=0)
     counts = [np.bincount(k[k >= 0], minlength=size) for k, size in zip(labels.T, study.tasks.sizes, strict=True)]
     share = np.concatenate([count / max(count.sum(), 1) for count in counts])
     names = [f"{task}:{name}" for task, classes in study.tasks.items() for name in classes]

@@ -75,12 +75,16 @@ def cooccurrence(matrix: pd.DataFrame, synthetic: bool = False) -> Figure:
 def lprus(bins: pd.DataFrame, cut: int, top: int = 25) -> Figure:
     """The most frequent labelset bins, kept up to the cut-off, dropped beyond it (Fig. 7a).
 
-    ``bins``: one row a labelset in descending order, columns the tasks and "count" (``labels.labelsets``).
+    ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
     """
     shown = bins.head(top)
-    counts = shown["count"].to_numpy()
+    counts = shown[":count"].to_numpy()
     names = (
-        shown.drop(columns="count").astype("object").where(lambda f: f.notna(), "?").astype(str).agg(" · ".join, axis=1)
+        shown.drop(columns=":count")
+        .astype("object")
+        .where(lambda f: f.notna(), "?")
+        .astype(str)
+        .agg(" · ".join, axis=1)
     )
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
     y = np.arange(len(shown))
@@ -90,7 +94,7 @@ def lprus(bins: pd.DataFrame, cut: int, top: int = 25) -> Figure:
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points", fontsize=7.5)
     ax.set_yticks(y, [name if len(name) < 60 else name[:57] + "..." for name in names], fontsize=6.5)
     ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="images")
-    kept, total = int(bins["count"].clip(upper=cut).sum()), int(bins["count"].sum())
+    kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     ax.set_title(
         f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     )

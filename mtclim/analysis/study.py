@@ -255,7 +255,7 @@ def _read_run(folder: Path) -> dict:
         curves.append(_curves(task, probabilities, test[task].to_numpy(), temperature))
         rows = codes(labelsets[task], classes)
         known = rows >= 0
-        train = np.bincount(rows[known], weights=labelsets["count"].to_numpy()[known], minlength=len(classes))
+        train = np.bincount(rows[known], weights=labelsets[":count"].to_numpy()[known], minlength=len(classes))
         by_split = {
             "train": train,
             "val": _histogram(validation[f"{task}:true"], classes),
@@ -283,7 +283,7 @@ def _read_run(folder: Path) -> dict:
         "calibration": calibration,
         "coverage": coverage,
         "history": pd.read_csv(folder / "history.csv", dtype={"network": "str"}),
-        "labelsets": labelsets[[*tasks, "count"]],
+        "labelsets": labelsets[[*tasks, ":count"]],
         "counts": pd.DataFrame(counts, columns=["split", "task", "class", "count"]),
     }
 

@@ -1,29 +1,29 @@
 """Label powerset: co-occurrence, balancing (LPRUS) and data partition (section 2.2 of the paper).
 
 All functions take ``labels``, a DataFrame with one column a task (categorical, or any values: then classes in sorted
-order), missing = not annotated. Internally rows are counted by *labelset* (distinct combination of labels, a missing
-label being one more value of its task); everything else works on those counts, in chunks of rows, so that ten million
-rows need little more memory than their integer codes.
+order), missing = not annotated. Rows are counted by *labelset*, a distinct combination of labels. A missing label is one
+more value of its task.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "val", "test")
-_CHUNK = 1 << 18  # rows handled at once: bounds the temporaries, numpy's 8-byte index copies above all
-_DENSE = 1 << 24  # up to this many possible codes a lookup table is used, beyond it sorting
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_FREQUENT = 32  # so many labelsets are balanced in their own right, beside every class
-_CANDIDATES = 1 << 14  # blocks looked at in one round of the partition's refinement
+_FREQUENT = 32  # So many labelsets are balanced in their own right, beside every class.
+_SWEEPS = 20  # Over all blocks; most often a few are enough until no move helps.
+_STARTS = 10_000  # Few blocks are dealt many times over, since there the start matters ...
+_FEW = 250  # ... and exchanged in pairs, since there a single move seldom keeps the shares.
+_CLOSE = 0.015  # Shares further off than this are said to have been missed.
 
 
 class _Bins(NamedTuple):
-    """Labelsets of n rows: ids (n,) int32, codes (L, N) int32 (-1 = missing), counts (L,) int64, classes by task."""
+    """Labelsets of n rows: ids (n,), codes (L, N) with -1 = missing, counts (L,), classes by task."""
 
     ids: np.ndarray
     codes: np.ndarray
@@ -44,27 +44,24 @@ def cooccurrence(labels: pd.DataFrame) -> pd.DataFrame:
     """
     bins = _bins(labels)
     names = [f"{task}:{name}" for task, classes in bins.classes.items() for name in classes]
-    starts = np.cumsum([0, *(len(classes) for classes in bins.classes.values())])
-    joint = np.zeros((len(names), len(names)))
-    for a in range(len(bins.classes)):
-        for b in range(len(bins.classes)):
-            both = (bins.codes[:, a] >= 0) & (bins.codes[:, b] >= 0)
-            np.add.at(joint, (starts[a] + bins.codes[both, a], starts[b] + bins.codes[both, b]), bins.counts[both])
+    has = [bins.codes[:, [n]] == np.arange(len(classes)) for n, classes in enumerate(bins.classes.values())]
+    class_of = np.concatenate(has, axis=1).astype(float)  # (L, S)
+    joint = class_of.T @ (bins.counts[:, None] * class_of)  # (S, S) rows with both classes
     with np.errstate(invalid="ignore"):
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
-            joint[:, start:stop] /= joint[:, start:stop].sum(axis=1, keepdims=True)
+        for task in np.split(joint, np.cumsum([part.shape[1] for part in has])[:-1], axis=1):
+            task /= task.sum(axis=1, keepdims=True)
     return pd.DataFrame(joint, index=names, columns=names)
 
 
 def labelsets(labels: pd.DataFrame) -> pd.DataFrame:
-    """The label powerset histogram (Fig. 7a): one row a labelset, columns tasks + ``count``, most frequent first."""
+    """The label powerset histogram (Fig. 7a): one row a labelset, columns tasks + ``:count``, most frequent first."""
     bins = _bins(labels)
     order = np.argsort(-bins.counts, kind="stable")
     columns = {
         task: pd.Categorical.from_codes(bins.codes[order, n], categories=classes, ordered=True)
         for n, (task, classes) in enumerate(bins.classes.items())
     }
-    return pd.DataFrame({**columns, "count": bins.counts[order]})
+    return pd.DataFrame({**columns, ":count": bins.counts[order]})
 
 
 def cutoff(counts: Sequence[int], keep: float = 0.85) -> int:
@@ -89,11 +86,22 @@ def lprus(labels: pd.DataFrame, keep: float = 0.85, seed: int = 0) -> pd.Series:
     """Label-powerset random undersampling: a boolean Series, the rows to keep (section 2.2.1, Fig. 7).
 
     Labelset bins larger than the cut-off point are sampled down to it at random; the others are kept whole.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        One column a task.
+    keep : float
+        The share of the rows to keep, in (0, 1]. It is reached or passed by less than one row a bin.
+    seed : int
+        Which rows of the large bins are drawn.
     """
     bins = _bins(labels)
-    kept = np.minimum(bins.counts, cutoff(bins.counts, keep))
-    quotas = np.stack([bins.counts - kept, kept], axis=1)
-    return pd.Series(_deal(bins.ids, quotas, np.random.default_rng(seed)).view(bool), index=labels.index, name="kept")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    place = pd.Series(order).groupby(bins.ids[order]).cumcount().to_numpy()  # in its bin, in random order
+    kept = np.empty(len(labels), dtype=bool)
+    kept[order] = place < cutoff(bins.counts, keep)
+    return pd.Series(kept, index=labels.index, name="kept")
 
 
 def partition(
@@ -104,252 +112,139 @@ def partition(
 ) -> pd.Series:
     """Train, validation and test rows: a categorical Series of "train", "val", "test" (section 2.2.2).
 
-    The labelset bins are dealt out one after another in the given shares. With ``blocks`` (one a row, matched by
-    position) whole blocks are dealt, each with the bin of its rarest labelset, and then moved between the splits as
-    long as that brings shares, class frequencies and the frequent labelsets closer to the aim. Without blocks the
-    split follows the labelsets alone and isn't spatially disjoint.
+    The labelset bins are dealt out one after another in the given shares, the rarest first. With blocks, whole blocks
+    are dealt, each with the bin of its rarest labelset. Then blocks are moved between the splits as long as that brings
+    the shares of all rows, of each class and of the frequent labelsets closer to what is wanted.
 
-    A block too large for the shares is a warning; the splits are then as close as whole blocks allow, and none with a
-    positive share is empty if there are blocks enough. A missing block is a ValueError.
+    Parameters
+    ----------
+    labels : DataFrame
+        One column a task.
+    blocks : sequence, optional
+        The block of each row, matched by position. Without blocks the split isn't spatially disjoint.
+    shares : three floats
+        The wanted shares of train, validation and test, whose sum is 1.
+    seed : int
+        Which of the many equally good partitions is drawn.
+
+    Raises
+    ------
+    ValueError
+        If a block is missing, if there is not one block a row, or if the shares are none. Blocks too large for the
+        shares are a warning: the splits are then as close as whole blocks allow, and none with a positive share is
+        empty if there are blocks enough.
     """
-    shares = _check_shares(shares)
-    rng = np.random.default_rng(seed)
-    bins = _bins(labels)
-    if blocks is None:
-        split = _deal(bins.ids, _quotas(bins, shares, rng), rng)
-    else:
-        codes, names = _block_codes(blocks, len(labels))
-        split = _deal_blocks(bins, codes, len(names), shares, rng)
-        _warn_of_large_blocks(codes, names, split, shares)
-    return pd.Series(pd.Categorical.from_codes(split, categories=list(SPLITS)), index=labels.index, name="split")
-
-
-def _chunks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK) for start in range(0, rows, _CHUNK))
-
-
-def _bincount(ids: np.ndarray, size: int) -> np.ndarray:
-    """np.bincount without its 8-byte copy of all ids."""
-    counts = np.zeros(size, np.int64)
-    for chunk in _chunks(len(ids)):
-        counts += np.bincount(ids[chunk], minlength=size)
-    return counts
-
-
-def _classes(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(), column.cat.categories
-    codes, classes = pd.factorize(column, sort=True)
-    return codes, pd.Index(classes)
-
-
-def _compact(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys (sorted) of ``range(size)`` and each key's place among them (int32, in place if it can)."""
-    if size > _DENSE:
-        distinct, places = np.unique(keys, return_inverse=True)
-        return distinct, places.astype(np.int32)
-    place = np.zeros(size, np.int32)
-    for chunk in _chunks(len(keys)):
-        place[keys[chunk]] = 1
-    distinct = np.flatnonzero(place)
-    place[distinct] = np.arange(len(distinct))
-    keys = keys.astype(np.int32, copy=False)
-    for chunk in _chunks(len(keys)):
-        keys[chunk] = place[keys[chunk]]
-    return distinct, keys
-
-
-def _bins(labels: pd.DataFrame) -> _Bins:
-    """Count labelsets column by column: mixed-radix keys, made dense again after each column."""
-    if not isinstance(labels, pd.DataFrame) or not labels.shape[1] or not labels.columns.is_unique:
-        found = f"columns {list(labels.columns)}" if isinstance(labels, pd.DataFrame) else type(labels).__name__
-        raise ValueError(f"labels: found {found}; expected a DataFrame with one column a task (table.labels has it).")
-    ids, codes, classes = np.zeros(len(labels), np.int32), np.zeros((1, 0), np.int32), {}
-    for task in labels.columns:
-        column, classes[task] = _classes(labels[task])
-        radix = len(classes[task]) + 1
-        ids = ids.astype(np.int64) if len(codes) * radix > _DENSE else ids
-        ids *= radix
-        ids += column
-        ids += 1
-        distinct, ids = _compact(ids, len(codes) * radix)
-        codes = np.column_stack([codes[distinct // radix], (distinct % radix - 1).astype(np.int32)])
-    return _Bins(ids, codes, _bincount(ids, len(codes)), classes)
-
-
-def _deal(ids: np.ndarray, quotas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give quotas[i, s] random rows of bin i to split s: (n,) int8.
-
-    quotas (L, S) sum to the bins' sizes. Chunk by chunk, how many of a bin's rows in the chunk go where is drawn from
-    the hypergeometric distribution of what is left: the same as one draw without replacement from all rows.
-    """
-    split, left = np.empty(len(ids), np.int8), quotas.astype(np.int64)
-    for chunk in _chunks(len(ids)):
-        order = np.lexsort((rng.random(len(ids[chunk]), dtype=np.float32), ids[chunk]))
-        present, sizes = np.unique(ids[chunk], return_counts=True)
-        here, draws = left[present], []
-        for s in range(quotas.shape[1] - 1):
-            draws.append(rng.hypergeometric(here[:, s], here[:, s + 1 :].sum(axis=1), sizes))
-            sizes = sizes - draws[-1]
-        draws = np.stack([*draws, sizes], axis=1)
-        left[present] -= draws
-        split[chunk][order] = np.repeat(np.tile(np.arange(quotas.shape[1]), len(present)), draws.ravel())
-    return split
-
-
-def _check_shares(shares: Sequence[float]) -> np.ndarray:
-    array = np.asarray(shares, dtype=float)
-    if array.shape != (3,) or not np.isfinite(array).all() or (array < 0).any() or abs(array.sum() - 1) > 1e-6:
+    wanted = np.asarray(shares, dtype=float)
+    if wanted.shape != (3,) or not np.isfinite(wanted).all() or (wanted < 0).any() or abs(wanted.sum() - 1) > 1e-6:
         raise ValueError(f"shares are {shares!r}; expected three shares (train, val, test) >= 0 whose sum is 1.")
-    return array / array.sum()
-
-
-def _block_codes(blocks: Sequence | pd.Series | np.ndarray, rows: int) -> tuple[np.ndarray, pd.Index]:
-    """Blocks as int32 codes (n,) and their names, without 8-byte codes for all rows."""
-    blocks = blocks if isinstance(blocks, pd.Series) else pd.Series(blocks, copy=False)
-    if len(blocks) != rows:
-        raise ValueError(f"blocks: found {len(blocks)} for {rows} rows of labels; expected one a row, in order.")
+    bins = _bins(labels)
+    blocks = pd.Series(range(len(labels)) if blocks is None else blocks, copy=False)
+    if len(blocks) != len(labels):
+        raise ValueError(f"blocks: found {len(blocks)} for {len(labels)} rows of labels; expected one a row, in order.")
     if blocks.hasnans:
         first = np.flatnonzero(blocks.isna())[:5].tolist()
         raise ValueError(f"blocks: missing at positions {first}; give every row a block, or leave these rows out.")
-    if isinstance(blocks.dtype, pd.CategoricalDtype):
-        used, codes = _compact(blocks.cat.codes.to_numpy().astype(np.int32), len(blocks.cat.categories))
-        return codes, blocks.cat.categories[used]
-    names, codes = pd.Index(blocks.unique()), np.empty(rows, np.int32)
-    for chunk in _chunks(rows):
-        codes[chunk] = names.get_indexer(blocks.iloc[chunk])
-    return codes, names
+    codes, names = pd.factorize(blocks)
+    split = _deal(bins, codes, wanted, np.random.default_rng(seed))[codes]
+    reached = np.bincount(split, minlength=3) / max(len(split), 1)
+    if len(split) and len(names) < len(split) and np.abs(reached - wanted).max() > _CLOSE:
+        sizes = np.bincount(codes)
+        warnings.warn(
+            f"partition: reached the shares {reached.round(3).tolist()} instead of {wanted.round(3).tolist()} with "
+            f"{len(names)} whole blocks of {len(split)} rows; the largest, {str(names[sizes.argmax()])!r}, has "
+            f"{sizes.max()} rows. Use smaller blocks (for a grid, a smaller cell) to come closer.",
+            stacklevel=2,
+        )
+    return pd.Series(pd.Categorical.from_codes(split, categories=list(SPLITS)), index=labels.index, name="split")
 
 
-def _golden_split(units: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Splits for a sequence of units such that every stretch of it has nearly the given shares (int8)."""
-    places = (np.arange(units) * _GOLDEN + rng.random()) % 1
-    return np.minimum(np.searchsorted(np.cumsum(shares), places, side="right"), np.flatnonzero(shares)[-1]).astype(
-        np.int8
-    )
+def _bins(labels: pd.DataFrame) -> _Bins:
+    if not isinstance(labels, pd.DataFrame) or not labels.shape[1] or not labels.columns.is_unique:
+        found = f"columns {list(labels.columns)}" if isinstance(labels, pd.DataFrame) else type(labels).__name__
+        raise ValueError(f"labels: found {found}; expected a DataFrame with one column a task (table.labels has it).")
+    ordered = {
+        task: column if isinstance(column.dtype, pd.CategoricalDtype) else column.astype("category")
+        for task, column in labels.items()
+    }
+    rows = pd.DataFrame({n: column.cat.codes.to_numpy() for n, column in enumerate(ordered.values())})
+    groups = rows.groupby(list(rows))
+    counts = groups.size()
+    codes = counts.index.to_frame().to_numpy()
+    classes = {task: column.cat.categories for task, column in ordered.items()}
+    return _Bins(groups.ngroup().to_numpy(), codes, counts.to_numpy(), classes)
 
 
-def _features(bins: _Bins) -> tuple[np.ndarray, int]:
-    """Features (L, N + 2) of each labelset that the partition balances, and their number J.
-
-    Feature 0 is the row itself, then every value of every task, then the frequent labelsets (the rest as one).
-    """
-    radices = [len(classes) + 1 for classes in bins.classes.values()]
-    starts = 1 + np.cumsum([0, *radices])
-    frequent = np.argsort(-bins.counts, kind="stable")[:_FREQUENT]
-    own = np.full(len(bins.counts), starts[-1] + len(frequent))
-    own[frequent] = starts[-1] + np.arange(len(frequent))
-    return np.column_stack([np.zeros_like(own), starts[:-1] + bins.codes + 1, own]), int(starts[-1] + len(frequent) + 1)
-
-
-def _quotas(bins: _Bins, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows (L, S) of each labelset bin for each split: its shares rounded down, and the rest (less than S rows) where
-    it serves the classes best."""
-    quotas = np.floor(bins.counts[:, None] * shares + 1e-9).astype(np.int64)
-    rest = np.repeat(np.arange(len(quotas)), bins.counts - quotas.sum(axis=1))
-    features, number = _features(bins)
-    vectors = np.zeros((len(rest), number), np.int8)
-    np.put_along_axis(vectors, features[rest], 1, axis=1)
-    fixed = np.zeros((len(shares), number))
-    for column in features.T:
-        np.add.at(fixed.T, column, quotas)
-    split, _ = _refine(vectors, _golden_split(len(rest), shares, rng), shares, rng, fixed)
-    np.add.at(quotas, (rest, split), 1)
-    return quotas
-
-
-def _deal_blocks(
-    bins: _Bins, blocks: np.ndarray, number: int, shares: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    features, width = _features(bins)
-    rank = np.argsort(np.argsort(bins.counts, kind="stable")).astype(np.int32)
-    rarest = np.full(number, len(rank), np.int32)
-    largest = int(_bincount(blocks, number).max(initial=0))
-    vectors = np.zeros((number, width), np.min_scalar_type(largest))  # rows of each block with each feature
-    for chunk in _chunks(len(blocks)):
-        np.minimum.at(rarest, blocks[chunk], rank[bins.ids[chunk]])
-        base = blocks[chunk].astype(np.int64) * width
-        for column in features.T:
-            np.add.at(vectors.reshape(-1), base + column[bins.ids[chunk]], vectors.dtype.type(1))
-    best, least = np.zeros(number, np.int8), np.inf
-    for _ in range(16 if number <= 1000 else 4 if number <= _CANDIDATES else 1):  # few blocks: the start matters
-        split = np.empty(number, np.int8)
-        split[np.lexsort((rng.random(number), rarest))] = _golden_split(number, shares, rng)
-        split, cost = _refine(vectors, split, shares, rng)
+def _deal(bins: _Bins, blocks: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Deal the blocks out to the splits: (B,) int8. ``blocks`` (n,) is the block of each row."""
+    rank = np.argsort(np.argsort(bins.counts, kind="stable"))[bins.ids]  # of each row's labelset, the rarest first
+    rarest = pd.Series(rank).groupby(blocks).min().to_numpy()
+    counts, weight = _counts(bins, blocks, len(rarest))
+    best, least = np.zeros(len(rarest), np.int8), np.inf
+    for _ in range(1 + _STARTS // (len(rarest) + 100)):
+        # Multiples of the golden ratio, modulo 1, lie so evenly that every stretch of them has nearly the shares.
+        place = (np.arange(len(rarest)) * _GOLDEN + rng.random()) % 1
+        split = np.empty_like(best)
+        split[np.lexsort((rng.random(len(rarest)), rarest))] = np.searchsorted(np.cumsum(shares)[:-1], place, "right")
+        cost = _move(counts, weight, split, shares)
         best, least = (split, cost) if cost < least else (best, least)
-    best = _fill(best, vectors[:, 0], shares)
-    return np.concatenate([best[blocks[chunk]] for chunk in _chunks(len(blocks))] or [best])
+    for s in np.flatnonzero(shares):  # A few large blocks can leave a split empty: it gets the smallest spare one.
+        held = np.bincount(best, minlength=3)
+        spare = np.flatnonzero(held[best] > 1)
+        if not held[s] and len(spare):
+            best[spare[np.argmin(counts[spare, 0])]] = s
+    return best
 
 
-def _refine(
-    vectors: np.ndarray,
-    split: np.ndarray,
-    shares: np.ndarray,
-    rng: np.random.Generator,
-    fixed: np.ndarray | float = 0.0,
-    rounds: int = 400,
-) -> tuple[np.ndarray, float]:
-    """Move units between splits while that lowers sum_sj w_j (T_sj - share_s N_j)^2; the splits and that cost.
+def _counts(bins: _Bins, blocks: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is to be alike in the splits: rows of each block (B, J), and the weight (J,) of each count.
 
-    vectors (B, J) counts of each feature in each unit; T_sj its total in split s (``fixed`` rows included), N_j in all.
-    With R the residual, moving v from s to t changes the cost by 2 w.v^2 - 2 (w R_s).v + 2 (w R_t).v: one matrix
-    product for all moves of a random sample of units. The best moves are made together, half as many if that
-    overshoots.
+    Counted are all rows, the frequent labelsets, and every value of every task. The shares matter most.
     """
-    members = [(split == s)[:, None] for s in range(len(shares))]
-    totals = np.stack([vectors.sum(axis=0, where=member, dtype=np.int64) for member in members]) + fixed
-    sizes = totals.sum(axis=0)
-    residual = totals - shares[:, None] * sizes
-    weight = 1 / np.maximum(sizes, 1) ** 1.5  # between equal relative error (power 2) and chi-square (power 1)
-    cost, together, idle = float((weight * residual**2).sum()), max(1, len(split) // 50), 0
-    for _ in range(rounds):
-        some = rng.choice(len(split), _CANDIDATES, replace=False) if len(split) > _CANDIDATES else np.arange(len(split))
-        v, now = vectors[some].astype(np.float64), split[some]
-        pull = 2 * v @ (weight * residual).T
-        change = pull - np.take_along_axis(pull, now[:, None].astype(np.intp), 1) + 2 * (v**2 @ weight)[:, None]
-        change[:, shares == 0] = np.inf
-        change[np.arange(len(some)), now] = np.inf
-        to = change.argmin(axis=1) if len(some) else now
-        gain = -change[np.arange(len(some)), to]
-        idle = 0 if len(some) and gain.max() > 1e-12 * max(cost, 1e-12) else idle + 1
-        if idle > (3 if len(split) > _CANDIDATES else 0):
+    frequent = np.argsort(-bins.counts, kind="stable")[:_FREQUENT]
+    ids = np.arange(len(bins.counts))
+    has = [ids >= 0, *(ids == one for one in frequent)]
+    importance = [10.0] + [0.05] * len(frequent)
+    for n, classes in enumerate(bins.classes.values()):
+        has += [bins.codes[:, n] == value for value in range(-1, len(classes))]
+    counts = np.stack([np.bincount(blocks, one[bins.ids], minlength=number) for one in has], axis=1)
+    importance += [1.0] * (len(has) - len(importance))
+    # The power lies between chi-square's (1) and that of equal relative errors (2).
+    return counts.astype(np.float32), np.array(importance) / np.maximum(counts.sum(axis=0), 1) ** 1.2
+
+
+def _move(counts: np.ndarray, weight: np.ndarray, split: np.ndarray, shares: np.ndarray) -> float:
+    """Move and exchange blocks, in place, while that lowers sum_sj w_j (T_sj - share_s N_j)^2; returns that cost.
+
+    T_sj is count j in split s, N_j in all. With R = T - share N, adding d to split s and taking it from split t changes
+    the cost by 2 w.(d^2 + d R_s - d R_t). In a move d is one block's counts, in an exchange the difference of two.
+    """
+    rest = np.stack([counts[split == s].sum(axis=0, dtype=float) for s in range(3)])
+    rest -= shares[:, None] * rest.sum(axis=0)
+    closed = np.where(shares > 0, 0, np.inf)
+    every = np.arange(len(split))
+    for _ in range(_SWEEPS):
+        pull = counts @ (weight * rest).T + closed
+        gain = pull[every, split] - pull.min(axis=1) - counts**2 @ weight
+        promising = np.flatnonzero(gain > 1e-9)
+        if not len(promising):
             break
-        best = np.argsort(-gain, kind="stable")[: max(together, 1)]
-        best = best[gain[best] > 0]
-        while len(best):
-            moved = residual.copy()
-            np.subtract.at(moved, now[best], v[best])
-            np.add.at(moved, to[best], v[best])
-            new = float((weight * moved**2).sum())
-            if new < cost:
-                break
-            best = best[: len(best) // 2]
-        if len(best):
-            residual, cost, together = moved, new, 2 * len(best)
-            split[some[best]] = to[best]
-    return split, cost
-
-
-def _fill(split: np.ndarray, sizes: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Give an empty split the smallest block of a split that has several: few large blocks can leave one out."""
-    for s in np.flatnonzero(shares):
-        blocks = np.bincount(split, minlength=len(shares))
-        spare = np.flatnonzero(blocks[split] > 1)
-        if not blocks[s] and len(spare):
-            split[spare[np.argmin(sizes[spare])]] = s
-    return split
-
-
-def _warn_of_large_blocks(codes: np.ndarray, names: pd.Index, split: np.ndarray, shares: np.ndarray) -> None:
-    if not len(split):
-        return
-    reached = _bincount(split, len(shares)) / len(split)
-    if np.abs(reached - shares).max() <= 0.05:
-        return
-    sizes = _bincount(codes, len(names))
-    warnings.warn(
-        f"partition: reached the shares {reached.round(3).tolist()} instead of {shares.round(3).tolist()} with "
-        f"{len(names)} whole blocks of {len(split)} rows; the largest, {str(names[sizes.argmax()])!r}, has "
-        f"{sizes.max()} rows. Use smaller blocks (for a grid, a smaller cell) to come closer.",
-        stacklevel=3,
-    )
+        for block in promising[np.argsort(-gain[promising], kind="stable")]:
+            now, weighted = split[block], weight * counts[block]
+            change = (rest - rest[now]) @ weighted + weighted @ counts[block] + closed
+            to = change.argmin()
+            if change[to] < -1e-9:
+                rest[now] -= counts[block]
+                rest[to] += counts[block]
+                split[block] = to
+    product = (counts * weight) @ counts.T if 0 < len(split) <= _FEW else None
+    while product is not None:
+        pull = counts @ (weight * rest).T
+        across = pull[:, split] - pull[every, split][:, None]
+        change = product.diagonal()[:, None] + product.diagonal() - 2 * product + across + across.T
+        a, b = np.unravel_index(change.argmin(), change.shape)
+        if change[a, b] > -1e-9:
+            break
+        rest[split[a]] += counts[b] - counts[a]
+        rest[split[b]] += counts[a] - counts[b]
+        split[[a, b]] = split[[b, a]]
+    return float((weight * rest**2).sum())

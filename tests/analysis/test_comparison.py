@@ -278,7 +278,7 @@ def test_verdicts(changes, said):
 def made(tasks: Tasks, true, predicted, train) -> SimpleNamespace:
     """A study of one run from position lists (n, N); ``train``: labelsets of class names (None = missing)."""
     frame = pd.DataFrame(np.array(true), columns=list(tasks)).assign(image=[str(i) for i in range(len(true))])
-    labelsets = pd.DataFrame(train, columns=list(tasks), dtype="object").assign(count=1)
+    labelsets = pd.DataFrame(train, columns=list(tasks), dtype="object").assign(**{":count": 1})
     runs = pd.DataFrame({"run": ["b/bl/seed-0"], "backbone": ["b"], "variant": ["bl"], "seed": [0]})
     values = np.array(predicted)
     return SimpleNamespace(
@@ -369,7 +369,7 @@ def test_cost_is_relative_to_bl(study):
 def test_dependence_is_the_change_that_cooccurrence_says(study):
     import mtclim
 
-    labels = study.labelsets.loc[study.labelsets.index.repeat(study.labelsets["count"]), list(study.tasks)]
+    labels = study.labelsets.loc[study.labelsets.index.repeat(study.labelsets[":count"]), list(study.tasks)]
     labels = labels.apply(lambda c: pd.Categorical(c, study.tasks[c.name]))
     share = pd.concat({t: labels[t].value_counts(normalize=True, sort=False) for t in labels})
     expected = mtclim.cooccurrence(labels) - share.to_numpy()

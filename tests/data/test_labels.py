@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtclim import SANTIAGO
+from mtclim.city.plan import plan
 from mtclim.data.labels import SPLITS, cooccurrence, cutoff, labelsets, lprus, partition
 
 SHARES = np.array([0.65, 0.175, 0.175])
@@ -87,13 +90,12 @@ def test_lprus_keeps_small_bins_and_samples_large_ones_down(codes, keep, seed):
     pd.testing.assert_series_equal(mask, lprus(labels, keep, seed))
 
 
-def test_lprus_draws_every_row_of_a_large_bin_equally_often(monkeypatch):
-    monkeypatch.setattr("mtclim.data.labels._CHUNK", 7)  # across chunks too
+def test_lprus_draws_every_row_of_a_large_bin_equally_often():
     labels = pd.DataFrame({"a": ["x"] * 20 + ["y"] * 2})
-    drawn = sum(lprus(labels, 0.5, seed).to_numpy().astype(int) for seed in range(2000))
-    expected = 2000 * 9 / 20  # keep 11 of 22: both "y" and 9 of the 20 "x"
-    assert (drawn[20:] == 2000).all()
-    assert np.abs(drawn[:20] - expected).max() < 5 * math.sqrt(2000 * 0.45 * 0.55)
+    drawn = sum(lprus(labels, 0.5, seed).to_numpy().astype(int) for seed in range(1000))
+    expected = 1000 * 9 / 20  # keep 11 of 22: both "y" and 9 of the 20 "x"
+    assert (drawn[20:] == 1000).all()
+    assert np.abs(drawn[:20] - expected).max() < 5 * math.sqrt(1000 * 0.45 * 0.55)
 
 
 def test_lprus_on_the_scale_of_the_paper():
@@ -107,34 +109,73 @@ def test_lprus_on_the_scale_of_the_paper():
 def test_labelsets_counts_every_combination(codes):
     labels = frame(codes)
     table = labelsets(labels)
-    assert table["count"].is_monotonic_decreasing and table["count"].sum() == len(codes)
+    assert table[":count"].is_monotonic_decreasing and table[":count"].sum() == len(codes)
     assert len(table) == len(np.unique(codes, axis=0)) if len(codes) else len(table) == 0
     if len(codes):
         first = table.iloc[0]
         same = [labels[task].isna() if pd.isna(first[task]) else labels[task] == first[task] for task in labels]
-        assert np.logical_and.reduce(same).sum() == first["count"]
+        assert np.logical_and.reduce(same).sum() == first[":count"]
 
 
-def test_wide_tasks_are_counted_beyond_the_lookup_table():
+def test_a_task_named_count_and_tasks_of_many_classes():
     rng = np.random.default_rng(0)
     codes = rng.integers(-1, 5000, (3000, 4))
     codes[1500:] = codes[:1500]
-    assert (labelsets(frame(codes, [5000] * 4))["count"] == 2).all()
+    table = labelsets(frame(codes, [5000] * 4).rename(columns={"t1": "count"}))
+    assert list(table) == ["t0", "count", "t2", "t3", ":count"] and (table[":count"] == 2).all()
 
 
+def off(labels: pd.DataFrame, split: pd.Series, shares: np.ndarray) -> tuple[float, float]:
+    """How far the shares are off in all rows, and at most in a class of 200 rows or more."""
+    classes = [labels[task] == name for task in labels for name, n in labels[task].value_counts().items() if n >= 200]
+    assert classes
+    return np.abs(share(split) - shares).max(), max(np.abs(share(split[rows]) - shares).max() for rows in classes)
+
+
+@pytest.mark.parametrize("shares", [SHARES, np.array([0.2, 0.1, 0.7])])
 @pytest.mark.parametrize(
-    ("clustering", "heavy", "seed"),
-    [(0.0, False, 0), (0.5, False, 1), (0.9, False, 2), (1.0, False, 3), (0.5, True, 4)],
+    ("rows", "number", "clustering", "heavy", "seed"),
+    [
+        (25_000, 3_000, 0.0, False, 0),
+        (25_000, 3_000, 0.5, False, 1),
+        (25_000, 3_000, 0.9, False, 2),
+        (25_000, 3_000, 1.0, False, 3),
+        (25_000, 3_000, 0.5, True, 4),
+        (5_000, 600, 0.5, False, 5),
+        (4_000, 4_000, 0.5, False, 6),
+        (204_030, 30_000, 0.5, False, 7),
+    ],
 )
-def test_partition_meets_the_shares_with_whole_blocks(clustering, heavy, seed):
-    labels, blocks = city(25_000, 3_000, seed, clustering, heavy)
-    split = partition(labels, blocks, seed=seed)
+def test_partition_meets_the_shares_with_whole_blocks(rows, number, clustering, heavy, seed, shares):
+    labels, blocks = city(rows, number, seed, clustering, heavy)
+    split = partition(labels, blocks, shares, seed)
     assert pd.Series(split.astype(str)).groupby(blocks).nunique().max() == 1
-    assert np.abs(share(split) - SHARES).max() < 0.015
-    for task in labels:
-        for name, rows in labels[task].value_counts().items():
-            if rows >= 200:
-                assert np.abs(share(split[labels[task] == name]) - SHARES).max() < 0.03, (task, name, rows)
+    every, worst = off(labels, split, shares)
+    assert every < 0.015 and worst < 0.03
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_partition_of_the_drawn_city(seed):
+    table = plan(6_000, 5_000, seed=seed).facades.query("labelled")
+    labels, blocks = table[list(SANTIAGO)], table["block"]
+    kept = lprus(labels, seed=seed)
+    for rows in (kept, kept | True):
+        split = partition(labels[rows], blocks[rows], seed=seed)
+        assert split.groupby(blocks[rows]).nunique().max() == 1
+        every, worst = off(labels[rows], split, SHARES)
+        assert every < 0.015 and worst < 0.03
+
+
+@pytest.mark.skipif("MTCLIM_SHARED_DATA" not in os.environ, reason="MTCLIM_SHARED_DATA is not set")
+@pytest.mark.parametrize("cell", [100, 250, 500])
+@pytest.mark.parametrize("shares", [SHARES, np.array([0.2, 0.1, 0.7])])
+def test_partition_of_medellin(cell, shares):
+    table = pd.read_csv(Path(os.environ["MTCLIM_SHARED_DATA"]) / "medellin" / "Raw_Data_Information.csv", decimal=",")
+    table.columns = table.columns.str.strip()
+    blocks = (table[["longitude", "latitude"]] * 111_320 // cell).astype(str).agg(" ".join, axis=1)
+    labels = table[["typology", "stories", "Economic_Stratum"]]
+    every, worst = off(labels, partition(labels, blocks, shares), shares)
+    assert every < 0.015 and worst < 0.03
 
 
 def test_partition_follows_the_labelsets():
@@ -152,11 +193,12 @@ def test_partition_without_blocks_is_stratified_by_labelset():
     split = partition(labels)
     keys = labels.astype(object).fillna("-").agg("|".join, axis=1)
     counts = pd.crosstab(keys, split)[list(SPLITS)].to_numpy()
-    assert np.abs(counts - counts.sum(axis=1, keepdims=True) * SHARES).max() <= 2
-    assert np.abs(share(split) - SHARES).max() < 0.001
+    assert np.abs(counts - counts.sum(axis=1, keepdims=True) * SHARES).max() <= 5
+    every, worst = off(labels, split, SHARES)
+    assert every < 0.001 and worst < 0.005
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(codes_strategy, st.booleans(), st.integers(1, 12), st.integers(0, 3))
 def test_partition_of_any_table(codes, blocked, number, seed):
     labels = frame(codes).set_axis([f"r{i}" for i in range(len(codes))], axis=0)
@@ -187,7 +229,7 @@ def test_partition_matches_blocks_by_position_whatever_their_type():
         assert got.index.equals(shuffled.index)
         assert pd.Series(list(got)).groupby(blocks).nunique().max() == 1
     assert list(partition(shuffled, list(blocks))) == list(expected)
-    assert list(partition(labels, blocks, seed=1)) != list(expected)
+    assert any(list(partition(labels, blocks, seed=seed)) != list(expected) for seed in range(1, 5))
 
 
 def test_partition_warns_when_a_block_is_too_large_and_still_deals_whole_blocks():

@@ -95,7 +95,7 @@ def test_hexagons_hold_their_points():
 def test_aggregates_agree_with_pandas(by):
     frame = fake_predictions(400)
     labelsets = frame.loc[:199, [f"{task}:pred" for task in SANTIAGO]].set_axis(list(SANTIAGO), axis=1)
-    areas = maps.aggregate(frame, SANTIAGO, by, labelsets=labelsets.assign(count=1))
+    areas = maps.aggregate(frame, SANTIAGO, by, labelsets=labelsets.assign(**{":count": 1}))
     assert areas["façades"].sum() == 400
     assert np.allclose(areas[[f"height:share:{name}" for name in SANTIAGO["height"]]].sum(axis=1), 1)
     assert (areas["unseen"] * areas["façades"]).sum() <= 200
@@ -108,7 +108,7 @@ def test_aggregates_agree_with_pandas(by):
 def test_entropy_and_unseen():
     assert np.allclose(maps.entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
     tasks = Tasks({"a": ["x", "y"], "b": ["u", "v"]})
-    labelsets = pd.DataFrame({"a": ["x", "y"], "b": ["u", None], "count": [3, 1]})
+    labelsets = pd.DataFrame({"a": ["x", "y"], "b": ["u", None], ":count": [3, 1]})
     predictions = pd.DataFrame({"a:pred": ["x", "y"], "b:pred": ["u", "v"]})
     assert maps.unseen(predictions, tasks, labelsets).tolist() == [False, True]
 

@@ -63,7 +63,7 @@ def make_run(folder: Path, seed: int, split: bool = True) -> Path:
         parts = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
         frame = pd.DataFrame({"image": [f"images/{i}.png" for i in range(40)], "split": parts})
         frame.to_parquet(folder / "split.parquet")
-    labelsets = pd.DataFrame({"roof": ["flat"], "storeys": ["1"], "count": [20]})
+    labelsets = pd.DataFrame({"roof": ["flat"], "storeys": ["1"], ":count": [20]})
     labelsets.to_csv(folder / "labelsets.csv", index=False)
     (folder / "metrics.json").write_text(json.dumps({"test": {"mean": {"oa": 0.5, "kappa": 0.1}}}))
     (folder / "COMPLETE").touch()

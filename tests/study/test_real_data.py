@@ -137,7 +137,7 @@ def test_medellin_cooccurrence(medellin):
 def test_medellin_is_balanced_to_85_percent(medellin):
     cut, rows = by_hand(raw(MEDELLIN).rename(columns=str.strip)[list(medellin.tasks)], 0.85)
     kept = lprus(medellin.labels, 0.85, seed=0)
-    assert labels.cutoff(labels.labelsets(medellin.labels)["count"], 0.85) == cut
+    assert labels.cutoff(labels.labelsets(medellin.labels)[":count"], 0.85) == cut
     assert kept.sum() == rows >= 0.85 * 9989
     assert medellin.labels[kept].value_counts(dropna=False).max() == cut
 

@@ -17,8 +17,8 @@ SPLITS = ("train", "val", "test")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _FREQUENT = 32  # So many labelsets are balanced in their own right, beside every class.
 _SWEEPS = 20  # Over all blocks; most often a few are enough until no move helps.
-_STARTS = 10_000  # Few blocks are dealt many times over, since there the start matters ...
-_FEW = 250  # ... and exchanged in pairs, since there a single move seldom keeps the shares.
+_STARTS = 20_000  # Few blocks are dealt many times over, since there the start matters ...
+_FEW = 500  # ... and exchanged in pairs, since there a single move seldom keeps the shares.
 _CLOSE = 0.015  # Shares further off than this are said to have been missed.
 
 

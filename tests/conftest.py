@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from mtclim.files import whole_or_absent
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's package is imported; no test needs the network
 
 RECORD = Path(__file__).parent.parent / "results" / "soak.csv"
@@ -36,8 +38,7 @@ def pytest_sessionfinish() -> None:
             known = {row["check"]: row for row in csv.DictReader(file)}
     known |= {check: {"check": check, **entry, **now} for check, entry in ran.items()}
     RECORD.parent.mkdir(exist_ok=True)
-    with open(beside := RECORD.with_suffix(".part"), "w", newline="", encoding="utf-8") as file:
+    with whole_or_absent(RECORD) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(known[check] for check in sorted(known))
-    os.replace(beside, RECORD)

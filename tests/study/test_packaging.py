@@ -98,9 +98,11 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     return modules(tree.body), modules(ast.walk(tree))
 
 
+KNOWN = packages_distributions()  # module -> distributions
+
+
 def distributions(modules: set[str]) -> set[str]:
-    known = packages_distributions()
-    return {canonical(known.get(module, [module])[0]) for module in modules}
+    return {canonical(KNOWN.get(module, [module])[0]) for module in modules}
 
 
 FILES = sorted((ROOT / "mtclim").rglob("*.py"))

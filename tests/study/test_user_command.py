@@ -83,8 +83,8 @@ def test_repeated_without_a_terminal_it_shows_the_finished_run(project, stdin, t
     "pair, parts",
     [
         (("variant", "lim"), None),
-        (("variant", "lim_al"), ["'lim_al'", "lim_ms_all, bl_fc"]),
-        (("config", "dem"), ["'dem'", "demo, tiny"]),
+        (("variant", "lim_al"), ["'lim_al'", "lim_ms_all"]),
+        (("config", "dem"), ["'dem'", "demo, paper, photos, study, tiny"]),
         (("varaint", "bl"), ["unknown parameter varaint", "config, variant, backbone, seed"]),
         (("overrides", "{max_epoch: 1}"), ["unknown setting max_epoch", "max_epochs"]),
     ],

@@ -15,26 +15,27 @@ class PlainStacks(nn.Module):
 
     def __init__(self, ours: StackedGRU):
         super().__init__()
-        units, width = ours.w_hh_0.shape[-1], ours.w_ih_0.shape[-1]
+        units, width = ours.units, ours.w_z_0.shape[-1]
         self.first = nn.ModuleList(nn.GRU(width, units, bidirectional=True) for _ in range(ours.tasks))
         self.second = nn.ModuleList(nn.GRU(2 * units, units) for _ in range(ours.tasks))
-        names = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+        names = {"w_z": "weight_ih", "w_h": "weight_hh", "b_z": "bias_ih", "b_h": "bias_hh"}
         for layer, stack in enumerate((self.first, self.second)):
             for n, gru in enumerate(stack):
                 for direction in range(2 - layer):
                     for mine, theirs in names.items():
                         target = getattr(gru, f"{theirs}_l0{'_reverse' * direction}")
-                        target.data.copy_(getattr(ours, f"{mine}_{layer}")[n, direction].reshape(target.shape))
+                        u, r, c = getattr(ours, f"{mine}_{layer}")[n, direction].detach().chunk(3)
+                        target.data.copy_(torch.cat((r, -u, c)).reshape(target.shape))  # torch's z is 1 - u
 
     def forward(self, z: Tensor) -> Tensor:
-        """z (T, B, I) -> last states (B, N, H)."""
-        return torch.stack([b(a(z)[0])[0][-1] for a, b in zip(self.first, self.second, strict=True)], 1)
+        """z (T, 1, B, I) -> last states (B, N, H)."""
+        return torch.stack([b(a(z[:, 0])[0])[0][-1] for a, b in zip(self.first, self.second, strict=True)], 1)
 
 
 def pair(tasks: int, classes: int, largest: int, batch: int) -> tuple[list[nn.Module], list[Tensor]]:
     """CLIM's and TLIM's recurrent networks for so many tasks and classes, and sequences for them."""
     modules = [StackedGRU(tasks, 1, CLIM).to(DEVICE), StackedGRU(tasks, largest, TLIM).to(DEVICE)]
-    shapes = (classes, batch, 1), (tasks, batch, largest)
+    shapes = (classes, 1, batch, 1), (tasks, 1, batch, largest)
     return modules, [torch.rand(shape, device=DEVICE, requires_grad=True) for shape in shapes]
 
 

@@ -18,7 +18,7 @@ def test_titles_are_readable_names_and_default_to_the_name():
 
 
 def test_santiago_has_a_title_for_every_task_and_class():
-    assert set(SANTIAGO.titles) == {*SANTIAGO, *SANTIAGO.columns}
+    assert set(SANTIAGO.titles) == {*SANTIAGO, *SANTIAGO.columns} - {"height"}, "height is readable as it is"
     assert SANTIAGO.sizes == (6, 7, 14, 3, 5)
     assert SANTIAGO.title("sbst") == "seismic building structural type"
     assert SANTIAGO.title("sbst", "W,UNK_H1-2") == "wooden or non-engineered, 1 to 2 storeys"

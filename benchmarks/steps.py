@@ -12,9 +12,10 @@ import torch
 from benchmarks.common import DEVICE, GPU, in_turn, row
 from mtclim.config import load_config
 from mtclim.data.images import ImageStore
-from mtclim.model import VARIANTS, create_model
+from mtclim.model import create_model
 from mtclim.tasks import SANTIAGO
 from mtclim.training import Data, Learner, _optimise
+from mtclim.variants import VARIANTS
 
 PAPER = (("densenet121", 224), ("tf_efficientnetv2_b3", 300))
 

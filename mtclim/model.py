@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from mtclim.tasks import Tasks
 from mtclim.variants import VARIANT_TABLE
-from mtclim.weights import backbone_config, create_backbone, resolve_tag
+from mtclim.weights import backbone_config, create_backbone
 
-__all__ = ["MultitaskModel", "Output", "SingleTaskModel", "backbone_config", "create_model", "resolve_tag"]
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 

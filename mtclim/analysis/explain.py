@@ -98,7 +98,7 @@ def influence(model: MultitaskModel, images: np.ndarray, batch: int = 128) -> pd
         free = torch.cat(list(model.classify(x).probabilities.values()), 1)
         ones = {task: torch.eye(size, device=device) for task, size in zip(model.tasks, model.tasks.sizes, strict=True)}
         rows = [
-            torch.cat(list(model.final(x, {task: one.expand(len(x), -1)}).values()), 1) - free
+            torch.cat(list(model.classify(x, {task: one.expand(len(x), -1)}).probabilities.values()), 1) - free
             for task, eye in ones.items()
             for one in eye
         ]

@@ -90,7 +90,7 @@ class Study:
 
 def ordered(variants) -> list[str]:
     """Variants in Table 2's order, then other controls; each before its detached control."""
-    from mtclim.model import VARIANTS  # here, since it imports torch and timm, which most tables don't need
+    from mtclim.variants import VARIANTS
 
     rank = {name: i for i, name in enumerate(VARIANTS)}
     return sorted(variants, key=lambda name: (rank.get(name.split("-")[0], len(rank)), name))

@@ -72,9 +72,11 @@ def predict(arguments: Sequence[str]) -> None:
         "out", help="the GeoParquet file to write; <out>.listed.csv names what was not predicted, and why"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images of a forward pass (%(default)s)")
-    parser.add_argument("--workers", type=int, help="processes that decode images (all usable cores)")
+    parser.add_argument("--workers", type=int, help="threads that decode images (all usable cores)")
+    parser.add_argument("--image-root", help="the folder that the names of a table's images are relative to (the table's)")
     parser.add_argument("--limit", type=int, help="predict a fixed random sample of so many images")
     parser.add_argument("--calibrated", action="store_true", help="scale probabilities by the runs' temperatures")
+    parser.add_argument("--consistent", action="store_true", help="answer with labels that fit together (joint decoding)")
     parser.add_argument("--without-position", action="store_false", dest="require_position",
                         help="predict photographs without a position too")  # fmt: skip
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="the part I = 0 ... N-1 of N")

@@ -68,17 +68,14 @@ def predict(arguments: Sequence[str]) -> None:
     parser = Parser(predict)
     parser.add_argument("runs", nargs="+", help="folders of finished runs; the probabilities of several are averaged")
     parser.add_argument("source", help="a table of images, or a folder of photographs")
-    parser.add_argument(
-        "out", help="the GeoParquet file to write; <out>.listed.csv names what was not predicted, and why"
-    )
+    parser.add_argument("out", help="the GeoParquet file; <out>.listed.csv has what was not predicted, and why")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a forward pass (%(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode images (all usable cores)")
-    parser.add_argument("--image-root", help="the folder that the names of a table's images are relative to (the table's)")
+    parser.add_argument("--image-root", help="the folder of a table's images (the table's own)")
     parser.add_argument("--limit", type=int, help="predict a fixed random sample of so many images")
     parser.add_argument("--calibrated", action="store_true", help="scale probabilities by the runs' temperatures")
-    parser.add_argument("--consistent", action="store_true", help="answer with labels that fit together (joint decoding)")
-    parser.add_argument("--without-position", action="store_false", dest="require_position",
-                        help="predict photographs without a position too")  # fmt: skip
+    parser.add_argument("--consistent", action="store_true", help="answer with labels that fit together")
+    parser.add_argument("--without-position", dest="require_position", action="store_false", help="need no position")
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="the part I = 0 ... N-1 of N")
     options = vars(parser.parse_args(arguments))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))

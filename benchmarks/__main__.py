@@ -14,7 +14,6 @@ import pandas as pd
 
 from benchmarks.common import all_threads
 from mtclim import runs
-from mtclim.training import _keep_memory
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "common")
 COLUMNS = ["row", "what", "against", "device", "threads", "ratio", "target", "met"]
@@ -50,7 +49,6 @@ def main() -> None:
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"found {', '.join(sorted(unknown))}; expected some of {', '.join(NAMES)}")
     load = os.getloadavg()[0]
-    _keep_memory()  # as training does
     lines = []
     for name in given.names or NAMES:
         print(f"{name} ...", flush=True)

@@ -2,19 +2,17 @@
 
 import contextlib
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from benchmarks.common import DEVICE, GPU, in_turn, row
 from mtclim.config import load_config
-from mtclim.data.images import ImageStore
+from mtclim.learner import Learner, Photographs, optimise
 from mtclim.model import create_model
+from mtclim.results import arrange
 from mtclim.tasks import SANTIAGO
-from mtclim.training import Data, Learner, _optimise
 from mtclim.variants import VARIANTS
 
 PAPER = (("densenet121", 224), ("tf_efficientnetv2_b3", 300))
@@ -23,11 +21,8 @@ PAPER = (("densenet121", 224), ("tf_efficientnetv2_b3", 300))
 def train_step(variant: str, backbone: str, size: int, batch: int):
     """A call that makes one training step on one resident batch: forward, loss, backward, Adam."""
     torch.manual_seed(0)
-    model = create_model(variant, SANTIAGO, backbone).to(DEVICE).train()
-    images = torch.randn(batch, 3, size, size, device=DEVICE)
-    if GPU:
-        model.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
+    model = arrange(create_model(variant, SANTIAGO, backbone), DEVICE).train()
+    images = torch.randn(batch, 3, size, size, device=DEVICE).contiguous(memory_format=model.layout)
     targets = torch.stack([torch.randint(k, (batch,), device=DEVICE) for k in SANTIAGO.sizes], 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=GPU)
 
@@ -58,29 +53,27 @@ def run(quick: bool) -> list[dict]:
         target = None if GPU else {"lim_ms_all": 1.6, "tlim": 1.15}.get(variant)
         what = f"training step, {variant}, {body} {size} px, batch {batch}"
         lines.append(row(3, what, "bl", t[variant] / t["bl"], target, t[variant]))
-    return [*lines, throughput(replace(preset, variant="bl", max_epochs=1), steps=15 if quick else 40)]
+    return [*lines, throughput(body, size, batch, steps=15 if quick else 40)]
 
 
-def throughput(config, steps: int) -> dict:
-    """Row 4: one epoch of the real trainer from a decoded store on disk, in turn with the bare loop."""
-    rng, n = np.random.default_rng(0), config.batch_size * steps
+def throughput(body: str, size: int, batch: int, steps: int) -> dict:
+    """Row 4: one epoch of the real trainer from decoded images on disk, in turn with the bare loop."""
+    rng, n = np.random.default_rng(0), batch * steps
     codes = np.stack([rng.integers(0, k, n + 1) for k in SANTIAGO.sizes], 1)
+    rows = {"train": np.arange(n), "val": np.array([n])}
     seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
-    bare = train_step("bl", config.timm_name, config.image_size, config.batch_size)
+    bare = train_step("bl", body, size, batch)
     with tempfile.TemporaryDirectory() as folder:
-        np.save(
-            f"{folder}/images.npy", rng.integers(0, 256, (n + 1, config.image_size, config.image_size, 3), np.uint8)
-        )
-        store = ImageStore(
-            np.load(f"{folder}/images.npy", mmap_mode="r"), np.ones(n + 1, bool), pd.DataFrame(), Path(folder)
-        )
-        data = Data(None, None, pd.Series(["train"] * n + ["val"]), None, store)
+        np.save(f"{folder}/images.npy", rng.integers(0, 256, (n + 1, size, size, 3), np.uint8))
+        photographs = Photographs(np.load(f"{folder}/images.npy", mmap_mode="r"), codes)
 
         def trainer() -> float:
-            learner = Learner(create_model("bl", SANTIAGO, config.timm_name), config, "all", 0)
+            learner = Learner(create_model("bl", SANTIAGO, body), learning_rate=1e-4)
             checkpoint = Path(folder, "network.ckpt")
             checkpoint.unlink(missing_ok=True)
-            _optimise(learner, config, data, codes, checkpoint, 1, 1, progress=False)
+            optimise(
+                learner, photographs, rows, checkpoint, batch_size=batch, max_epochs=1, stop_patience=1, progress=False
+            )
             return learner.times[0][0]
 
         trainer()
@@ -88,5 +81,5 @@ def throughput(config, steps: int) -> dict:
             seconds["trainer"].append(trainer())
             seconds["bare"].append(in_turn({"loop": lambda: [bare() for _ in range(steps)]}, 1, warm=0)["loop"])
     ratio = float(np.median(np.divide(seconds["bare"], seconds["trainer"])))  # of neighbours in time
-    return row(4, f"training throughput of the trainer, bl, {config.timm_name} {config.image_size} px", "the bare loop on a resident batch",
+    return row(4, f"training throughput of the trainer, bl, {body} {size} px", "the bare loop on a resident batch",
                ratio, 0.95 if GPU else 0.92, float(np.median(seconds["trainer"])), least=True)  # fmt: skip

@@ -33,7 +33,7 @@ def train(arguments: Sequence[str]) -> None:
 
     examples:
       mtclim train --data photos.csv --variant lim_ms_all --out runs/mine
-      mtclim train --config paper --variant stc --seed 3 --set max_epochs=50 precision=float32
+      mtclim train --config paper --variant stc --seed 3 --set max_epochs=50 precision=32-true
       mtclim train --config paper --variant lim_ms_all --devices 4
       torchrun --nproc-per-node 4 -m mtclim train --config paper --variant lim_ms_all --devices 4
 

@@ -85,37 +85,15 @@ class Config:
 
 
 RANGES = {
-    "seed": "[0, 4294967295]",
-    "image_size": "0 or [32, 4096]",
-    "max_unreadable": "[0, 1]",
-    "keep": "(0, 1]",
-    "train_share": "(0, 1)",
-    "val_share": "(0, 1)",
-    "test_share": "(0, 1)",
-    "split_seed": "[0, 4294967295]",
-    "block_cell": "(0, inf)",
-    "clim_units": "[1, 4096]",
-    "tlim_units": "[1, 4096]",
-    "order_seed": "[0, 4294967295]",
-    "batch_size": "[2, inf)",
-    "learning_rate": "(0, inf)",
-    "new_layers_factor": "(0, inf)",
-    "frozen_epochs": "[0, inf)",
-    "l2": "[0, inf)",
-    "lr_factor": "(0, 1)",
-    "lr_patience": "[0, inf)",
-    "stop_patience": "[0, inf)",
-    "max_epochs": "[1, inf)",
-    "threads": "[0, 4096]",
-    "city_facades": "[1, inf)",
-    "city_labelled": "[1, inf)",
-    "city_size": "[64, 300]",
-    "city_seed": "[0, 4294967295]",
-    "interdependency": "[0, 1]",
-    "ambiguity": "[0, 1]",
-    "missing": "[0, 1)",
-    "noise": "[0, 1]",
-}
+    "seed": "[0, 4294967295]", "split_seed": "[0, 4294967295]", "order_seed": "[0, 4294967295]",
+    "image_size": "0 or [32, 4096]", "max_unreadable": "[0, 1]", "block_cell": "(0, inf)",
+    "keep": "(0, 1]", "train_share": "(0, 1)", "val_share": "(0, 1)", "test_share": "(0, 1)",
+    "clim_units": "[1, 4096]", "tlim_units": "[1, 4096]", "batch_size": "[2, inf)", "learning_rate": "(0, inf)",
+    "new_layers_factor": "(0, inf)", "frozen_epochs": "[0, inf)", "l2": "[0, inf)", "lr_factor": "(0, 1)",
+    "lr_patience": "[0, inf)", "stop_patience": "[0, inf)", "max_epochs": "[1, inf)", "threads": "[0, 4096]",
+    "city_facades": "[1, inf)", "city_labelled": "[1, inf)", "city_size": "[64, 300]", "city_seed": "[0, 4294967295]",
+    "interdependency": "[0, 1]", "ambiguity": "[0, 1]", "missing": "[0, 1)", "noise": "[0, 1]",
+}  # fmt: skip
 """What each number may be: "[" and "]" include the bound, "(" and ")" leave it out."""
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")

@@ -1,27 +1,42 @@
-"""From a configuration to data ready for training: the table balanced, partitioned and decoded (section 2.2)."""
+"""From a configuration to data ready for training: the table balanced, decoded and partitioned (section 2.2)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mtclim.config import Config, project_root, resolve
-from mtclim.data.images import ImageStore, open_store
+from mtclim.data.images import ImageStore, open_store, same_picture
 from mtclim.data.labels import lprus, partition
-from mtclim.data.table import Table, TableError, grid_blocks, read_table
-from mtclim.tasks import SANTIAGO
+from mtclim.data.table import Table, TableError, read_table
+from mtclim.machine import cores
+from mtclim.tasks import SANTIAGO, Tasks
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Data:
-    """A table balanced and partitioned: ``kept`` (bool) over its annotated rows, ``split`` over the kept ones.
+    """A table balanced and partitioned.
 
-    Both are Series whose index holds row positions of ``table.frame``. ``store`` (or None) holds the images of the kept rows, in
-    the order of ``split``; ``blocks`` is aligned with ``split``, None where the split is not spatially disjoint.
+    Attributes
+    ----------
+    table, tasks
+        The table that was read, and its tasks.
+    kept, split
+        ``kept`` (bool) over the table's annotated rows, ``split`` ("train", "val" or "test") over the kept ones. The
+        index of both holds row positions of ``table.frame``.
+    blocks
+        Aligned with ``split``; None where the table has neither blocks nor coordinates.
+    store
+        The images of the kept rows in the order of ``split``; None where they were not asked for.
+    notes
+        Sentences on what was found, left out or is too little to learn from.
     """
 
     table: Table
@@ -29,6 +44,12 @@ class Data:
     split: pd.Series
     blocks: pd.Series | None
     store: ImageStore | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> Tasks:
+        """The table's tasks."""
+        return self.table.tasks
 
     @property
     def codes(self) -> np.ndarray:
@@ -38,6 +59,31 @@ class Data:
     def rows(self, split: str) -> np.ndarray:
         """Positions among the kept rows of one split's readable images."""
         return np.flatnonzero((self.split == split).to_numpy() & (self.store is None or self.store.readable))
+
+    def counts(self) -> pd.DataFrame:
+        """Annotated images: one row a class, columns task, class, train, val, test."""
+        frame = pd.DataFrame([(task, name) for task, names in self.tasks.items() for name in names])
+        frame.columns = ["task", "class"]
+        for split in SPLITS:
+            codes = self.codes[self.rows(split)]
+            columns = (codes[codes[:, n] >= 0, n] for n in range(len(self.tasks)))
+            each = [np.bincount(c, minlength=k) for c, k in zip(columns, self.tasks.sizes, strict=True)]
+            frame[split] = np.concatenate(each)
+        return frame
+
+
+def settled(config: Config) -> Config:
+    """The configuration with what depends on the machine filled in: number of threads and image size.
+
+    Raises ValueError, before any image is read, for a backbone that timm does not know.
+    """
+    import torch
+
+    from mtclim.model import backbone_config
+
+    backbone_config(config.timm_name)
+    size = config.image_size or (224 if torch.cuda.is_available() else 128)
+    return replace(config, image_size=size, threads=config.threads or cores())
 
 
 def make_city_for(config: Config) -> Path:
@@ -60,65 +106,164 @@ def load_table(config: Config, require_images: bool = True) -> Table:
     """The configuration's table of images; the embedded city is made first if it isn't there."""
     if config.data == "city":
         return read_table(make_city_for(config), SANTIAGO, require_images)
-    tasks = resolve(config.tasks) if config.tasks else None
-    return read_table(resolve(config.data), tasks, require_images)
+    return read_table(
+        resolve(config.data),
+        resolve(config.tasks) if config.tasks else None,
+        require_images,
+        image_root=resolve(config.image_root) if config.image_root else None,
+        na_values=config.na_values,
+        use_split=config.use_split,
+    )
 
 
 def prepare(config: Config, images: bool = True) -> Data:
-    """Read, balance (LPRUS) and partition the table, and decode the kept images once (``images=False``: don't).
+    """Read and balance the table, decode the kept images once, and partition them.
 
-    Raises TableError, before any training, where no row is usable, a split is empty or a class has no row in training.
+    A table's own split is used as it is, and only its training rows are balanced. Else whole blocks are dealt out, and
+    the same picture under several names stays in one split.
+
+    Parameters
+    ----------
+    config
+        The settings of a run.
+    images
+        Whether to decode. Without, the same picture under several names is not seen, and the partition may differ.
+
+    Raises
+    ------
+    TableError
+        Before any training, where it could not work: no row is usable, a split is empty, a task has no training row.
+    ValueError
+        For a backbone or class weights that do not fit.
     """
+    config = settled(config) if images else config
     table = load_table(config, images)
-    annotated = np.flatnonzero((table.codes >= 0).any(1))
-    if not len(annotated):
+    _check_class_weights(config.class_weights, table.tasks)
+    labels = table.labels[(table.codes >= 0).any(1)]
+    if not len(labels):
         raise TableError(
             f"{table.path}: no row is annotated in any of {list(table.tasks)}; expected labels in these columns."
         )
-    labels = table.labels.iloc[annotated]
-    kept = lprus(labels, config.keep, config.split_seed)
+    notes = list(table.notes)
+    given = None if table.split is None else table.split.loc[labels.index]
+    if given is None:
+        kept = lprus(labels, config.keep, config.split_seed)
+    else:
+        kept = pd.Series(True, labels.index, name="kept")
+        training = labels[given == "train"]
+        kept[training.index] = lprus(training, config.keep, config.split_seed)
     labels = labels[kept]
-    blocks = _blocks(table, config)
+    blocks = table.blocks(config.block_cell)
     blocks = None if blocks is None else blocks.iloc[labels.index]
-    shares = (config.train_share, config.val_share, config.test_share)
-    split = partition(labels, blocks, shares, config.split_seed)
-    _check_splits(table, split, shares, blocks)
-    _check_classes(table, split)
-    store = None
+    store, same = None, np.arange(len(labels))
     if images:
-        paths = [table.paths[row] for row in split.index]
+        paths, names = [table.paths[row] for row in labels.index], table.frame["image"].iloc[labels.index]
         store = open_store(
-            paths, config.image_size, project_root() / ".cache" / "images", max_unreadable=config.max_unreadable
+            paths, config.image_size, project_root() / ".cache" / "images", max_unreadable=config.max_unreadable,
+            names=list(names),
+        )  # fmt: skip
+        same = same_picture(store)
+        notes += _contradictions(labels, same, names)
+    if given is None:
+        shares = (config.train_share, config.val_share, config.test_share)
+        split = partition(labels, _joined(blocks, same), shares, config.split_seed)
+    else:
+        split = given.loc[labels.index]
+    notes += _on_both_sides(split, blocks, same)
+    data = Data(table, kept, split, blocks, store, notes)
+    notes += _check_enough(data, config.variant, given is not None)
+    return data
+
+
+def _check_class_weights(weights: str | Mapping, tasks: Tasks) -> None:
+    """ValueError where weights are given for a task or class that the table has not."""
+    for task, by_class in weights.items() if isinstance(weights, Mapping) else ():
+        known = tasks.get(str(task), ())
+        unknown = [str(name) for name in by_class if str(name) not in known]
+        if not known or unknown:
+            found = f"{task!r}: {', '.join(unknown)}" if known else repr(task)
+            raise ValueError(f"class_weights: found {found}; expected one of {list(known or tasks)}.")
+
+
+def _joined(blocks: pd.Series | None, same: np.ndarray) -> pd.Series | np.ndarray | None:
+    """What must stay together: blocks, those that share a picture as one; None where each row stands alone."""
+    distinct = len(np.unique(same)) == len(same)
+    if distinct or blocks is None:
+        return blocks if distinct else same
+    place, names = pd.factorize(blocks)
+    nodes = len(names) + int(same.max()) + 1
+    edges = coo_array((np.ones(len(same)), (place, len(names) + same)), (nodes, nodes))
+    return connected_components(edges, directed=False)[1][place]
+
+
+def _contradictions(labels: pd.DataFrame, same: np.ndarray, names: pd.Series) -> list[str]:
+    """A sentence on pictures that occur several times with different labels."""
+    repeated = pd.Series(same).duplicated(keep=False).to_numpy()
+    found, where = [], labels[repeated].groupby(same[repeated])
+    for _, rows in where:
+        differ = [f"{t} {' and '.join(map(str, rows[t].dropna().unique()))}" for t in labels if rows[t].nunique() > 1]
+        if differ:
+            found.append(f"{', '.join(names[rows.index].head(3))} ({'; '.join(differ)})")
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return [f"Contradictory labels of one picture: {'; '.join(found[:5])}{more}."] if found else []
+
+
+def _on_both_sides(split: pd.Series, blocks: pd.Series | None, same: np.ndarray) -> list[str]:
+    """Sentences on pictures that occur several times, and on what stands in more than one split."""
+    notes, sizes = [], np.bincount(same)
+    if (sizes > 1).any():
+        apart = (split.groupby(same).nunique() > 1).sum()
+        stay = (
+            f"{apart:,} of them stand in more than one split: scores come out too high"
+            if apart
+            else "each in one split"
         )
-    return Data(table, kept, split, blocks, store)
+        rows = f"{sizes[sizes > 1].sum():,} rows"
+        notes.append(
+            f"{(sizes > 1).sum():,} pictures occur several times ({rows}, the same or nearly the same); {stay}."
+        )
+    apart = 0 if blocks is None else (split.groupby(blocks.to_numpy()).nunique() > 1).sum()
+    if apart:
+        notes.append(
+            f"{apart:,} of {blocks.nunique():,} blocks have rows in more than one split: it is not disjoint in space."
+        )
+    return notes
 
 
-def _blocks(table: Table, config: Config) -> pd.Series | None:
-    if "block" in table.frame:
-        return table.frame["block"]
-    if table.has_coordinates:
-        return grid_blocks(table.frame["lon"], table.frame["lat"], config.block_cell)
-    return None
-
-
-def _check_splits(table: Table, split: pd.Series, shares: tuple[float, ...], blocks: pd.Series | None) -> None:
-    empty = [name for name, share in zip(SPLITS, shares, strict=True) if share and not (split == name).any()]
+def _check_enough(data: Data, variant: str, given: bool) -> list[str]:
+    """Sentences on classes and tasks with too few rows; TableError where training could not work."""
+    path, counts = data.table.path, data.counts()
+    empty = [split for split in SPLITS if not len(data.rows(split))]
     if empty:
-        where = "" if blocks is None else f" in {blocks.nunique()} blocks, the largest of {blocks.value_counts().max()}"
-        raise TableError(
-            f"{table.path}: no row is left for {' and '.join(empty)}: found {len(split)} balanced rows{where}; expected at least "
-            "one whole block for each split. Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
+        blocks = (
+            ""
+            if data.blocks is None
+            else f" in {data.blocks.nunique()} blocks, the largest of {data.blocks.value_counts().max()}"
         )
-
-
-def _check_classes(table: Table, split: pd.Series) -> None:
-    codes = table.codes[split.index[split == "train"]]
-    for n, (task, names) in enumerate(table.tasks.items()):
-        counts = np.bincount(codes[codes[:, n] >= 0, n], minlength=len(names))
-        if not counts.all():
-            absent = [name for name, count in zip(names, counts, strict=True) if not count]
-            rows = [int((table.frame[task] == name).sum()) for name in absent]
+        do = "Name such rows in the column split, or set `use_split: false`." if given else (
+            "Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
+        )  # fmt: skip
+        raise TableError(
+            f"{path}: no row is left for {' and '.join(empty)}: found {len(data.split)} balanced rows{blocks}; expected at "
+            f"least one whole block for each split. {do}"
+        )
+    by_task = counts.groupby("task", sort=False)[list(SPLITS)].sum()
+    for task, rows in by_task.iterrows():
+        if not rows["train"]:
             raise TableError(
-                f"{table.path}: column {task!r}: no training row of class {', '.join(absent[:5])} ({rows[:5]} rows in the "
-                f"table, {len(codes)} training rows); expected at least one of each. Annotate more, merge or drop the class."
+                f"{path}: column {task!r}: no training row (train, val, test: {', '.join(map(str, rows))}); expected "
+                "annotated training rows. Annotate more, or leave the column out of `tasks`."
             )
+        if variant == "stc" and not rows["val"]:
+            raise TableError(
+                f"{path}: column {task!r}: no validation row, and stc trains a network for it alone, which nothing would "
+                "stop. Annotate more, leave the column out of `tasks`, or choose a variant that shares the backbone."
+            )
+    notes = [
+        f"{task}: no validation row; early stopping leaves the task out." for task in by_task.index[by_task["val"] == 0]
+    ]
+    for split, then in (("train", "it cannot be learnt"), ("test", "its scores are empty")):
+        absent = counts[counts[split] == 0]
+        names = ", ".join(f"{row.task}: {row[1]}" for row in absent[["task", "class"]].itertuples(index=False))
+        notes += [f"No {'training' if split == 'train' else 'test'} row of {names}; {then}."] if len(absent) else []
+    return notes

@@ -12,20 +12,17 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
 from mtclim.files import write_text
-from mtclim.metrics import codes
 from mtclim.tasks import Tasks
 
 MARKER = "COMPLETE"
@@ -134,7 +131,7 @@ def load(folder: str | Path):
     """The trained model of a run folder, in eval mode on the CPU, ready to predict.
 
     It carries ``.tasks``, ``.image_size`` (pixels), ``.mean``, ``.std`` (of pixel values in [0, 1]) and ``.temperatures``
-    (task -> float, fitted on validation). Only safetensors, YAML, CSV and JSON are read, never a pickle. Raises RunError
+    (task -> float, fitted on validation). Only safetensors, YAML and JSON are read, never a pickle. Raises RunError
     where the run is not finished or its weights are not its own.
     """
     from safetensors.torch import load_file
@@ -142,17 +139,14 @@ def load(folder: str | Path):
     from mtclim.model import create_model
 
     folder, settings = Path(folder), read_settings(folder)
-    tasks = Tasks(settings.get("model_tasks", settings["tasks"]))
-    labelsets = None
-    if settings["variant"] == "powerset":
-        labelsets = complete_labelsets(pd.read_csv(folder / "labelsets.csv", dtype=str, keep_default_na=False), tasks)
-    more = {"labelsets": labelsets, "order": settings.get("order")}
-    model = create_model(
-        settings["variant"], tasks, settings["timm_name"], clim_units=settings["clim_units"],
-        tlim_units=settings["tlim_units"], **{name: value for name, value in more.items() if value is not None},
-    )  # fmt: skip
+    tasks = Tasks(settings.get("model_tasks", settings["tasks"]), settings["titles"])
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        model = create_model(
+            settings["variant"], tasks, settings["timm_name"], clim_units=settings["clim_units"],
+            tlim_units=settings["tlim_units"], labelsets=weights.get("labelsets"), order=weights.get("order"),
+        )  # fmt: skip
+        model.load_state_dict(weights)
     except Exception as error:  # damaged and foreign files raise anything
         raise RunError(
             f"{folder}/model.safetensors: does not hold this run's weights ({error}). Train it anew."
@@ -161,12 +155,6 @@ def load(folder: str | Path):
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     model.temperatures = {task: entry["temperature"] for task, entry in calibration.items()}
     return model.eval()
-
-
-def complete_labelsets(labelsets: pd.DataFrame, tasks: Tasks) -> np.ndarray:
-    """(L, N) int64 class positions of the labelsets without a missing label ("" or NaN), in the frame's order."""
-    found = np.stack([codes(labelsets[task].replace("", None), names) for task, names in tasks.items()], axis=1)
-    return found[(found >= 0).all(axis=1)]
 
 
 def provenance() -> dict[str, Any]:
@@ -186,13 +174,17 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def digest(texts: Iterable[str]) -> str:
+    """32 hexadecimal digits over texts in their order."""
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=16).hexdigest()
+
+
 def code_digest() -> str:
     """12 hexadecimal digits over the source of the modules that decide numbers: equal digests, comparable runs."""
-    here, digest = Path(__file__).parent, hashlib.blake2b(digest_size=6)
-    names = "tasks variants metrics model rivals config prepare training results data/* city/*".split()
-    for path in sorted(path for name in names for path in here.glob(f"{name}.py")):
-        digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    here = Path(__file__).parent
+    names = "tasks variants metrics model rivals weights config prepare learner training results data/* city/*".split()
+    paths = sorted(path for name in names for path in here.glob(f"{name}.py"))
+    return digest(f"{path.relative_to(here).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in paths)[:12]
 
 
 def commit() -> str:

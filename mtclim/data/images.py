@@ -36,13 +36,21 @@ class ImageError(ValueError):
 class ImageStore:
     """Decoded images: ``images`` (n, size, size, 3) uint8, row i = table row i; ``readable`` (n,) bool.
 
-    ``unreadable`` lists image and reason of the others, whose pixels are zero. ``folder`` holds the store.
+    ``unreadable`` lists image and reason of the others, whose pixels are zero. ``folder`` holds the store,
+    ``digests`` (n,) the hexadecimal digests of the files' contents.
     """
 
     images: np.memmap
     readable: np.ndarray
     unreadable: pd.DataFrame
     folder: Path
+    digests: np.ndarray
+
+
+def same_picture(store: ImageStore) -> np.ndarray:
+    """(n,) ids of groups of rows whose files have the same content; an unreadable file is a group of its own."""
+    own = [f"row {row}" for row in range(len(store.readable))]
+    return pd.factorize(np.where(store.readable, store.digests, own))[0]
 
 
 def decode(path: str | Path, size: int) -> np.ndarray:
@@ -74,6 +82,7 @@ def open_store(
     workers: int | None = None,
     max_unreadable: float = 0.01,
     progress: bool = True,
+    names: Sequence[str] | None = None,
 ) -> ImageStore:
     """The decoded images of a table (or of paths), from the cache or built there.
 
@@ -84,7 +93,7 @@ def open_store(
 
     Raises ImageError if more than the share ``max_unreadable`` of the images cannot be read, and on a full disk.
     """
-    names = list(images.frame["image"]) if isinstance(images, Table) else [str(path) for path in images]
+    names = names or (list(images.frame["image"]) if isinstance(images, Table) else [str(path) for path in images])
     paths = images.paths if isinstance(images, Table) else [Path(path).absolute() for path in images]
     if not paths or size < 1:
         raise ImageError(f"found {len(paths)} images, size {size}; expected at least one image and one pixel.")
@@ -92,7 +101,8 @@ def open_store(
     cache = Path(cache)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        folder = cache / f"{_key(paths, size, cache, workers)}"
+        key, digests = _key(paths, size, cache, workers)
+        folder = cache / key
         if not (folder / "COMPLETE").exists():
             with FileLock(f"{folder}.lock"):
                 if not (folder / "COMPLETE").exists():
@@ -105,7 +115,7 @@ def open_store(
             f"{cache}: no space left for the decoded images ({need:.1f} GiB for {len(paths)} at {size} px). "
             "Free some space, or choose another cache folder, and repeat the command."
         ) from error
-    return _open(names, folder, max_unreadable)
+    return _open(names, folder, max_unreadable, digests)
 
 
 def _reason(path: str | Path, error: Exception) -> str:
@@ -159,8 +169,8 @@ def _hash(path: Path) -> bytes:
         return bytes(16)
 
 
-def _key(paths: Sequence[Path], size: int, cache: Path, workers: int) -> str:
-    """Key of a store from the files' contents, which are remembered under their size and times."""
+def _key(paths: Sequence[Path], size: int, cache: Path, workers: int) -> tuple[str, np.ndarray]:
+    """Key of a store from the files' contents, remembered under their size and times, and the digests of these."""
     stats = np.array([_stat(path) for path in paths], dtype=np.int64)
     memory = cache / f"contents-{hashlib.sha256(json.dumps([str(p) for p in paths]).encode()).hexdigest()[:16]}.npz"
     digests, fresh = np.zeros((len(paths), 16), np.uint8), np.ones(len(paths), dtype=bool)
@@ -178,7 +188,7 @@ def _key(paths: Sequence[Path], size: int, cache: Path, workers: int) -> str:
         np.savez(beside, stats=stats, digests=digests)
         os.replace(beside, memory)
     content = f"{_VERSION}:{size}:{len(paths)}:".encode() + digests.tobytes()
-    return f"{size}px-{hashlib.sha256(content).hexdigest()[:24]}"
+    return f"{size}px-{hashlib.sha256(content).hexdigest()[:24]}", np.array([row.tobytes().hex() for row in digests])
 
 
 def _build(paths: Sequence[Path], size: int, folder: Path, workers: int, progress: bool) -> None:
@@ -242,7 +252,7 @@ def _reserve(path: Path, shape: tuple[int, ...], keep: bool) -> int:
     return array.offset
 
 
-def _open(names: Sequence[str], folder: Path, max_unreadable: float) -> ImageStore:
+def _open(names: Sequence[str], folder: Path, max_unreadable: float, digests: np.ndarray) -> ImageStore:
     note = json.loads((folder / "COMPLETE").read_text(encoding="utf-8"))
     rows = [row for row, _ in note["unreadable"]]
     readable = np.ones(len(names), dtype=bool)
@@ -256,4 +266,4 @@ def _open(names: Sequence[str], folder: Path, max_unreadable: float) -> ImageSto
             f"{len(rows)} of {len(names)} images cannot be read, more than the allowed share of {max_unreadable:g}: "
             f"{first}{' ...' if len(rows) > 5 else ''}. Repair them, remove their rows, or raise max_unreadable."
         )
-    return ImageStore(np.load(folder / "images.npy", mmap_mode="r"), readable, unreadable, folder)
+    return ImageStore(np.load(folder / "images.npy", mmap_mode="r"), readable, unreadable, folder, digests)

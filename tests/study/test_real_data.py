@@ -10,7 +10,7 @@ import pytest
 from mtclim import TableError, cooccurrence, load_config, lprus, partition, read_table
 from mtclim.data import labels
 from mtclim.data.images import open_store
-from mtclim.training import prepare
+from mtclim.prepare import prepare
 
 SHARED = os.environ.get("MTCLIM_SHARED_DATA", "")
 FACADES, MEDELLIN = Path(SHARED, "facades", "labels.csv"), Path(SHARED, "medellin", "Raw_Data_Information.csv")

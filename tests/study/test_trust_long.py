@@ -40,9 +40,7 @@ print(max(m for _, m in peaks[third : 2 * third]), max(m for _, m in peaks[2 * t
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return make_project(
-        tmp_path_factory.mktemp("long") / "project", images=60, image_size=16, max_epochs=1, batch_size=32
-    )
+    return make_project(tmp_path_factory.mktemp("long") / "project", images=60, max_epochs=1, batch_size=32)
 
 
 @pytest.fixture(autouse=True)

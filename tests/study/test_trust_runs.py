@@ -24,10 +24,12 @@ from tiny import ROOT, TASKS, contents, environment, make_project, start
 from mtclim import Tasks, load_config, runs
 from mtclim.data.images import ImageError
 from mtclim.data.table import TableError
+from mtclim.learner import Learner, TrainingError
 from mtclim.mapping.predict import Ensemble, predict
 from mtclim.model import MultitaskModel, create_model
+from mtclim.prepare import prepare
 from mtclim.runs import RunError
-from mtclim.training import Learner, TrainingError, fit, prepare
+from mtclim.training import fit
 
 SOAK = pytest.mark.soak
 
@@ -131,8 +133,10 @@ import os, subprocess, sys
 from pathlib import Path
 from mtclim import load_config, runs
 from mtclim.data.images import ImageError, open_store
+from mtclim.learner import Learner, TrainingError
 from mtclim.mapping.predict import predict
-from mtclim.training import fit, prepare
+from mtclim.prepare import prepare
+from mtclim.training import fit
 
 disk = Path(sys.argv[1])
 def resize(kib):
@@ -265,6 +269,7 @@ def test_too_little_gpu_memory_is_said(tmp_path, monkeypatch):
 
 
 def test_prediction_retries_with_smaller_batches_when_memory_is_short(monkeypatch):
+    torch.set_num_threads(1)  # several threads share a batch
     model = create_model("bl", Tasks(TASKS), "test_byobnet").eval()
     model.image_size, forward, sizes = 32, Ensemble._forward, []
     device, nothing = torch.device("cpu"), pd.Series(dtype=object)
@@ -292,13 +297,11 @@ def test_validation_without_a_class_is_no_trouble(project, tmp_path):
     frame.to_csv("rare.csv", index=False)
     for split_seed in range(20):  # the block with the rare class must come to training
         config = tiny(data="rare.csv", out=tmp_path / "run", split_seed=split_seed, max_epochs=1)
-        try:
-            prepare(config, images=False)
+        counts = prepare(config).counts().set_index("class")
+        if counts.loc["white", "train"]:
             break
-        except TableError as error:
-            assert "no training row of class white" in str(error)
     scores = json.loads((fit(config, progress=False) / "metrics.json").read_text())
-    assert scores["val"]["tint"]["f1"]["white"] == 0 and 0 <= scores["val"]["tint"]["oa"] <= 1
+    assert scores["val"]["tint"]["f1"]["white"] is None and 0 <= scores["val"]["tint"]["oa"] <= 1
 
 
 def test_unreadable_images_are_counted_or_refused(project, tmp_path):

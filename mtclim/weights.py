@@ -3,6 +3,8 @@
 import socket
 import threading
 import urllib.request
+from contextlib import suppress
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,14 @@ def resolve_tag(name: str) -> str:
 
 def backbone_config(name: str) -> dict[str, Any]:
     """timm's configuration of a backbone's weights: ``mean``, ``std``, ``input_size`` ...; ValueError if unknown."""
-    architecture, _, tag = resolve_tag(name).partition(".")
-    known = timm.is_model(architecture) and (not tag or timm.is_model_pretrained(f"{architecture}.{tag}"))
-    if not known:
-        close = [f"{architecture}.{end}" for end in _tags(architecture)] or timm.list_models(f"*{architecture[:8]}*")
+    try:
+        return timm.get_pretrained_cfg(resolve_tag(name), allow_unregistered=False).to_dict()
+    except RuntimeError:
+        close = get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5, cutoff=0.5)
         raise ValueError(
             f"backbone: found {name!r}, which timm {timm.__version__} does not know; expected for example "
-            f"{', '.join(close[:8]) or 'densenet121, tf_efficientnetv2_b3'}."
-        )
-    return timm.get_pretrained_cfg(resolve_tag(name)).to_dict()
+            f"{', '.join(close) or 'densenet121, tf_efficientnetv2_b3'}."
+        ) from None
 
 
 def create_backbone(name: str, pretrained: bool = False, weights: str | Path | None = None) -> nn.Module:
@@ -62,8 +63,7 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
     RuntimeError
         Where pretrained weights cannot be had; the message says what to do.
     """
-    config = backbone_config(name)
-    name = resolve_tag(name)
+    config, name = backbone_config(name), resolve_tag(name)
     if weights:
         return _filled(name, load_file(weights), str(weights))
     if not pretrained:
@@ -116,11 +116,6 @@ def _filled(name: str, state: dict[str, Tensor], source: str) -> nn.Module:
     return body
 
 
-def _tags(architecture: str) -> list[str]:
-    names = timm.list_models(f"{architecture}.*", pretrained=True) if timm.is_model(architecture) else []
-    return [name.split(".", 1)[1] for name in names]
-
-
 def _cached(config: dict[str, Any]) -> str | None:
     """The file of these weights in the hub's cache, if an earlier download left it there."""
     files = (try_to_load_from_cache(config["hf_hub_id"], name) for name in ("model.safetensors", "pytorch_model.bin"))
@@ -128,22 +123,19 @@ def _cached(config: dict[str, Any]) -> str | None:
 
 
 def _reach(config: dict[str, Any]) -> None:
-    """ConnectionError unless the download's first station (proxy or host) answers within a few seconds.
+    """ConnectionError unless the download's first station, a proxy or the host, answers within ``REACH_SECONDS``.
 
-    The hub's own client would try for three quarters of a minute. A thread of its own, since looking a name up knows no
-    time limit.
+    The hub's own client would try for three quarters of a minute. The attempt has a thread of its own, since looking up
+    a name knows no time limit.
     """
     source = constants.ENDPOINT if config.get("hf_hub_id") else config.get("url") or ""
     station = urlsplit(urllib.request.getproxies().get(urlsplit(source).scheme) or source)
+    address = station.hostname, station.port or (80 if station.scheme == "http" else 443)
     reached = threading.Event()
 
     def connect() -> None:
-        port = station.port or (80 if station.scheme == "http" else 443)
-        try:
-            socket.create_connection((station.hostname, port), timeout=REACH_SECONDS).close()
+        with suppress(OSError), socket.create_connection(address, timeout=REACH_SECONDS):
             reached.set()
-        except OSError:
-            pass
 
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()

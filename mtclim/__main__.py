@@ -117,7 +117,7 @@ def prepare(arguments: Sequence[str]) -> None:
     from mtclim.prepare import prepare as prepared
 
     data = prepared(config)
-    print(data.table.path, f"{len(data.split)} images kept", sep="\n")
+    print(data.table.path, *data.notes, data.counts().to_string(index=False), sep="\n")
 
 
 def grid(arguments: Sequence[str]) -> None:

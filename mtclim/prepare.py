@@ -1,5 +1,6 @@
 """From a configuration to data ready for training: the table balanced, decoded and partitioned (section 2.2)."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,7 +167,9 @@ def prepare(config: Config, images: bool = True) -> Data:
         notes += _contradictions(labels, same, names)
     if given is None:
         shares = (config.train_share, config.val_share, config.test_share)
-        split = partition(labels, _joined(blocks, same), shares, config.split_seed)
+        with warnings.catch_warnings(record=True) as said:  # shares that whole blocks cannot reach
+            split = partition(labels, _joined(blocks, same), shares, config.split_seed)
+        notes += [str(warning.message) for warning in said]
     else:
         split = given.loc[labels.index]
     notes += _on_both_sides(split, blocks, same)

@@ -114,7 +114,12 @@ command_line.main(sys.argv[1:])
 
 
 def test_prepare_train_predict_and_collect(project):
-    assert "images kept" in call(project, "prepare", "--config", "tiny").stdout
+    prepared = call(project, "prepare", "--config", "tiny").stdout.splitlines()
+    assert prepared[0] == str(project / "table.csv") and "shade (2 classes)" in prepared[1]
+    assert prepared[-6].split() == ["task", "class", "train", "val", "test"] and prepared[-5].split()[:2] == [
+        "shade",
+        "dark",
+    ]
     trained = call(project, "train", "--config", "tiny", "--out", "runs/mine/seed-0")
     assert trained.returncode == 0, trained.stderr
     run = project / "runs/mine/seed-0"

@@ -1,13 +1,22 @@
-"""The source notebooks: thin, without outputs, one parameters cell, only known settings."""
+"""The source notebooks: thin, without outputs, one parameters cell, only known settings; true of any table and name."""
 
 import ast
 import json
+import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import yaml
+from tiny import environment, make_project
 
+from mtclim import SANTIAGO
 from mtclim.config import Config
+from mtclim.data.table import RESERVED, TableError, read_table
 from mtclim.papermill_plugin import assigned
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -25,6 +34,27 @@ def test_thin_and_clean(path):
     assert all(len("".join(cell["source"]).splitlines()) <= 25 for cell in code)
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
     assert "mtclim" in json.loads(path.read_text())["metadata"], "the papermill plug-in knows ours by this entry"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_functions_live_in_the_package(path):
+    code = ["".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "code"]
+    defined = [node for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    assert all(node.end_lineno - node.lineno < 3 for node in defined), [node.name for node in defined]
+
+
+@pytest.mark.parametrize("path", OURS[:2], ids=lambda path: path.stem)
+def test_the_text_is_true_of_any_table(path):
+    """What holds for Santiago's classes alone is written by code, where it applies."""
+    text = "".join("".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "markdown")
+    names = {
+        *SANTIAGO,
+        *(name for classes in SANTIAGO.values() for name in classes),
+        "Santiago",
+        "demo",
+        "paper preset",
+    }
+    assert not [name for name in names if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,3 +76,57 @@ def test_parameters_are_settings(path):
 def test_train_has_what_users_were_promised():
     (cell,) = [c for c in cells(OURS[-1]) if "parameters" in c["metadata"].get("tags", [])]
     assert {"variant", "backbone", "seed", "config", "data", "out"} <= set(assigned("".join(cell["source"])))
+
+
+# --- names of a user's that are ours too ---
+
+OURS_TOO = (
+    *RESERVED, "longitude", "x", "heading", "count", "mean", "run", "true", "pred", "row", "n", "cell", "area", "index",
+    "name", "task", "class", "title", "part", "test", "seed", "variant", "epoch", "network", "kappa", "unseen", "entropy",
+    "facades", "taxonomy", "number", "expected", "argmax", "truth", "reason", "path", "in_training", "synthetic", "fid",
+    "geom", "ogc_fid",
+)  # fmt: skip
+"""Reserved columns of a table, some aliases, and what frames and files of ours call, or called, their own columns."""
+CLASSES = ["no", "yes"]
+
+
+def spellings(names: tuple[str, ...], every: bool) -> list[str]:
+    """Each name as it is, with a capital and in capitals; in short one of the three in turn, and all of the last two."""
+    three = [dict.fromkeys((name, name.capitalize(), name.upper())) for name in names]
+    short = [list(each)[i % len(each)] for i, each in enumerate(three[:-2])] + [*three[-2], *three[-1]]
+    return [spelt for each in three for spelt in each] if every else short
+
+
+def labelled(tasks: list[str], images: int = 60) -> pd.DataFrame:
+    """A table of the tiny project's images with these tasks."""
+    codes = np.random.default_rng(1).integers(0, 2, (images, len(tasks)))
+    labels = {task: np.array(CLASSES)[codes[:, n]] for n, task in enumerate(tasks)}
+    place = {"lon": -70.6, "lat": -33.4, "block": [f"b{i % 12}" for i in range(images)]}
+    return pd.DataFrame({"image": [f"images/{i}.png" for i in range(images)]} | place | labels)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["short", "every"])
+def test_any_name_is_a_task_in_all_notebooks_or_refused_at_once(tmp_path, every, record_property):
+    for package in ("papermill", "geopandas"):
+        pytest.importorskip(package)
+    project = make_project(tmp_path / "project", images=60, max_epochs=1)
+    tasks = []
+    for task in spellings(OURS_TOO, every):
+        labelled([task]).to_csv(project / "one.csv", index=False)
+        try:
+            read_table(project / "one.csv", {task: CLASSES})
+            tasks.append(task)
+        except TableError as error:
+            assert repr(task) in str(error) and len(str(error).splitlines()) == 1
+            assert task.lower() in {*RESERVED, "mean"}, f"{task} is refused, but nothing else has that name"
+    labelled(tasks).to_csv(project / "table.csv", index=False)
+    (project / "tasks.yaml").write_text(yaml.safe_dump(dict.fromkeys(tasks, CLASSES), sort_keys=False))
+    given = ["--no-progress-bar", "-p", "config", "tiny", "-p", "tasks", "tasks.yaml", "-p", "data", "table.csv"]
+    for name in ("explore", "balance", "train", "evaluate", "map"):
+        command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", f"{name}.ipynb", *given]
+        command += ["-p", "tiles", "False"] if name == "map" else []
+        done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+    (metrics,) = project.glob("runs/*/*/*/seed-0/metrics.json")
+    assert list(json.loads(metrics.read_text())["test"]) == [*tasks, "mean"]
+    record_property("names", len(tasks))

@@ -1,8 +1,8 @@
 """Label powerset: co-occurrence, balancing (LPRUS) and data partition (section 2.2 of the paper).
 
 All functions take ``labels``, a DataFrame with one column a task (categorical, or any values: then classes in sorted
-order), missing = not annotated. Rows are counted by *labelset*, a distinct combination of labels. A missing label is one
-more value of its task.
+order), missing = not annotated. Rows are counted by *labelset*, a distinct combination of labels. A missing label is
+one more value of its task.
 """
 
 import math

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
+from mtclim.city import make_city
 from mtclim.data import images
-from mtclim.data.images import ImageError, decode, open_store
-from mtclim.data.table import read_table
+from mtclim.data.images import FORMATS, SUFFIXES, ImageError, decode, digest_of, is_panorama, open_store, same_picture
+
+SHARED = Path(os.environ.get("MTCLIM_SHARED_DATA", "absent"))
 
 
 def picture(width=96, height=64, seed=0) -> np.ndarray:
@@ -87,6 +90,76 @@ def test_palette_grey_and_16_bit(tmp_path):
     assert close(decode(tmp_path / "16.png", 16), one, 1) and close(decode(tmp_path / "16.tif", 16), one, 1)
 
 
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".gif", ".avif", ".jp2", ".tga"])
+def test_suffixes_are_pillows_own(tmp_path, suffix):
+    if suffix == ".avif" and "AVIF" not in FORMATS:
+        pytest.skip("this Pillow has no AVIF")
+    assert suffix in SUFFIXES and suffix in Image.registered_extensions()
+    kind = Image.registered_extensions()[suffix]
+    path = save(tmp_path / f"a{suffix}", format=kind, **({"quality": 95} if kind in ("JPEG", "AVIF") else {}))
+    assert close(decode(path, 32), expected(picture()), 6)
+
+
+def test_what_is_no_picture_is_not_a_suffix_of_one():
+    assert not SUFFIXES & {".pdf", ".eps", ".mpg", ".h5", ".txt", ".svg", ""} and {".heic", ".heif"} <= SUFFIXES
+
+
+def test_pillow_is_left_alone_at_import():
+    code = "import mtclim.data.images; from PIL import Image; print(Image._initialized)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "0"
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"),
+    [(257, np.uint16), (16, np.uint16), (1, np.uint16), (257, np.int32), (8_000_000, np.int32), (1, np.int32)]
+    + [(1 / 255, np.float32), (1, np.float32), (257, np.float32), (0.0001, np.float32)],
+)
+def test_deep_pixels_are_scaled_by_their_range(tmp_path, scale, kind):
+    grey = np.asarray(Image.fromarray(picture()).convert("L")).astype(float)
+    grey[0, 0] = 255
+    Image.fromarray((grey * scale).astype(kind)).save(tmp_path / "deep.tif")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "l.png")
+    assert close(decode(tmp_path / "deep.tif", 16), decode(tmp_path / "l.png", 16), 2)
+
+
+def test_black_stays_black_and_colours_of_16_bits_are_read(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "black.tif")
+    assert (decode(tmp_path / "black.tif", 4) == 0).all()
+    deep_colours(tmp_path / "deep.tif")
+    assert close(decode(tmp_path / "deep.tif", 8), np.array([200, 100, 50]), 2)
+
+
+def deep_colours(path: Path):
+    """A TIFF of 8 x 8 pixels of 3 x 16 bits, which Pillow doesn't write."""
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 140)]
+    tags += [(277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 1, 384)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = (head + bytes(4)).ljust(134, b"\0") + struct.pack("<3H", 16, 16, 16)
+    path.write_bytes(head + struct.pack("<3H", 200 * 257, 100 * 257, 50 * 257) * 64)
+
+
+def test_bytes_and_paths_are_the_same_picture(tmp_path):
+    path = save(tmp_path / "a.png")
+    assert (decode(path.read_bytes(), 16) == decode(path, 16)).all()
+    assert digest_of(path) == digest_of(path.read_bytes()) != digest_of(b"") and len(digest_of(path)) == 32
+
+
+def test_panoramas_are_recognised(tmp_path):
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><GPano:ProjectionType>equirectangular</GPano:ProjectionType></x:xmpmeta>'
+    )
+    paths = [
+        save(tmp_path / "wide.jpg", picture(1000, 500)),
+        save(tmp_path / "named.jpg", picture(400, 300), xmp=xmp),
+        save(tmp_path / "small.jpg", picture(400, 200)),
+        save(tmp_path / "photograph.jpg", picture(1600, 1200)),
+    ]
+    assert [is_panorama(path) for path in paths] == [True, True, False, False]
+    store = open_store(paths, 8, tmp_path / "cache", progress=False, names=list("abcd"))
+    assert store.readable.all() and len(store.notes) == 1 and store.notes[0].startswith("2 of 4 images are 360°")
+    assert ": a, b." in store.notes[0]
+
+
 def test_transparency_becomes_white(tmp_path):
     clear = np.zeros((10, 10, 4), np.uint8)
     Image.fromarray(clear).save(tmp_path / "clear.png")
@@ -142,7 +215,9 @@ def unreadable_files(folder: Path) -> dict[str, str]:
     (folder / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(folder / "pipe.jpg")
     bomb(folder / "bomb.png")
-    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "float.tif")
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(folder / "float.tif")
+    (folder / "pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     return {
         "cut.jpg": "truncated",
         "empty.jpg": "the file is empty",
@@ -152,7 +227,9 @@ def unreadable_files(folder: Path) -> dict[str, str]:
         "loop.jpg": "symbolic links",
         "pipe.jpg": "not a regular file",
         "bomb.png": "pixels",
-        "float.tif": "floating-point",
+        "float.tif": "not finite",
+        "pointer.jpg": "a Git LFS pointer",
+        "phone.heic": "a HEIC picture; install the package pillow-heif",
         "absent.jpg": "no such file",
     }
 
@@ -174,7 +251,7 @@ def test_no_permission_is_named_whoever_runs_this(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images.Image, "open", refuse)
+    monkeypatch.setattr(images.os, "stat", refuse)
     with pytest.raises(ImageError, match="no permission"):
         decode(save(tmp_path / "a.png"), 32)
 
@@ -195,24 +272,49 @@ def test_store_holds_what_decode_gives_and_is_reused(tmp_path, monkeypatch):
     assert isinstance(store.images, np.memmap) and store.images.shape == (30, 8, 8, 3) and store.readable.all()
     assert all((store.images[i] == decode(path, 8)).all() for i, path in enumerate(paths))
     assert not list((tmp_path / "cache").glob("*.partial"))
-    monkeypatch.setattr(images, "decode", None)  # a second opening decodes nothing ...
-    monkeypatch.setattr(images, "_hash", None)  # ... and reads no file
+    assert store.digests.tolist() == [digest_of(path) for path in paths] and store.hashes.shape == (30, 32)
+    monkeypatch.setattr(images, "_content", None)  # a second opening reads no file
     assert open_store(paths, 8, tmp_path / "cache", progress=False).folder == store.folder
 
 
-def test_store_is_keyed_by_content_order_and_size(tmp_path):
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    paths, read, whole = folder_of(tmp_path, 5), [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    open_store(paths, 8, tmp_path / "cache", progress=False)
+    assert sorted(path for path in read if path.suffix == ".png") == paths
+
+
+def test_store_is_keyed_by_files_order_and_size(tmp_path):
     paths, cache = folder_of(tmp_path, 5), tmp_path / "cache"
     first = open_store(paths, 8, cache, progress=False)
     assert open_store(paths[::-1], 8, cache, progress=False).folder != first.folder
     assert open_store(paths, 9, cache, progress=False).folder != first.folder
-    os.utime(paths[0])
-    assert open_store(paths, 8, cache, progress=False).folder == first.folder
     before = paths[0].stat()
     content = bytearray(paths[1].read_bytes())
     paths[0].write_bytes(content[: before.st_size].ljust(before.st_size, b"\0"))  # same size, same time, other content
     os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = open_store(paths, 8, cache, progress=False)
     assert changed.folder != first.folder and (changed.images[0] == decode(paths[1], 8)).all()
+
+
+def test_without_what_only_some_systems_have(tmp_path, monkeypatch):
+    for name in ("pwrite", "posix_fallocate", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    paths = folder_of(tmp_path, 5)
+    store = open_store(paths, 8, tmp_path / "cache", progress=False)
+    assert all((store.images[i] == decode(path, 8)).all() for i, path in enumerate(paths))
+
+
+def test_half_a_store_is_never_taken_for_a_whole_one(tmp_path):
+    paths = folder_of(tmp_path, 5)
+    store = open_store(paths, 8, tmp_path / "cache", progress=False)
+    expected = store.images.copy()
+    partial = store.folder.rename(f"{store.folder}.partial")  # as if killed between the marker and the new name
+    assert (open_store(paths, 8, tmp_path / "cache", progress=False).images == expected).all() and not partial.exists()
+    (store.folder / "COMPLETE").unlink()
+    (store.folder / "images.npy").write_bytes(b"half")
+    assert (open_store(paths, 8, tmp_path / "cache", progress=False).images == expected).all()
 
 
 def test_unreadable_images_are_listed_up_to_a_share(tmp_path):
@@ -224,16 +326,18 @@ def test_unreadable_images_are_listed_up_to_a_share(tmp_path):
     assert store.unreadable["image"].tolist() == [str(path) for path in paths[3 : 3 + len(reasons)]]
     assert all(part in got for part, got in zip(reasons.values(), store.unreadable["reason"], strict=True))
     assert (store.images[3 : 3 + len(reasons)] == 0).all() and (store.images[-1] == decode(paths[-1], 8)).all()
-    with pytest.raises(ImageError, match=r"10 of 30 images cannot be read.*cut.jpg: .*truncated.*raise max_unreadable"):
+    with pytest.raises(ImageError, match=r"12 of 32 images cannot be read.*cut.jpg: .*truncated.*raise max_unreadable"):
         open_store(paths, 8, tmp_path / "cache", progress=False)
 
 
-def test_store_of_a_table_names_images_as_the_table_does(tmp_path):
-    folder_of(tmp_path, 2)
-    (tmp_path / "t.csv").write_text("image,a\nphotographs/0.png,b\nphotographs/1.png,c\n")
-    (tmp_path / "photographs" / "1.png").write_bytes(b"")
-    store = open_store(read_table(tmp_path / "t.csv"), 8, tmp_path / "cache", max_unreadable=0.5, progress=False)
+def test_images_have_the_names_that_were_given(tmp_path):
+    paths = folder_of(tmp_path, 2)
+    paths[1].write_bytes(b"")
+    store = open_store(
+        paths, 8, tmp_path / "cache", max_unreadable=0.5, progress=False, names=["a", "photographs/1.png"]
+    )
     assert store.unreadable.to_dict("list") == {"image": ["photographs/1.png"], "reason": ["the file is empty"]}
+    assert store.digests[1] == digest_of(b"")
 
 
 BUILD = """
@@ -281,24 +385,20 @@ def test_two_processes_build_once(tmp_path):
     assert len({out.splitlines()[-1] for out in outs}) == 1
 
 
-def test_a_damaged_memory_of_contents_is_no_trouble(tmp_path):
-    paths = folder_of(tmp_path, 3)
-    store = open_store(paths, 8, tmp_path / "cache", progress=False)
-    for memory in (tmp_path / "cache").glob("contents-*.npz"):
-        memory.write_bytes(b"PK rubbish")
-    assert open_store(paths, 8, tmp_path / "cache", progress=False).folder == store.folder
-
-
 def test_a_full_disk_is_one_clear_error_and_the_same_command_finishes_later(tmp_path, monkeypatch):
-    paths, whole = folder_of(tmp_path, 3), os.posix_fallocate
+    paths = folder_of(tmp_path, 3)
+    with monkeypatch.context() as now:
+        now.setattr(images.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+        with pytest.raises(ImageError, match="no space left for the decoded images"):
+            open_store(paths, 8, tmp_path / "cache", progress=False)
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ImageError, match="no space left for the decoded images"):
-        open_store(paths, 8, tmp_path / "cache", progress=False)
-    monkeypatch.setattr(os, "posix_fallocate", whole)
+    with monkeypatch.context() as now:
+        now.setattr(images.os, "fsync", full)
+        with pytest.raises(ImageError, match="no space left for the decoded images"):
+            open_store(paths, 8, tmp_path / "cache", progress=False)
     assert open_store(paths, 8, tmp_path / "cache", progress=False).readable.all()
 
 
@@ -307,9 +407,87 @@ def test_nothing_to_decode(tmp_path):
         open_store([], 8, tmp_path / "cache")
 
 
-@pytest.mark.skipif("MTCLIM_SHARED_DATA" not in os.environ, reason="MTCLIM_SHARED_DATA is not set")
+# --- the same picture twice ---
+
+
+def copies(path: Path, folder: Path) -> list[Path]:
+    """A photograph copied, recompressed, resized and slightly brightened."""
+    image = Image.open(path).convert("RGB")
+    made = {
+        "coarse": image,
+        "large": image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC),
+        "uneven": image.resize((int(image.width * 1.3), int(image.height * 1.1)), Image.Resampling.LANCZOS),
+        "bright": ImageEnhance.Brightness(image).enhance(1.05),
+    }
+    paths = [folder / f"{path.stem}-{name}.jpg" for name in ("same", *made)]
+    shutil.copy(path, paths[0])
+    for copy, picture in zip(paths[1:], made.values(), strict=True):
+        picture.save(copy, quality=80)
+    return paths
+
+
+def test_copies_are_found_and_neighbours_in_the_drawn_city_are_not_taken_for_one(tmp_path):
+    make_city(tmp_path / "city", facades=1500, labelled=1500, size=64, seed=0, progress=False)
+    paths = sorted((tmp_path / "city" / "images").rglob("*.jpg"))
+    again = [copies(path, tmp_path) for path in paths[::100]]
+    store = open_store([*paths, *sum(again, [])], 64, tmp_path / "cache", progress=False)
+    groups = same_picture(store)
+    assert len(np.unique(groups[: len(paths)])) == len(paths) == 1500
+    found = groups[len(paths) :].reshape(len(again), -1) == groups[: len(paths) : 100, None]
+    assert found[:, 0].all() and found.mean() > 0.97
+
+
+def test_ten_photographs_under_many_names_are_ten_groups(tmp_path):
+    rng, base = np.random.default_rng(0), []
+    for k in range(10):
+        base.append(save(tmp_path / f"base{k}.png", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
+    paths = [Path(shutil.copy(base[i % 10], tmp_path / f"{i:03}.png")) for i in range(120)]
+    for name in ("broken-1.png", "broken-2.png"):
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(b"the same, yet no picture")
+    groups = same_picture(open_store(paths, 32, tmp_path / "cache", max_unreadable=0.1, progress=False))
+    assert (groups[:120] == groups[np.arange(120) % 10]).all() and len(np.unique(groups)) == 12
+
+
+def test_flat_pictures_of_different_brightness_are_different(tmp_path):
+    paths = [save(tmp_path / f"{level}.png", np.full((20, 20, 3), level, np.uint8)) for level in (40, 60, 200, 220)]
+    assert len(np.unique(same_picture(open_store(paths, 16, tmp_path / "cache", progress=False)))) == 4
+
+
+def test_thirty_thousand_images_are_compared_in_seconds():
+    rng, n = np.random.default_rng(0), 30_000
+    hashes = rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    hashes[n // 2 :] = hashes[: n // 2] ^ np.packbits(rng.random((n // 2, 256)) < 0.03, axis=1)  # 8 bits apart
+    pixels = np.tile(rng.integers(0, 256, (n // 2, 4, 4, 3), dtype=np.uint8), (2, 1, 1, 1))
+    digests = np.array([f"{i:032x}" for i in range(n)])
+    store = images.ImageStore(pixels, np.ones(n, bool), None, Path(), digests, hashes)
+    start = time.process_time()
+    groups = same_picture(store)
+    assert time.process_time() - start < 20
+    assert (groups[: n // 2] == groups[n // 2 :]).mean() > 0.99 and len(np.unique(groups)) >= n // 2
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="MTCLIM_SHARED_DATA is not set")
+def test_leaves_on_white_ground_are_not_taken_for_one(tmp_path):
+    paths = sorted((SHARED / "coffee_leaves").rglob("*.jpg"))
+    groups = same_picture(open_store(paths, 64, tmp_path / "cache", progress=False))
+    assert len(paths) == 1685 and 1679 <= len(np.unique(groups)) < 1685  # six leaves were taken twice
+
+
+@pytest.mark.skipif(not (SHARED.parent / "cases").exists(), reason="MTCLIM_SHARED_DATA is not set")
+def test_every_file_of_a_folder_is_read_or_named(tmp_path):
+    for path in (SHARED.parent / "cases" / "folder_suffixes" / "photos").iterdir():
+        assert path.suffix.lower() in SUFFIXES
+        if path.suffix == ".heic":
+            with pytest.raises(ImageError, match="HEIC"):
+                decode(path, 16)
+        else:
+            assert decode(path, 16).shape == (16, 16, 3)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="MTCLIM_SHARED_DATA is not set")
 def test_real_photographs(tmp_path):
-    paths = sorted((Path(os.environ["MTCLIM_SHARED_DATA"]) / "facades" / "images").glob("*.jpg"))
+    paths = sorted((SHARED / "facades" / "images").glob("*.jpg"))
     store = open_store(paths, 64, tmp_path / "cache", progress=False)
     assert store.readable.all() and len(paths) == 971 and 40 < store.images.mean() < 200
     start = time.perf_counter()

@@ -92,7 +92,7 @@ def test_facades_without_a_yaml_take_remarks_for_tasks_but_never_paths():
 
 def test_facade_photographs_are_decoded_into_another_folder(facades, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in FACADES.parent.iterdir()}
-    store = open_store(facades, 16, tmp_path / "cache", progress=False)
+    store = open_store(facades.paths, 16, tmp_path / "cache", progress=False)
     assert store.images.shape == (971, 16, 16, 3) and store.readable.all()
     assert store.images.reshape(971, -1).std(axis=1).min() > 1, "no picture is blank"
     assert {path.name: path.stat().st_mtime_ns for path in FACADES.parent.iterdir()} == before

@@ -164,7 +164,7 @@ def prepare(config: Config, images: bool = True) -> Data:
             names=list(names),
         )  # fmt: skip
         same = same_picture(store)
-        notes += _contradictions(labels, same, names)
+        notes += [*store.notes, *_contradictions(labels, same, names)]
     if given is None:
         shares = (config.train_share, config.val_share, config.test_share)
         with warnings.catch_warnings(record=True) as said:  # shares that whole blocks cannot reach

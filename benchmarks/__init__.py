@@ -1,1 +1,1 @@
-"""The benchmarks of ``make bench``: ratios of two timings taken in turn within one run; absolute times only from a GPU."""
+"""The benchmarks of ``make bench``: ratios of two timings taken in turn within one run; times only from a GPU."""

@@ -66,9 +66,12 @@ def main() -> None:
     given.out.write_text(json.dumps(about | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text.to_csv(given.out.with_suffix(".csv"), index=False)
     quiet = "" if about["load before"] < 0.5 else ", busy with other programs"
-    said = [f"Machine: {about['hardware']}, {about['cpu']}; GPU: {'none' if about['device'] == 'CPU' else about['device']}.",
-            f"Threads available: {about['threads']}; load when it began: {about['load before']}{quiet}.",
-            f"Measured {about['date'][:10]} with torch {about['versions']['torch']}, commit {about['commit']}."]  # fmt: skip
+    gpu = "none" if about["device"] == "CPU" else about["device"]
+    said = [
+        f"Machine: {about['hardware']}, {about['cpu']}; GPU: {gpu}.",
+        f"Threads available: {about['threads']}; load when it began: {about['load before']}{quiet}.",
+        f"Measured {about['date'][:10]} with torch {about['versions']['torch']}, commit {about['commit']}.",
+    ]
     said += [given.note] * bool(given.note)
     given.out.with_suffix(".txt").write_text("".join(f"- {line}\n" for line in said), encoding="utf-8")
 

@@ -24,7 +24,8 @@ class Drawing:
 
     def box(self, x, y, w, h, fill=PAPER, stroke=INK, radius=6, width=1.4):
         self.parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="{radius}" fill="{fill}" stroke="{stroke}" stroke-width="{width}"/>'
+            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="{radius}" fill="{fill}" '
+            f'stroke="{stroke}" stroke-width="{width}"/>'
         )
 
     def text(self, x, y, *lines, size=15, anchor="middle", fill=INK, weight="normal"):
@@ -68,7 +69,8 @@ def sub(letter, index, roman=True):
     """A letter in italics with its index."""
     style = "normal" if roman else "italic"
     return (
-        f'<tspan font-style="italic" font-family="Georgia, Times, Liberation Serif, serif" font-size="1.12em">{letter}</tspan>'
+        '<tspan font-style="italic" font-family="Georgia, Times, Liberation Serif, serif" '
+        f'font-size="1.12em">{letter}</tspan>'
         f'<tspan dy="0.28em" font-size="0.72em" font-style="{style}">{index}</tspan><tspan dy="-0.2em">&#8203;</tspan>'
     )
 
@@ -148,8 +150,10 @@ def architecture():
         d.text(682, y + 71, sub("P", name), anchor="end")
         d.loss(535, y + 65, number)
     # FC
-    segments = [("x", "BL", 60, 110, "#8da3b8"), ("x", "CLIM", 174, 52, "#7fae85"), ("P", "CLIM", 230, 32, PAPER),
-                ("x", "TLIM", 272, 42, "#cdb26a"), ("P", "TLIM", 318, 32, PAPER), ("P", "BL", 356, 32, PAPER)]  # fmt: skip
+    segments = [
+        ("x", "BL", 60, 110, "#8da3b8"), ("x", "CLIM", 174, 52, "#7fae85"), ("P", "CLIM", 230, 32, PAPER),
+        ("x", "TLIM", 272, 42, "#cdb26a"), ("P", "TLIM", 318, 32, PAPER), ("P", "BL", 356, 32, PAPER),
+    ]  # fmt: skip
     for letter, index, y, h, fill in segments:
         d.box(862, y, 26, h, fill=fill)
         d.text(896, y + h / 2 + 5, sub(letter, index), anchor="start", size=14)
@@ -182,7 +186,7 @@ def recurrent(d, x, y, units):
 
 
 def gru():
-    """Fig. 6: the unit (reset gate after the recurrent product), and a task's stack of a bidirectional and a plain GRU."""
+    """Fig. 6: the unit (reset gate after the recurrent product), and a task's stack of a bidirectional and a GRU."""
     d = Drawing(1120, 430, "The gated recurrent unit and the stacked bidirectional network")
     h, z = (lambda i: sub("h", i, roman=False)), (lambda i: sub("z", i, roman=False))
     d.text(20, 30, "a) gated recurrent unit", anchor="start", weight="bold", size=16)

@@ -1,4 +1,4 @@
-"""The book's pictures of the synthetic city, its calibration table and the title picture: ``python book/make_figures.py``.
+"""The book's pictures of the synthetic city, its calibration table, the title picture: ``python book/make_figures.py``.
 
 Everything comes from ``mtclim.city`` with fixed seeds. The results are committed (a few hundred kB), so that rendering
 the book draws nothing; run this after a change of the city.
@@ -143,10 +143,13 @@ def calibration_table(city: CityPlan) -> None:
     def number(value: float) -> str:
         return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 2 else f"{value:.4f}"
 
+    def difference(row) -> str:
+        return number(row.difference) if abs(row.city) < 2 or pd.isna(row.difference) else f"{row.difference:,.0f}"
+
     rows = [
-        (row.quantity, number(row.paper) or "not published", number(row.city), number(row.difference) if abs(row.city) < 2 else
-         "" if pd.isna(row.difference) else f"{row.difference:,.0f}") for row in table.itertuples()
-    ]  # fmt: skip
+        (row.quantity, number(row.paper) or "not published", number(row.city), difference(row))
+        for row in table.itertuples()
+    ]
     frame = pd.DataFrame(rows, columns=["Quantity", "Paper", "City", "Difference"])
     TABLES.mkdir(exist_ok=True)
     frame.to_csv(TABLES / "calibration.csv", index=False)

@@ -1,4 +1,4 @@
-"""A project in a folder of its own: a table of generated pictures, a preset, the notebooks. Synthetic; not part of the package."""
+"""A project in a folder of its own: a table of generated pictures, a preset, the notebooks. Synthetic."""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
 """The book's own Sphinx extension: chapters from executed notebooks, banners on them, docstrings as they are written.
 
-A chapter is an executed notebook under ``book/chapters/`` (not in git). It is taken from ``results/notebooks/`` unless a
-newer one is there already, as after ``make study``; where neither exists a page says so instead of breaking the build.
+A chapter is an executed notebook under ``book/chapters/`` (not in git). It is taken from ``results/notebooks/`` unless
+a newer one is there already, as after ``make study``. Where neither exists, a page says so and the build goes on.
 """
 
 import csv
@@ -25,7 +25,7 @@ MISSING = """# {title}
 
 ```{{admonition}} Not computed in this copy
 :class: warning
-The executed notebook `results/notebooks/{name}.ipynb` is not there. `make study` runs the study, this notebook included.
+The executed notebook `results/notebooks/{name}.ipynb` is not there. `make study` runs the study and this notebook.
 ```
 """
 

@@ -1,4 +1,4 @@
-"""The book: its pages name what exists, its extension does what it says on a small book, a page loads nothing from elsewhere."""
+"""The book: its pages name what exists, its extension does what it says, a page loads nothing from elsewhere."""
 
 import importlib
 import json
@@ -60,7 +60,7 @@ def test_names_on_the_pages_can_be_imported(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_directives_are_recognised(page):
-    """A fence of backticks takes no backtick in its first line: all that follows would be shown as text, without warning."""
+    """A fence of backticks takes no backtick in its first line: all that follows would be shown as text."""
     assert not re.findall(r"^```+\{[^\n]*`.*$", page.read_text(encoding="utf-8"), re.M)
 
 
@@ -113,11 +113,16 @@ def test_the_paper_says_what_the_page_on_contradictions_says():
     listed = re.search(r"for 7 of the 11 multitask variants: (.*?); among", page, re.S)[1]
     listed = {name.lower().replace("-", "_") for name in re.findall(r"[A-Z]+(?:-MS)?(?:_[A-Z]+)?", listed)}
     assert listed == set(below.index[below]) and below.sum() == 7
-    said = {"OA 89.31 to 89.14 and 89.74 to 89.09": [(dense, "height", "OA", "stc bl"), (efficient, "height", "OA", "stc bl")],
-            "83.59 (TLIM) to 83.55 (TLIM-MS_BL) and 83.51": [(efficient, "mean", "kappa", "tlim tlim_ms_bl tlim_ms_all")],
-            "87.72 to 87.70 and 87.66": [(efficient, "mean", "OA", "tlim tlim_ms_bl tlim_ms_all")],
-            "OA 88.70 to 88.62, $\\kappa$ 81.02 to 80.86": [(dense, "roof_shape", m, "bl bl_ms") for m in ("OA", "kappa")],
-            "DenseNet121 CLIM-MS_ALL, 86.80 as BL-MS": [(dense, "mean", "OA", "clim_ms_all")]}  # fmt: skip
+    heights = [(part, "height", "OA", "stc bl") for part in (dense, efficient)]
+    roofs = [(dense, "roof_shape", measure, "bl bl_ms") for measure in ("OA", "kappa")]
+    stacked = "tlim tlim_ms_bl tlim_ms_all"
+    said = {
+        "OA 89.31 to 89.14 and 89.74 to 89.09": heights,
+        "83.59 (TLIM) to 83.55 (TLIM-MS_BL) and 83.51": [(efficient, "mean", "kappa", stacked)],
+        "87.72 to 87.70 and 87.66": [(efficient, "mean", "OA", stacked)],
+        "OA 88.70 to 88.62, $\\kappa$ 81.02 to 80.86": roofs,
+        "DenseNet121 CLIM-MS_ALL, 86.80 as BL-MS": [(dense, "mean", "OA", "clim_ms_all")],
+    }
     for text, cells in said.items():
         assert text in " ".join(page.split())
         values = [part.loc[variant, (task, m)] for part, task, m, names in cells for variant in names.split()]
@@ -141,7 +146,8 @@ def test_the_paper_says_what_the_page_on_contradictions_says():
 def notebook(source: str, **metadata) -> str:
     cells = [
         {"cell_type": "markdown", "metadata": {}, "id": "a", "source": "# A chapter\n\nIts text."},
-        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "id": "b", "source": source, "outputs": [], "execution_count": 1},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "id": "b", "source": source, "outputs": [],
+         "execution_count": 1},
     ]  # fmt: skip
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return json.dumps({"cells": cells, "metadata": kernel | metadata, "nbformat": 4, "nbformat_minor": 5})
@@ -162,7 +168,8 @@ def pages(tmp_path_factory):
         yaml.safe_dump({"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/city"}, *chapters]})
     )
     (root / "book" / "intro.md").write_text(
-        "# Tiny\n\n$E = m c^2$ and\n\n```{math}\n:label: eq-a\n\\kappa_1 = \\frac{a}{b}\n```\n\n{cite:p}`cohen1960`, {eq}`eq-a`.\n\n"
+        "# Tiny\n\n$E = m c^2$ and\n\n```{math}\n:label: eq-a\n\\kappa_1 = \\frac{a}{b}\n```\n\n"
+        "{cite:p}`cohen1960`, {eq}`eq-a`.\n\n"
         "```{stored} results/table.csv\n:caption: A user's table.\n```\n\n"
         "```{stored} results/none.json\n:missing: Nothing yet; `make bench` measures.\n```\n\n```{bibliography}\n```\n"
     )
@@ -258,7 +265,8 @@ def test_equations_render_without_a_network(pages):
             "return [document.querySelectorAll('.math').length, document.querySelectorAll('.math .katex-html').length]"
         )
         assert browser.execute_script(count) == [2, 2]
-        fonts = "return document.fonts.ready.then(() => [...document.fonts].some(f => f.family == 'KaTeX_Math' && f.status == 'loaded'))"
+        loaded = "f => f.family == 'KaTeX_Math' && f.status == 'loaded'"
+        fonts = f"return document.fonts.ready.then(() => [...document.fonts].some({loaded}))"
         assert browser.execute_script(fonts)
         thrown = [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and e["source"] != "console-api"]
         assert thrown == []

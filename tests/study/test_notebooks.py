@@ -82,16 +82,16 @@ def test_train_has_what_users_were_promised():
 
 OURS_TOO = (
     *RESERVED, "longitude", "x", "heading", "count", "mean", "run", "true", "pred", "row", "n", "cell", "area", "index",
-    "name", "task", "class", "title", "part", "test", "seed", "variant", "epoch", "network", "kappa", "unseen", "entropy",
-    "facades", "taxonomy", "number", "expected", "argmax", "truth", "reason", "path", "in_training", "synthetic", "fid",
-    "geom", "ogc_fid",
+    "name", "task", "class", "title", "part", "test", "seed", "variant", "epoch", "network", "kappa", "unseen",
+    "entropy", "facades", "taxonomy", "number", "expected", "argmax", "truth", "reason", "path", "in_training",
+    "synthetic", "ogc_fid", "fid", "geom",
 )  # fmt: skip
 """Reserved columns of a table, some aliases, and what frames and files of ours call, or called, their own columns."""
 CLASSES = ["no", "yes"]
 
 
 def spellings(names: tuple[str, ...], every: bool) -> list[str]:
-    """Each name as it is, with a capital and in capitals; in short one of the three in turn, and all of the last two."""
+    """Each name as it is, with a capital and in capitals. In short: one of these in turn, and all of the last two."""
     three = [dict.fromkeys((name, name.capitalize(), name.upper())) for name in names]
     short = [list(each)[i % len(each)] for i, each in enumerate(three[:-2])] + [*three[-2], *three[-1]]
     return [spelt for each in three for spelt in each] if every else short

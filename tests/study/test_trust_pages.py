@@ -41,7 +41,7 @@ def epochs(project: Path) -> set[tuple[Path, int]]:
 
 
 def interrupted(project: Path, targets: list[str], interrupts: int, settings: list[str]) -> int:
-    """Run the workflow, Ctrl-C it ``interrupts`` times while a network trains, then let it end; Ctrl-Cs that it felt."""
+    """Run the workflow, Ctrl-C it ``interrupts`` times while a network trains, let it end; Ctrl-Cs that it felt."""
     given = ["--cores", "1", "--config", "config=tiny", "data=table.csv", *settings, "--", *targets]
     command = offline(sys.executable, "-m", "snakemake", *given)
     felt = 0
@@ -49,7 +49,8 @@ def interrupted(project: Path, targets: list[str], interrupts: int, settings: li
         with open(project / "workflow.log", "a+", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command, cwd=project, env=environment(), stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` passes on that it is ignored
+                # a shell's `&` passes on that this signal is ignored
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
             before = epochs(project)
             while turn < interrupts and process.poll() is None and epochs(project) <= before:
@@ -127,7 +128,7 @@ def test_notebooks_run_without_network(study):
     "hub", [{"HF_HUB_OFFLINE": "1"}, pytest.param({"HF_HUB_OFFLINE": "0"}, marks=SOAK)], ids=["told", "tried"]
 )
 def test_pretrained_weights_without_network_say_what_to_do(tmp_path, hub):
-    """At once where the hub's client is told that it is offline; else after its own five retries, which it announces."""
+    """At once where the hub's client is told that it is offline, and where it is not told."""
     make_project(tmp_path / "p", images=60, pretrained=True)
     command = offline(sys.executable, "-m", "mtclim", "train", "--config", "tiny")
     options = {"capture_output": True, "text": True, "timeout": 300}
@@ -146,7 +147,8 @@ sys.path.insert(0, {extension!r})
 globals().update(yaml.safe_load(open({config!r}, encoding="utf-8"))["sphinx"]["config"])
 html_static_path, extensions, nb_execution_mode = [{static!r}], ["myst_nb", "sphinx.ext.autodoc", "study"], "off"
 myst_enable_extensions = yaml.safe_load(open({config!r}, encoding="utf-8"))["parse"]["myst_enable_extensions"]
-html_theme, root_doc, exclude_patterns, suppress_warnings = "sphinx_book_theme", "index", ["out"], ["myst", "toc", "ref"]
+html_theme, root_doc, exclude_patterns = "sphinx_book_theme", "index", ["out"]
+suppress_warnings = ["myst", "toc", "ref"]
 """
 PAGE = """# Stored
 

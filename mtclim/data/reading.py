@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?|[
 _BBOX = {"xmin", "ymin", "xmax", "ymax"}
 _SRID = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
 _WKT = re.compile(
-    r"(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY)", re.IGNORECASE
+    r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY)", re.IGNORECASE
 )
 _HEX = re.compile(r"0[01][0-9A-Fa-f]{16,}")
 
@@ -86,29 +86,18 @@ class Source:
         """The cells of a column; texts in ``keep`` are never missing."""
         return cells(self.frame[column], [text for text in self.missing if text not in keep], clean)
 
-    def fail(
-        self, problem: str, mend: str, column: str | None = None, rows: Any = None, values: Any = None
-    ) -> NoReturn:
-        """Raise TableError.
+    def fail(self, problem: str, mend: str, column: str | None = None) -> NoReturn:
+        """Raise TableError: what was found, what to do, and the column where it was found."""
+        where = f"column {column!r}: " if column is not None else ""
+        raise TableError(f"{self.path}: {where}{problem}. {mend[0].upper()}{mend[1:]}.")
 
-        Parameters
-        ----------
-        problem, mend
-            What was found, and what to do.
-        column
-            The column where it was found.
-        rows
-            The rows where it was found: a boolean mask or positions.
-        values
-            What stands in all the rows, to be shown for the first of ``rows``.
-        """
-        message = f"{self.path}: " + (f"column {column!r}: " if column is not None else "") + problem
-        if rows is not None:
-            rows = np.asarray(rows)
-            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-            message += " at " + ", ".join(self._row(i, values) for i in rows[:5].tolist())
-            message += f" ({len(rows)} rows in all)" if len(rows) > 5 else ""
-        raise TableError(f"{message}. {mend[0].upper()}{mend[1:]}.")
+    def check(self, wrong: Any, problem: str, mend: str, column: str, values: Any = None) -> None:
+        """Raise TableError if there are wrong rows: a mask (n,). ``values`` (n,) are shown for the first of them."""
+        rows = np.flatnonzero(wrong)
+        if len(rows):
+            more = f" ({len(rows)} rows in all)" if len(rows) > 5 else ""
+            shown = ", ".join(self._row(i, values) for i in rows[:5].tolist())
+            self.fail(f"{problem} at {shown}{more}", mend, column)
 
     def _row(self, i: int, values: Any) -> str:
         line = f" (line {self.lines[i]})" if self.lines is not None else ""
@@ -118,18 +107,10 @@ class Source:
 def read_frame(path: str | Path, key: str = "image") -> Source:
     """Read a table of any kind that pandas and geopandas read; the suffix says which.
 
-    Parameters
-    ----------
-    path
-        CSV, TSV or text (also with ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
-        Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile, or a spreadsheet.
-    key
-        A column that the table is known to have. It tells which delimiter, layer or sheet is meant.
-
-    Raises
-    ------
-    TableError
-        For a file that is absent, damaged, of another kind, or has several layers that could be meant.
+    These are CSV, TSV and text (also ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
+    Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile and spreadsheets. ``key`` is a column that
+    the table is known to have; it tells which delimiter, layer or sheet is meant.
+    TableError for a file that is absent, damaged, of another kind, or has several layers that could be meant.
     """
     path = Path(path)
     kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
@@ -210,6 +191,13 @@ def number(text: str) -> float:
     """The number that a text is, with a decimal point or comma; NaN if it is none."""
     text = text.strip().replace("\u2212", "-")
     return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else np.nan
+
+
+def some(values: Iterable[Any], most: int = 12) -> str:
+    """The first values of many, quoted, for a message."""
+    values = [str(value) for value in values]
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(repr(value[:60]) for value in values[:most]) + more
 
 
 def one_line(error: Exception) -> str:
@@ -377,23 +365,19 @@ def find_geometry(source: Source) -> Any:
 
 def geometry_columns(source: Source) -> dict[str, str]:
     """The columns whose first cell is a geometry as text or bytes, with its form: ``wkt``, ``wkb`` or ``geojson``."""
-    forms = {name: _form(_first(source.frame[name])) for name in source.frame.columns}
+    filled = {
+        name: (v for v in source.frame[name] if isinstance(v, str | bytes) and v.strip()) for name in source.frame
+    }
+    forms = {name: _form(next(cells, "")) for name, cells in filled.items()}
     return {name: form for name, form in forms.items() if form}
 
 
-def _first(column: pd.Series) -> Any:
-    return next((value for value in column if isinstance(value, str | bytes) and value.strip()), None)
-
-
-def _form(value: str | bytes | None) -> str:
-    if value is None:
-        return ""
+def _form(value: str | bytes) -> str:
     if isinstance(value, bytes):
         return "wkb" if value[:1] in (b"\0", b"\1") and len(value) > 8 else ""
-    text = value.strip()
-    if text.startswith("{") and '"coordinates"' in text:
+    if value.startswith("{") and '"coordinates"' in value:
         return "geojson"
-    return "wkt" if _WKT.match(text) else "wkb" if _HEX.fullmatch(text) else ""
+    return "wkt" if _WKT.match(value) else "wkb" if _HEX.fullmatch(value) else ""
 
 
 def _parsed(source: Source, name: str, form: str) -> Any:
@@ -403,17 +387,15 @@ def _parsed(source: Source, name: str, form: str) -> Any:
 
     values = [v if isinstance(v, str | bytes) and v.strip() else None for v in source.frame[name]]
     stated = {int(found[1]) for v in values if isinstance(v, str) and (found := _SRID.match(v))}
-    values = [_SRID.sub("", v) if isinstance(v, str) else v for v in values]
-    shapes = getattr(shapely, f"from_{form}")(np.array(values, dtype=object), on_invalid="ignore")
+    plain = np.array([_SRID.sub("", v) if isinstance(v, str) else v for v in values], dtype=object)
+    shapes = getattr(shapely, f"from_{form}")(plain, on_invalid="ignore")
     wrong = shapely.is_missing(shapes) & np.array([v is not None for v in values], dtype=bool)
-    if wrong.any():
-        source.fail("not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, wrong, values)
+    source.check(wrong, "not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, values)
     stated |= set(shapely.get_srid(shapes).tolist()) - {0, -1}
     if len(stated) > 1:
-        mend = "transform all rows to one of them"
-        source.fail(f"several coordinate reference systems: {sorted(stated)}", mend, name)
+        source.fail(f"coordinate reference systems {sorted(stated)}", "transform all rows to one of them", name)
     west, south, east, north = shapely.total_bounds(shapes)
-    if stated or not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
-        return geopandas.GeoSeries(shapes, crs=stated.pop() if stated else None)
-    source.notes.append(f"Column {name!r} is read as degrees of longitude and latitude (EPSG:4326).")
-    return geopandas.GeoSeries(shapes, crs=4326)
+    if not stated and -180 <= west and east <= 180 and -90 <= south and north <= 90:
+        source.notes.append(f"Column {name!r} is read as degrees of longitude and latitude (EPSG:4326).")
+        stated = {4326}
+    return geopandas.GeoSeries(shapes, crs=next(iter(stated), None))

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtclim import Tasks, load_config
+from mtclim.data.columns import grid_blocks
 from mtclim.data.labels import cooccurrence, lprus, partition
-from mtclim.data.table import Table, TableError, grid_blocks, read_table
+from mtclim.data.table import RESERVED, Table, TableError, read_table
 
 shared = pytest.mark.skipif(
     "MTCLIM_SHARED_DATA" not in os.environ, reason="MTCLIM_SHARED_DATA is not set: the real tables are not part of this"
@@ -129,7 +131,7 @@ def test_nan_is_a_class_only_where_the_tasks_say_so(tmp_path):
         ("image,lon,lat,a\nx,-70.6,-33.4,b\ny,346000,6298000,c\n", ["column 'lon'", "row 2 (line 3): '346000'", "CRS"]),
         ("image,block,a\nx,1,b\ny,,c\n", ["column 'block'", "row 2", "no block"]),
         ("image,a:b\nx,1\ny,2\n", ["'a:b'", "rename the task"]),
-        ("image,v\n" + "\n".join(f"{i},{i / 7}" for i in range(50)), ["'v': 50 distinct values"]),
+        ("image,v\n" + "\n".join(f"{i},{i / 7}" for i in range(50)), ["'v': 50 distinct numbers"]),
         ("image,v\n" + "\n".join(f"{i},k{i}" for i in range(10_000)), ["'v': 10000 distinct", "YAML"]),
         ("<html>\n<body>hello</body>\n</html>", ["no column 'image'"]),
     ],
@@ -271,6 +273,230 @@ def test_for_prediction_labels_may_be_absent(tmp_path):
     assert (table.codes == -1).all() and table.codes.shape == (2, 2)
 
 
+# --- images: a path is data ---
+
+
+def test_images_are_found_as_they_are_called(tmp_path):
+    names = ["Screenshot 4.42.00\u202fPM.png", "a  b.png", "c\u00a0.png", "写真\u3000001.png", "back\\slash.png"]
+    decomposed = unicodedata.normalize("NFD", "Sn\u00edmek.png")
+    for name in [*names, decomposed]:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "e.png").write_bytes(b"x")
+    text = "\n".join(["image,a", *(f"{name},{i % 2}" for i, name in enumerate(names))])
+    table = read(tmp_path, f"{text}\nSn\u00edmek.png,0\nd\\e.png,1\n d/../d/e.png2 ,1\n".replace("e.png2", "f.png"))
+    assert table.frame["image"].tolist()[:5] == names and table.frame["image"].iloc[-1] == " d/../d/f.png "
+    assert [path.name for path in table.paths[:6]] == [*names, decomposed]
+    assert table.paths[6] == tmp_path / "d" / "e.png"
+    (tmp_path / "d" / "f.png").write_bytes(b"x")
+    assert read_table(tmp_path / "table.csv").paths[7] == tmp_path / "d/../d/f.png"
+
+
+def test_a_table_is_the_same_however_it_is_reached(tmp_path, monkeypatch):
+    for folder in ("sub", "data"):
+        (tmp_path / folder).mkdir()
+    for i in range(4):
+        (tmp_path / "data" / f"{i}.png").write_bytes(b"x")
+    (tmp_path / "data" / "t.csv").write_text("image,roof\n0.png,a\n./1.png,b\n2.png,a\n" + f"{tmp_path}/data/3.png,b\n")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "sub")
+    ways = ["../data/t.csv", "../sub/../data/t.csv", tmp_path / "data" / "t.csv", "../link/t.csv"]
+    tables = [read_table(way) for way in ways]
+    assert {table.digest for table in tables} == {tables[0].digest} and {table.path for table in tables} == {
+        (tmp_path / "data" / "t.csv").resolve()
+    }
+    (tmp_path / "data" / "t.csv").write_text("image,roof\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n")
+    assert read_table(ways[0]).digest == tables[0].digest
+
+
+def test_images_elsewhere_need_an_image_root(tmp_path):
+    for folder in ("tables", "photos"):
+        (tmp_path / folder).mkdir()
+    for name in ("x.png", "y.png"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    table = tmp_path / "tables" / "t.csv"
+
+    def found(names: list, root: str) -> list:
+        table.write_text(f"image,a\n{names[0]},1\n{names[1]},2\n")
+        return [path.resolve() for path in read_table(table, image_root=root).paths]
+
+    expected = [(tmp_path / "photos" / name).resolve() for name in ("x.png", "y.png")]
+    absolute = [str(tmp_path / "photos" / name) for name in ("x.png", "y.png")]
+    assert found(["x.png", "y.png"], tmp_path / "photos") == expected
+    assert found(["photos/x.png", "photos\\y.png"], tmp_path) == expected
+    assert found(["../photos/x.png", "../photos/y.png"], tmp_path) == expected, "looked for beside the table too"
+    assert found(absolute, tmp_path / "tables") == expected
+    for names in (absolute, ["../photos/x.png", "../photos/y.png"]):
+        with pytest.raises(TableError, match="column 'image': the path leaves the table's folder.*image_root"):
+            found(names, None)
+    with pytest.raises(TableError, match="the path leaves image_root at row 1"):
+        found(["../photos/x.png", "x.png"], tmp_path / "tables")
+    fails(tmp_path, "image,a\nhttps://x.org/a.jpg,1\nb.jpg,2\n", "an address on the internet", "row 1 (line 2)")
+
+
+# --- what is missing, and what was made of the columns ---
+
+
+def notes(folder: Path, text: str, tasks=None, **options) -> str:
+    (folder / "table.csv").write_text(text)
+    return " ".join(read_table(folder / "table.csv", tasks, require_images=False, **options).notes)
+
+
+def test_missing_labels_are_said_once_with_their_count(tmp_path):
+    text = "image,storeys,roof\na,1.0,flat\nb,2.0,NA\nc,NA,gable\nd,2.0,None\ne,N/A,NA\n"
+    table = read(tmp_path, text)
+    assert table.tasks == Tasks({"storeys": ["1", "2"], "roof": ["flat", "gable"]})
+    assert table.codes.tolist() == [[0, 0], [1, -1], [-1, 1], [1, -1], [-1, -1]]
+    said = "'NA' in 2 rows, 'None' in 1 rows taken as not annotated; `na_values: []` keeps it a class."
+    assert sum(note == f"Column 'roof': {said}" for note in table.notes) == 1
+    kept = read_table(
+        tmp_path / "table.csv", {"storeys": ["1", "2", "NA", "N/A"], "roof": ["flat", "gable", "NA"]}, False
+    )
+    assert kept.codes.tolist() == [[0, 0], [1, 2], [2, 1], [1, -1], [3, 2]]
+    assert "'-' in 1 rows" in notes(tmp_path, "image,a\nx,-\ny,1\nz,2\n", na_values=["-"])
+    assert notes(tmp_path, "image,a\nx,NA\ny,b\n", na_values=[]).startswith("Tasks: a (2 classes)")
+
+
+def test_the_notes_say_which_columns_are_no_tasks_and_why(tmp_path):
+    rows = [f"{i}.png,{i % 2},{1900 + i % 30},free text {i},{i % 5},{i / 7},x,,_" for i in range(120)]
+    said = notes(tmp_path, "\n".join(["image,roof,year_built,remark,id,area,country,empty,_own", *rows]))
+    assert said.startswith("Tasks: roof (2 classes).")
+    for part in (
+        "'year_built' (30 distinct numbers in 120 rows are no classes, for example '1900', '1901', '1902' and 27 more)",
+        "'remark' (120 distinct values in 120 rows are no classes",
+        "'area' (120 distinct numbers in 120 rows",
+        "'country' (the only class is 'x'; a task has two or more)",
+        "'empty' (no row has a label)",
+        "'_own' (a name like this marks what is no task)",
+        "'id' (the name has a meaning of its own)",
+    ):
+        assert part in said, (part, said)
+    tasks = {"year_built": [str(year) for year in range(1900, 1930)]}
+    (tmp_path / "tasks.yaml").write_text(f"year_built: {tasks['year_built']}")
+    told = notes(tmp_path, (tmp_path / "table.csv").read_text(), tmp_path / "tasks.yaml")
+    assert told.startswith("Tasks: year_built (30 classes).") and "'roof', 'remark'" in told
+
+
+def test_classes_that_look_alike_are_named(tmp_path):
+    text = "image,a,b,c\nx,1,Flat,W-UNK\ny,01,flat,W UNK\nz,2,Gable,w_unk\nw,2,Gable,H34\nv,2,Gable,H3-4\n"
+    said = notes(tmp_path, text)
+    assert "Column 'a': the classes '01', '1' look alike." in said
+    assert "Column 'b': the classes 'Flat', 'flat' look alike." in said
+    assert "'W UNK', 'W-UNK', 'w_unk' look alike" in said and "H34" not in said
+
+
+def test_classes_come_in_the_order_that_a_person_expects(tmp_path):
+    table = read(tmp_path, "image,a,b,c\n1,10+,H3-4,10\n2,2,H1,9.0\n3,10,H13+,-1\n4,1,H2,1.5\n")
+    assert table.tasks.to_dict() == {
+        "a": ["1", "2", "10", "10+"], "b": ["H1", "H2", "H3-4", "H13+"], "c": ["-1", "1.5", "9", "10"],
+    }  # fmt: skip
+    sizes = pd.Categorical(["tall", "low", "mid"], categories=["low", "mid", "tall", "none"], ordered=True)
+    pd.DataFrame({"image": ["x", "y", "z"], "a": sizes}).to_parquet(tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet", require_images=False)
+    assert table.tasks["a"] == ("low", "mid", "tall") and table.codes.ravel().tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+def test_reserved_names_are_no_tasks(tmp_path, name, spell):
+    """Listed as a task, each is refused at once, but for the two whose cells decide what they are."""
+    text = f"image,{spell(name)},roof\na,yes,flat\nb,no,gable\nc,yes,flat\nd,no,gable\n"
+    if name in ("building", "bearing"):
+        assert list(read(tmp_path, text, {spell(name): ["no", "yes"]}).tasks) == [spell(name)]
+        assert list(read(tmp_path, text).tasks) == [name, "roof"]
+        assert name not in read(tmp_path, text, {"roof": ["flat", "gable"]}).frame
+    else:
+        fails(
+            tmp_path,
+            text,
+            "this name cannot be a task",
+            tasks={spell(name): ["no", "yes"]},
+        )
+
+
+def test_names_that_differ_only_in_case_are_two_tasks(tmp_path):
+    assert list(read(tmp_path, "image,Height,height\na,1,2\nb,2,1\n").tasks) == ["Height", "height"]
+    fails(tmp_path, "image,a\nx,b\n", "column 'a'", "differ only in spaces", tasks={"a": ["b", " b"]})
+
+
+# --- columns with a meaning of their own ---
+
+
+def test_building_is_a_number_or_a_tag(tmp_path):
+    table = read(tmp_path, "image,a,building\nx,b,7\ny,c,7.0\nz,c,\nw,c,NA\n")
+    assert table.frame["building"].fillna("-").tolist() == ["7", "7.0", "-", "-"]
+    assert "Column 'building' is empty in 2 rows; each of them is a building of its own." in table.notes
+    tags = "image,a,building\n" + "".join(f"{i},{i % 2},{['house', 'apartments', 'yes'][i % 3]}\n" for i in range(12))
+    table = read(tmp_path, tags)
+    assert table.tasks["building"] == ("apartments", "house", "yes") and "holds words" in " ".join(table.notes)
+    assert "building" not in read(tmp_path, tags, {"a": ["0", "1"]}).frame
+    assert list(read(tmp_path, "image,a,building\nx,b,Torre A\ny,c,Torre B\n").tasks) == ["a"]
+
+
+def test_weight_is_a_number(tmp_path):
+    table = read(tmp_path, 'image,a,weight\nx,b,"2,5"\ny,c,\nz,c,3\n')
+    assert table.frame["weight"].tolist() == [2.5, 1, 3]
+    assert "Column 'weight' is empty in 1 rows; it is taken as 1." in table.notes
+    for cell in ("heavy", "-1", "inf"):
+        fails(tmp_path, f"image,a,weight\nx,b,{cell}\ny,c,1\n", "column 'weight'", f"row 1 (line 2): '{cell}'")
+
+
+def test_a_split_is_used_or_left_out_or_refused(tmp_path):
+    text = "image,a,Split\nx,b,Train\ny,c,validation\nz,c,TESTING\n"
+    table = read(tmp_path, text)
+    assert table.split.tolist() == ["train", "val", "test"]
+    assert "Column 'split' is used (1 train, 1 val, 1 test)" in " ".join(table.notes)
+    other = read_table(tmp_path / "table.csv", require_images=False, use_split=False)
+    assert other.split is None and "Column 'split' is not used." in other.notes and other.digest != table.digest
+    fails(
+        tmp_path, text.replace("Train", "left"), "column 'split'", "expected train, val or test", "'left'", "use_split"
+    )
+    fails(tmp_path, text.replace("Train", ""), "column 'split'", "row 1 (line 2): ''")
+
+
+@pytest.mark.parametrize("name", ["bearing", "Compass_Angle", "heading", "GPSImgDirection", "direction"])
+def test_the_viewing_direction(tmp_path, name):
+    table = read(tmp_path, f'image,a,{name}\nx,b,-90\ny,c,\nz,c,360\nw,c,"12,5"\n')
+    np.testing.assert_array_equal(table.frame["bearing"], [270, np.nan, 0, 12.5])
+    assert "known in 3 rows" in " ".join(table.notes) and list(table.tasks) == ["a"]
+    fails(tmp_path, f"image,a,{name}\nx,b,400\ny,c,1\n", "outside the range of a direction", "row 1 (line 2): '400'")
+    words = read(tmp_path, f"image,a,{name}\nx,b,north\ny,c,south\n")
+    assert list(words.tasks) == ["a", name]
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat"),
+    [("lng", "lat"), ("X", "Y"), ("lon_wgs84", "lat_wgs84"), ("Longitude", "Latitude"), ("POINT_X", "POINT_Y"),
+     ("GPSLongitude", "GPSLatitude"), ("long", "lat"), ("x_coord", "y_coord"), ("decimalLongitude", "decimalLatitude")],
+)  # fmt: skip
+def test_positions_under_usual_names(tmp_path, lon, lat):
+    table = read(tmp_path, f"image;a;{lon};{lat}\nx;b;-70,65;-33,44\ny;c;-70.66;-33.45\n")
+    assert table.frame["lon"].tolist() == [-70.65, -70.66] and table.frame["lat"].tolist() == [-33.44, -33.45]
+    assert f"Position from columns '{lon}' and '{lat}', in degrees." in table.notes and list(table.tasks) == ["a"]
+
+
+def test_what_looks_like_a_position_is_refused_if_it_cannot_be_read(tmp_path):
+    metres = "image,a,x,y\np,b,350000,6300000\nq,c,350010,6300010\n"
+    fails(tmp_path, metres, "'x', 'y' look like a position in metres", "GeoPackage", "'_'")
+    fails(tmp_path, "image,a,lon,gps_lon,lat\np,b,1,2,3\nq,c,1,2,3\n", "two columns", "'lon', 'gps_lon'", "'_gps_lon'")
+    fails(tmp_path, "image,a,longitude,latitude\np,b,70W,33S\nq,c,1,2\n", "column 'longitude'", "not a number", "'70W'")
+    fails(tmp_path, "image,a,geometry\np,b,here\nq,c,there\n", "column 'geometry'", "holds no geometry")
+    assert list(read(tmp_path, "image,x,y,long\np,1,2,yes\nq,2,1,no\n").tasks) == ["x", "y", "long"]
+    assert "0 in 1 rows" in notes(tmp_path, "image,a,lon,lat\np,b,0,0\nq,c,1,2\n")
+
+
+def test_a_geometry_in_text_is_a_position(tmp_path):
+    pytest.importorskip("geopandas")
+    table = read(tmp_path, "image,a,geometry\np,b,POINT (-70.65 -33.44)\nq,c,POINT (-70.66 -33.45)\n")
+    assert table.frame["lat"].tolist() == [-33.44, -33.45] and list(table.frame) == ["image", "a", "lon", "lat"]
+    assert "Column 'geometry' is read as degrees" in " ".join(table.notes)
+    fails(tmp_path, "image,a,geometry\np,b,POINT (350000 6300000)\nq,c,\n", "column 'geometry': no geometry at row 2")
+    fails(tmp_path, "image,a,where\np,b,POINT (350000 6300000)\nq,c,POINT (1 1)\n", "no coordinate reference system")
+    both = "image,a,lon,lat,geometry\np,b,1,2,POINT (3 4)\nq,c,1,2,POINT (3 4)\n"
+    assert "Not used: 'geometry'" in notes(tmp_path, both)
+    assert read(tmp_path, both).frame["lon"].tolist() == [1, 1]
+
+
 def test_digest_follows_what_is_used(tmp_path):
     text = "image,lon,lat,a,_n\nx,1,2,b,1\ny,1,2,c,1\n"
     digest = read(tmp_path, text).digest
@@ -314,7 +540,7 @@ def rows_of(blocks: list, labels: list) -> str:
 @pytest.mark.parametrize(
     ("blocks", "labels", "part"),
     [
-        (["b"] * 40, ["FLT", "PIT"] * 20, "no row is left for val and test: found 40 balanced rows in 1 blocks, the largest of 40"),
+        (["b"] * 40, ["FLT", "PIT"] * 20, "no row is left for val and test: found 40 balanced rows in 1 blocks"),
         (["a", "b"] * 20, ["FLT", "PIT"] * 20, "no row is left for test"),
     ],
     ids=["one block", "two blocks"],
@@ -503,7 +729,8 @@ def careless_tables(draw) -> bytes:
     columns = {"image": [f"a/{i}.jpg" for i in range(n)]}
     if draw(st.booleans()):
         spread = draw(st.sampled_from([0.001, 0.1]))
-        columns |= {"lon": (-70.6 + spread * rng.random(n)).round(6).astype(str), "lat": (-33.4 + spread * rng.random(n)).round(6).astype(str)}  # fmt: skip
+        for axis, middle in (("lon", -70.6), ("lat", -33.4)):
+            columns[axis] = (middle + spread * rng.random(n)).round(6).astype(str)
     if draw(st.booleans()):
         columns["block"] = rng.integers(0, draw(st.integers(1, 9)), n).astype(str)
     columns |= {name: rng.choice(TASKS[name][:2], n) for name in names}

@@ -94,7 +94,7 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
 def read_building(source: Source, listed: Collection[str]) -> set[str]:
     """Note what the column ``building`` is; returns its name if it is a column like any other.
 
-    A few words that repeat are the value of a tag, as OpenStreetMap has it (house, apartments, yes), and no identifiers.
+    A few words that repeat are the value of a tag, as in OpenStreetMap (house, apartments, yes), and no identifiers.
     """
     if "building" not in source.frame or "building" in listed:
         return set()

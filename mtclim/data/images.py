@@ -60,7 +60,8 @@ def __getattr__(name: str) -> Any:
     if name == "FORMATS":
         return _formats()
     if name == "SUFFIXES":  # HEIC is listed too, so that such a file is named as what it is.
-        known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats()}
+        read = {*_formats(), "MPO"}  # MPO is opened as JPEG.
+        known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in read}
         return frozenset(known | {".heic", ".heif"})
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -157,8 +158,8 @@ def open_store(
 
 # Copies that were recompressed, resized or brightened by 5 to 10 % lie 0 to 24 bits apart (seen on leaves, groceries,
 # photographed and drawn façades; more only where a picture of 64 px was halved). Different pictures lie at least 33
-# apart on real façades, 40 on drawn ones, and 37 on leaves on white ground. The thumbnails decide where a picture is so
-# flat that its bits say little.
+# apart on real façades, 40 on drawn ones, and 37 on leaves on white ground, but for leaves that were taken twice. The
+# thumbnails decide where a picture is so flat that its bits say little.
 _BITS = 24
 _LEVEL = 2  # grey levels that must lie between neighbours for a bit to be set: more than compression leaves in a sky
 _NEIGHBOURS = 16
@@ -234,6 +235,8 @@ def _content(source: str | Path | bytes) -> bytes:
         raise ImageError("no permission to read it") from None
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    except MemoryError:
+        raise ImageError("too large for the memory") from None
 
 
 def _opened(content: bytes) -> Image.Image:

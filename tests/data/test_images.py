@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,18 +91,25 @@ def test_palette_grey_and_16_bit(tmp_path):
     assert close(decode(tmp_path / "16.png", 16), one, 1) and close(decode(tmp_path / "16.tif", 16), one, 1)
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".gif", ".avif", ".jp2", ".tga"])
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".gif", ".avif", ".jp2", ".mpo"])
 def test_suffixes_are_pillows_own(tmp_path, suffix):
     if suffix == ".avif" and "AVIF" not in FORMATS:
         pytest.skip("this Pillow has no AVIF")
     assert suffix in SUFFIXES and suffix in Image.registered_extensions()
     kind = Image.registered_extensions()[suffix]
-    path = save(tmp_path / f"a{suffix}", format=kind, **({"quality": 95} if kind in ("JPEG", "AVIF") else {}))
+    path = save(tmp_path / f"a{suffix}", format=kind, **({"quality": 95} if kind in ("JPEG", "MPO", "AVIF") else {}))
     assert close(decode(path, 32), expected(picture()), 6)
 
 
 def test_what_is_no_picture_is_not_a_suffix_of_one():
     assert not SUFFIXES & {".pdf", ".eps", ".mpg", ".h5", ".txt", ".svg", ""} and {".heic", ".heif"} <= SUFFIXES
+
+
+def test_a_plug_in_for_heic_is_used_where_it_is_installed(monkeypatch):
+    called = []
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: called.append(1)))
+    images._formats.cache_clear()
+    assert images.FORMATS and called
 
 
 def test_pillow_is_left_alone_at_import():

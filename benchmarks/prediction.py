@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from benchmarks.common import GPU, all_threads, in_turn, row
 from mtclim import runs
-from mtclim.city.facade import draw
+from mtclim.city import draw
 from mtclim.config import load_config, to_dict
 from mtclim.files import write_json
 from mtclim.mapping.photographs import decoded_batches

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from mtclim.city import draw, sheet
-from mtclim.city.joint import calibration, joint, mutual_information
+from mtclim.city.joint import calibration, joint
 from mtclim.city.plan import CITY, CityPlan, plan
 from mtclim.tasks import SANTIAGO
 
@@ -78,6 +78,13 @@ def ambiguity() -> None:
     save(grid(rows, labels, cell=150), "ambiguity.jpg")
 
 
+def mutual_information(table: pd.DataFrame, first: str, second: str) -> float:
+    """Mutual information of two tasks in bits; a row is a labelset and its probability p."""
+    p = table.groupby([first, second], observed=True)["p"].sum().unstack(fill_value=0).to_numpy()
+    independent = p.sum(1, keepdims=True) * p.sum(0, keepdims=True)
+    return float((p * np.log2(p / independent, where=p > 0, out=np.zeros_like(p))).sum())
+
+
 def interdependency() -> None:
     """Mutual information of pairs of tasks along the dial."""
     dial = np.linspace(0, 1, 11)
@@ -88,7 +95,7 @@ def interdependency() -> None:
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     ends = []
     for (a, b), colour in zip(pairs, colours, strict=True):
-        bits = [mutual_information(table, a, b, weight="p") for table in tables]
+        bits = [mutual_information(table, a, b) for table in tables]
         axis.plot(dial, bits, color=colour, marker="o", markersize=3)
         ends.append([bits[-1], f"{NAMES[a]} – {NAMES[b]}", colour])
     ends.sort()

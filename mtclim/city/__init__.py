@@ -1,63 +1,114 @@
 """A synthetic city with photographs of its façades: data for the study that anyone can make, with known truth.
 
 ``make_city`` plans the city (:mod:`mtclim.city.plan`: streets, blocks, labels after :mod:`mtclim.city.joint`), draws
-one photograph a façade (:mod:`mtclim.city.facade`) and writes tables beside them. The labels are calibrated on the
+one photograph a façade (:mod:`mtclim.city.street`) and writes tables beside them. The labels are calibrated on the
 paper, the pictures are invented: results on them say how methods compare under known conditions, not how well
 they do on photographs of real buildings.
 """
 
 import io
 import json
-import os
 import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
-from multiprocessing import get_context
+from numbers import Integral, Real
 from pathlib import Path
+from string import Template
 
-from mtclim.city.facade import draw
+import numpy as np
+from PIL import Image
+
+from mtclim.city.street import TASKS, draw
+from mtclim.files import whole_or_absent, write_json, write_text
+from mtclim.machine import cores
 from mtclim.tasks import SANTIAGO
 
 __all__ = ["draw", "make_city", "sheet"]
 
-DRAWN = ("height", "mat_llrs", "roof_shape", "block_position")  # SBST is a function of the first two
 FOLDER, JOB = 1000, 200  # images a sub-folder, images a job
-GENERATOR = 1  # raise it when equal parameters give other labels or pictures
+GENERATOR = 2  # raise it when equal parameters give other labels or pictures
 
 
 def make_city(
     folder, facades=204_030, labelled=29_567, seed=0, size=300, interdependency=1.0, ambiguity=0.3, missing=0.0,
     noise=0.0, workers=None, progress=True,
 ) -> Path:  # fmt: skip
-    """Make the city in `folder` and return the path of its table, ``images.parquet``.
+    """Make the synthetic city.
 
-    `facades` photographs of `size` x `size` pixels, `labelled` of them annotated; `interdependency` in [0, 1]: see
-    :func:`mtclim.city.joint.joint`; `ambiguity` in [0, 1]: how often a task's own cues are hidden in a picture, see
-    :mod:`mtclim.city.facade`; `missing` and `noise`: shares of annotations that are left out and that are wrong.
-    Everything follows from the parameters, whatever the number of `workers` (default: the usable cores). A call that
-    was stopped goes on when repeated; a finished city is left as it is. Scripts call this below
-    ``if __name__ == "__main__":``, because workers are spawned. Raises ValueError if `folder` holds another city.
+    Everything follows from the parameters, whatever the number of workers. A call that was stopped goes on when
+    repeated; a finished city is left as it is.
+
+    Parameters
+    ----------
+    folder : path
+        Where the city is put; new or empty.
+    facades : int
+        Number of photographs.
+    labelled : int
+        How many of them are annotated.
+    seed : int
+        Everything follows from it.
+    size : int
+        Side of a photograph in pixels, 64 to 300.
+    interdependency : float
+        0 (roof and position independent of all else) to 1 (the paper's); see :func:`mtclim.city.joint.joint`.
+    ambiguity : float
+        0 to 1: how often a task's own cues are hidden; see :mod:`mtclim.city.street`.
+    missing : float
+        Share of annotations left out.
+    noise : float
+        Share of annotations that are wrong.
+    workers : int, optional
+        Processes (all usable cores).
+    progress : bool
+        Whether a progress bar is shown.
+
+    Returns
+    -------
+    Path
+        The table of the photographs, ``images.parquet``.
+
+    Raises
+    ------
+    ValueError
+        If parameters are out of range, or the folder holds something else.
     """
-    folder, parameters = Path(folder), {"generator": GENERATOR, "facades": facades, "labelled": labelled, "seed": seed}
-    parameters |= {"size": size, "interdependency": interdependency, "ambiguity": ambiguity}
-    parameters |= {"missing": missing, "noise": noise}
+    workers, folder = cores() if workers is None else workers, Path(folder)
+    parameters = {"facades": facades, "labelled": labelled, "seed": seed, "size": size}
+    parameters |= {"interdependency": interdependency, "ambiguity": ambiguity, "missing": missing, "noise": noise}
+    parameters = {"generator": GENERATOR} | _checked(parameters, workers)
     if _claim(folder, parameters):
         return folder / "images.parquet"
     from mtclim.city.plan import plan
 
     city = plan(facades, labelled, seed, interdependency)
-    known = city.annotations(missing, noise)
     table = city.facades.assign(image=[_name(i) for i in range(facades)])
-    _photographs(folder, table, seed, size, ambiguity, workers, progress)
-    for left in folder.glob("images/*/.*"):  # by killed workers
+    _photographs(folder, table, (seed, size, ambiguity), workers, progress)
+    for left in folder.rglob(".*"):  # by killed workers
         left.unlink()
-    _tables(folder, city, table, known)
-    _write(folder / "README.md", _dictionary(parameters))
+    _tables(folder, city, table, city.annotations(missing, noise))
+    text = Template(Path(__file__).with_name("dictionary.md").read_text(encoding="utf-8"))
+    classes = "\n".join(f"| {task} | {', '.join(names)} |" for task, names in SANTIAGO.items())
+    settings = "\n".join(f"- {name}: {value}" for name, value in parameters.items())
+    write_text(folder / "README.md", text.substitute(parameters=settings, classes=classes))
     versions = {name: version(name) for name in ("numpy", "pillow", "pandas", "geopandas")}
     record = {"parameters": parameters, "synthetic": True, "python": platform.python_version(), "versions": versions}
-    _write(folder / "city.json", json.dumps(record, indent=1))
+    write_json(folder / "city.json", record)
     (folder / "city.partial.json").unlink()
     return folder / "images.parquet"
+
+
+def _checked(parameters: dict, workers: int) -> dict:
+    """The parameters as plain numbers; all that is out of range is refused at once."""
+    whole = {"facades": (1, 10**7), "labelled": (1, parameters["facades"]), "seed": (0, 2**63), "size": (64, 300)}
+    whole["workers"], wrong = (1, 1000), []
+    for name, value in {**parameters, "workers": workers}.items():
+        (least, most), kind = whole.get(name, (0, 1)), Integral if name in whole else Real
+        if not isinstance(value, kind) or not (isinstance(most, str) or least <= value <= most):
+            word = "a whole number" if name in whole else "a number"
+            wrong.append(f"{name} is {value!r}, expected {word} from {least} to {most}")
+    if wrong:
+        raise ValueError(f"make_city: {'; '.join(wrong)}.")
+    return {name: int(value) if name in whole else float(value) for name, value in parameters.items()}
 
 
 def _claim(folder: Path, parameters: dict) -> bool:
@@ -66,15 +117,14 @@ def _claim(folder: Path, parameters: dict) -> bool:
         if (folder / name).exists():
             found = json.loads((folder / name).read_text(encoding="utf-8"))
             found = found.get("parameters", found)
-            other = {k: (found.get(k), v) for k, v in parameters.items() if found.get(k) != v}
-            if other:
-                differs = ", ".join(f"{k} is {a}, asked {b}" for k, (a, b) in other.items())
+            differs = ", ".join(f"{k} is {found.get(k)}, asked {v}" for k, v in parameters.items() if found.get(k) != v)
+            if differs:
                 raise ValueError(f"{folder} holds another city ({differs}); choose another folder or delete this one.")
             return name == "city.json"
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no city; choose another folder.")
-    _write(folder / "city.partial.json", json.dumps(parameters))
+    write_json(folder / "city.partial.json", parameters)
     return False
 
 
@@ -82,44 +132,27 @@ def _name(i: int) -> str:
     return f"images/{i // FOLDER:03d}/{i:06d}.jpg"
 
 
-def _write(path: Path, content: str | bytes):
-    """Whole or absent."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
-
-
-def _photographs(folder, table, seed, size, ambiguity, workers, progress):
+def _photographs(folder, table, how, workers, progress):
     """Draw what is not there yet, in jobs of neighbouring images."""
+    from joblib import Parallel, delayed  # its workers don't import the script that calls this
     from tqdm.auto import tqdm
 
-    workers = workers or len(os.sched_getaffinity(0))
-    labels = [table[task].astype(str).to_numpy() for task in DRAWN]
-    streets = table["street_seed"].to_numpy()
-    jobs = range(0, len(table), JOB)
-    with tqdm(total=len(table), unit="image", desc="façades", disable=not progress, mininterval=0.5) as bar:
-
-        def job(start):
-            rows = slice(start, min(start + JOB, len(table)))
-            return str(folder), start, [x[rows].tolist() for x in labels], streets[rows].tolist(), seed, size, ambiguity
-
-        if workers == 1:
-            for start in jobs:
-                bar.update(_job(*job(start)))
-            return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for done in as_completed([pool.submit(_job, *job(start)) for start in jobs]):
-                bar.update(done.result())
+    rows = list(zip(*(table[task].astype(str) for task in TASKS), table["street_seed"].tolist(), strict=True))
+    jobs = (delayed(_job)(folder, start, rows[start : start + JOB], *how) for start in range(0, len(rows), JOB))
+    pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
+    with tqdm(total=len(rows), unit="image", desc="façades", disable=not progress, mininterval=0.5) as bar:
+        for drawn in pool(jobs):
+            bar.update(drawn)
 
 
-def _job(folder, start, labels, streets, seed, size, ambiguity) -> int:
+def _job(folder, start, rows, seed, size, ambiguity) -> int:
     """Draw one job's missing images; image i depends on its labels, its street and (seed, i) only."""
-    folder, rows = Path(folder), list(zip(*labels, streets, strict=True))
     (folder / _name(start)).parent.mkdir(parents=True, exist_ok=True)
-    for i, (*classes, street) in enumerate(rows, start):
+    for i, (*labels, street) in enumerate(rows, start):
         path = folder / _name(i)
         if not path.exists():
-            _write(path, draw(*classes, (seed, i), size, ambiguity, street))
+            with whole_or_absent(path) as beside:
+                beside.write_bytes(draw(*labels, (seed, i), size, ambiguity, street))
     return len(rows)
 
 
@@ -128,77 +161,46 @@ def _tables(folder: Path, city, table, known):
     import geopandas as gpd
     import yaml
 
-    tasks = list(SANTIAGO)
     points = gpd.points_from_xy(table["lon"], table["lat"], crs="EPSG:4326")
     known = table[["image", "lon", "lat", "block", "municipality"]].assign(**known)
-    known = gpd.GeoDataFrame(known, geometry=points)
-    truth = table[["image", *tasks, "labelled", "street", "block", "municipality"]]
-    _replace(folder / "truth.parquet", lambda path: truth.to_parquet(path, index=False))
-    _replace(folder / "images.parquet", lambda path: known.to_parquet(path, index=False))
-    layers = {"facades": known, "blocks": city.blocks, "municipalities": city.municipalities, "streets": city.streets}
-
-    def package(path):
-        for layer, frame in layers.items():
+    truth = table[["image", *SANTIAGO, "labelled", "street", "block", "municipality"]]
+    layers = {"blocks": city.blocks, "municipalities": city.municipalities, "streets": city.streets}
+    layers = {"images": gpd.GeoDataFrame(known, geometry=points)} | layers
+    for name, frame in {"truth": truth, **layers}.items():
+        with whole_or_absent(folder / f"{name}.parquet") as beside:
+            frame.to_parquet(beside, index=False)
+    with whole_or_absent(folder / "city.gpkg") as beside:
+        for name, frame in layers.items():
             plain = frame.astype({c: str for c in frame.columns if frame[c].dtype == "category"})
-            plain.to_file(path, layer=layer, driver="GPKG", engine="pyogrio")
-
-    for layer in list(layers)[1:]:
-        _replace(folder / f"{layer}.parquet", lambda path, frame=layers[layer]: frame.to_parquet(path, index=False))
-    _replace(folder / "city.gpkg", package)
-    _write(folder / "tasks.yaml", yaml.safe_dump(SANTIAGO.to_dict(), sort_keys=False))
+            layer = "facades" if name == "images" else name
+            plain.to_file(beside, layer=layer, driver="GPKG", engine="pyogrio")
+    write_text(folder / "tasks.yaml", yaml.safe_dump(SANTIAGO.to_dict(), sort_keys=False))
 
 
-def _replace(path: Path, save):
-    beside = path.with_name(f"_{path.name}")
-    beside.unlink(missing_ok=True)
-    save(beside)
-    os.replace(beside, path)
+def sheet(n=6, size=150, seed=0, ambiguity=0.0) -> dict:
+    """Example façades of each class, other labels drawn from the joint distribution (Fig. 3).
 
+    Parameters
+    ----------
+    n : int
+        Pictures of each class.
+    size, seed, ambiguity
+        How they are drawn, see :func:`draw`.
 
-def _dictionary(p: dict) -> str:
-    """The data dictionary."""
-    lines = "\n".join(f"| {task} | {', '.join(names)} |" for task, names in SANTIAGO.items())
-    settings = "\n".join(f"- {k}: {v}" for k, v in p.items())
-    return f"""# A synthetic city
-
-Made by `mtclim.city`. Nothing here is a photograph or a place: labels are drawn from a distribution calibrated on
-Aravena Pelizari et al. (2023), pictures are rendered from the labels. Parameters:
-
-{settings}
-
-| file | one row | columns |
-|---|---|---|
-| images.parquet | façade | image (path of the JPEG in this folder), lon, lat (degrees, EPSG:4326), block, municipality, the five tasks (empty: not annotated), geometry |
-| truth.parquet | façade | image, the five tasks as drawn (no gaps, no noise), labelled, street, block, municipality |
-| blocks.parquet, municipalities.parquet, streets.parquet | polygon or line | name, geometry |
-| city.gpkg | | the same as layers facades, blocks, municipalities, streets |
-| tasks.yaml | task | its classes in order |
-| city.json | | parameters and versions; written last, so that a folder with it is complete |
-
-| task | classes |
-|---|---|
-{lines}
-
-`sbst` follows from `height` and `mat_llrs`. Classes: see Fig. 2 of the paper.
-"""
-
-
-def sheet(n=6, size=150, seed=0, ambiguity=0.0, tasks=DRAWN) -> dict:
-    """Example façades: ``{task: {class: [n pictures]}}`` as PIL images, other labels drawn from the joint (Fig. 3)."""
-    import numpy as np
-    from PIL import Image
-
+    Returns
+    -------
+    dict
+        ``{task: {class: [n PIL images]}}``.
+    """
     from mtclim.city.joint import joint
 
     cells, rng, pictures = joint(), np.random.default_rng(seed), {}
-    for task in tasks:
-        pictures[task] = {}
-        for k, name in enumerate(SANTIAGO[task]):
+    for task in TASKS:
+        pictures[task] = {name: [] for name in SANTIAGO[task]}
+        for k, (name, drawn) in enumerate(pictures[task].items()):
             own = cells[cells[task] == name]
             rows = own.iloc[rng.choice(len(own), n, p=own["p"] / own["p"].sum())]
-            drawn = [
-                draw(*row, (seed, 1, k, j), size, ambiguity, int(rng.integers(40)))
-                for j, row in enumerate(rows[list(DRAWN)].astype(str).itertuples(index=False))
-            ]
-            pictures[task][name] = [Image.open(io.BytesIO(image)) for image in drawn]
+            for j, row in enumerate(rows[list(TASKS)].astype(str).itertuples(index=False)):
+                data = draw(*row, (seed, 1, k, j), size, ambiguity, int(rng.integers(40)))
+                drawn.append(Image.open(io.BytesIO(data)))
     return pictures

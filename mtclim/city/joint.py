@@ -9,7 +9,7 @@ were then moved as little as possible (least squares on their logarithms) until 
 LPRUS met the chance agreements that Table 3 implies, twelve labelsets lay above the cut-off, and Fig. 4's example held.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -32,59 +32,25 @@ flat roofs go with several parties, gables with single and paired houses, monopi
 CHANCE_AGREEMENT = dict(zip(SANTIAGO, (0.2155, 0.2454, 0.0883, 0.4039, 0.3127), strict=True))
 """(OA - kappa) / (1 - kappa), mean over the 24 rows of Table 3: close to the sum of squared reference shares."""
 
-CALIBRATED = """Calibrated on the paper: the number of façades and of annotated ones; the number kept by LPRUS at 85 %;
-the sum of squared class shares of each task after LPRUS (the chance agreement that Table 3 implies); Fig. 4's example
-(55 % of MUR is H1, 18 % of H1 is MUR); which pairs of classes do not occur; which class is the most frequent one given
-another, where sections 2.1, 4.3 and 4.5 say so; in which part of the city a class is found (section 4.5)."""
-
-INVENTED = """Invented: the class shares themselves (the paper shows them only as bar charts), the remaining conditional
-shares, the tail of rare labelsets, the geometry of the city, the sizes of blocks and of groups of equal houses, and
-every picture. The whole city has the same labelset shares as its annotated part."""
+CALIBRATED, INVENTED = Path(__file__).with_name("calibration.md").read_text(encoding="utf-8").strip().split("\n\n")
+"""What of the city is calibrated on the paper, and what is not."""
 
 
 @cache
-def sbst_table() -> pd.Series:
-    """Building type of every possible (height, material): 25 rows, all other pairs are structural zeros (Fig. 2)."""
+def _rows() -> pd.DataFrame:
     rows = pd.read_csv(Path(__file__).with_name("joint.csv"))
-    return pd.Series({(h, m): _sbst(h, m) for h, m in zip(rows["height"], rows["material"], strict=True)})
-
-
-def _sbst(height: str, material: str) -> str:
-    merged = {"W,UNK": "H1-2", "COM1,2,IND": "H1+", "COM3": "H8+"}  # whatever the height
-    if material == "MUR":  # of class H3-4 it has three storeys
-        return "MUR_H1" if height == "H1" else "MUR_H2-3"
-    return f"{material}_{merged.get(material, 'H1-2' if height in ('H1', 'H2') else height)}"
-
-
-def sbst(height: Sequence[str], material: Sequence[str]) -> pd.Categorical:
-    """Building type of each (height, material), the function of the two that it always is.
-
-    height, material: (n,) class names without gaps. Returns an ordered Categorical over ``SANTIAGO["sbst"]``.
-    Raises ValueError for a structural zero such as MUR with H13+.
-    """
-    h = pd.Index(SANTIAGO["height"]).get_indexer(pd.Index(height, dtype=object))
-    m = pd.Index(SANTIAGO["mat_llrs"]).get_indexer(pd.Index(material, dtype=object))
-    codes = np.where((h < 0) | (m < 0), -1, _sbst_codes()[h, m])
-    if (codes < 0).any():
-        i = int(np.argmax(codes < 0))
-        pair = f"height {list(height)[i]!r} with material {list(material)[i]!r}"
-        raise ValueError(f"sbst: {pair} (row {i}) does not exist.")
-    return pd.Categorical.from_codes(codes, SANTIAGO["sbst"], ordered=True)
+    for task, column in (("height", "height"), ("mat_llrs", "material"), ("sbst", "sbst")):
+        rows[task] = pd.Categorical(rows[column], SANTIAGO[task]).codes
+    return rows
 
 
 @cache
-def _sbst_codes() -> np.ndarray:
-    """(6, 7) code of the building type by height and material, -1 where there is none."""
+def building_types() -> np.ndarray:
+    """(6, 7) code of the building type (SBST) by height and material, -1 for the structural zeros."""
+    rows = _rows()
     codes = np.full((len(SANTIAGO["height"]), len(SANTIAGO["mat_llrs"])), -1)
-    for (height, material), name in sbst_table().items():
-        place = SANTIAGO["height"].index(height), SANTIAGO["mat_llrs"].index(material)
-        codes[place] = SANTIAGO["sbst"].index(name)
+    codes[rows["height"], rows["mat_llrs"]] = rows["sbst"]
     return codes
-
-
-def possible() -> np.ndarray:
-    """(6, 7) boolean: which materials occur at which heights."""
-    return _sbst_codes() >= 0
 
 
 def fit_margins(table: np.ndarray, rows: np.ndarray, columns: np.ndarray, steps: int = 500) -> np.ndarray:
@@ -113,9 +79,9 @@ def joint(interdependency: float = 1.0) -> pd.DataFrame:
     dependent, independent = _ends()
     p = interdependency * dependent + (1 - interdependency) * independent  # (6, 7, 3, 5)
     h, m, r, b = (axis.ravel() for axis in np.indices(p.shape))
-    keep = possible()[h, m]
+    keep = building_types()[h, m] >= 0
     h, m, r, b, p = h[keep], m[keep], r[keep], b[keep], p.ravel()[keep]
-    codes = {"height": h, "mat_llrs": m, "sbst": _sbst_codes()[h, m], "roof_shape": r, "block_position": b}
+    codes = {"height": h, "mat_llrs": m, "sbst": building_types()[h, m], "roof_shape": r, "block_position": b}
     return pd.DataFrame({**categories(codes), "p": p})
 
 
@@ -127,14 +93,12 @@ def categories(codes: Mapping[str, np.ndarray]) -> dict[str, pd.Categorical]:
 @cache
 def _ends() -> tuple[np.ndarray, np.ndarray]:
     """The dependent and the quasi-independent joint, each (6, 7, 3, 5) with sum 1."""
-    rows = pd.read_csv(Path(__file__).with_name("joint.csv"))
+    rows = _rows()
     roof = rows[list(SANTIAGO["roof_shape"])].to_numpy() / 100
     position = rows[list(SANTIAGO["block_position"])].to_numpy() / 100
     cells = fit_margins(np.repeat(ROOF_POSITION.to_numpy()[None], len(rows), 0), roof, position, steps=60)
     dependent = np.zeros(tuple(len(SANTIAGO[task]) for task in CELL))
-    h = pd.Categorical(rows["height"], SANTIAGO["height"]).codes
-    m = pd.Categorical(rows["material"], SANTIAGO["mat_llrs"]).codes
-    dependent[h, m] = cells * rows["images"].to_numpy()[:, None, None]
+    dependent[rows["height"], rows["mat_llrs"]] = cells * rows["images"].to_numpy()[:, None, None]
     dependent /= dependent.sum()
     pair = dependent.sum((2, 3))
     floor = fit_margins(pair > 0, pair.sum(1), pair.sum(0))
@@ -148,18 +112,6 @@ def allocate(p: np.ndarray, total: int) -> np.ndarray:
     counts = np.floor(quota).astype(int)
     counts[np.argsort(counts - quota, kind="stable")[: total - counts.sum()]] += 1
     return counts
-
-
-def mutual_information(labels: pd.DataFrame, first: str, second: str, weight: str | None = None) -> float:
-    """Mutual information of two columns in bits; ``weight`` names a column of counts or probabilities."""
-    values = np.ones(len(labels)) if weight is None else labels[weight].to_numpy()
-    a, b = (pd.factorize(labels[name])[0] for name in (first, second))
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), values)
-    table /= table.sum()
-    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)
-    seen = table > 0
-    return float((table[seen] * np.log2(table[seen] / expected[seen])).sum())
 
 
 def calibration(labels: pd.DataFrame, keep: float = 0.85) -> pd.DataFrame:

@@ -6,21 +6,19 @@ blocks with a probability that depends on their building type and the block's zo
 the paper describes for its city. Everything is fictional: names, geometry and the place in the open South Atlantic.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
+from pyproj import Transformer
+from scipy.cluster.vq import kmeans2
 
-from mtclim.city.joint import LABELLED, TOTAL, allocate, categories, fit_margins, joint, possible, sbst
+from mtclim.city.joint import LABELLED, TOTAL, allocate, building_types, categories, fit_margins, joint
 from mtclim.tasks import SANTIAGO
-
-if TYPE_CHECKING:
-    import geopandas
-
-Shares = float | Mapping[str, float]  # one for all tasks, or by task
 
 CITY = "Syntheta"
 CRS = "EPSG:32730"  # UTM zone 30 S; the origin below lies at 3 degrees W, 30 degrees S: water, far from any land
@@ -28,42 +26,15 @@ ORIGIN = (500_000.0, 6_680_000.0)
 FACADES_PER_BLOCK = 20
 SIDES = ((0, 1), (1, 2), (2, 3), (3, 0))  # south, east, north, west side of a block, as pairs of its corners
 
-ZONES = ["core", "ring", "business", "northeast", "middle", "periphery", "industry"]
-AFFINITY = pd.DataFrame(
-    {
-        "MUR_H1": [8, 7, 0.5, 0.3, 1.5, 0.3, 2],
-        "MUR_H2-3": [24, 3, 1, 0.1, 0.3, 0.05, 0.5],
-        "MCF_H1-2": [1, 3, 0.1, 1, 5, 4, 2],
-        "MR_H1-2": [0.05, 0.3, 0.02, 0.1, 2, 9, 1.5],
-        "CR_H1-2": [1.5, 2, 1.5, 8, 3, 1, 2],
-        "W,UNK_H1-2": [0.2, 1, 0.02, 0.05, 2, 7, 4],
-        "MCF_H3-4": [1, 2, 0.2, 0.6, 5, 3, 1],
-        "MR_H3-4": [0.1, 0.5, 0.05, 0.2, 3, 6, 1],
-        "CR_H3-4": [2, 3, 2, 7, 3, 0.8, 1],
-        "CR_H5-7": [3, 3, 6, 9, 1, 0.1, 0.2],
-        "CR_H8-12": [2.5, 2.5, 9, 9, 0.6, 0.03, 0.1],
-        "CR_H13+": [2.5, 2, 12, 8, 0.4, 0.02, 0.05],
-        "COM1,2,IND_H1+": [4, 3, 2, 1, 2, 1, 14],
-        "COM3_H8+": [0, 0, 12, 0, 0, 0, 0],
-    },
-    index=ZONES,
-).T
-"""How readily a building type stands in a zone (relative; section 4.5): unreinforced masonry with two or three storeys
-in the historic core, offices only in business districts, towers there and in the wealthy north-east, reinforced
-masonry and light dwellings on the low-rise periphery away from the north-east."""
+AFFINITY = pd.read_csv(Path(__file__).with_name("zones.csv"), index_col=0).drop(columns="reason")
+DENSITY = AFFINITY.loc["density"]
+AFFINITY = AFFINITY.drop(index="density")
+ZONES = list(AFFINITY)
+"""How readily a building type stands in a zone (relative; section 4.5), and the façades per block of a zone."""
 
-DENSITY = [1.2, 1.1, 1.7, 1.4, 1.0, 0.8, 0.7]
-"""Façades per block of the zones, relative."""
-
-GROUP = {"DET_SP": 2.5, "DET_MP": 2, "SDET": 4, "ADJ_BD": 3, "ADJ_TR": 6}
-"""Mean number of equal neighbours that were built together: what makes neighbours resemble each other."""
-
-LOT = {"DET_SP": 16, "DET_MP": 24, "SDET": 10, "ADJ_BD": 12, "ADJ_TR": 6}
-"""Relative width of a lot along the street."""
-
-MUNICIPALITIES = """Old Lattice,Quadrat,Vectora,Rastera,Tessel,Polyline,Voxelia,Kernelton,Lossmere,Priorham,Sigmoida,
-Argmax,Softmere,Batchford,Gradiente,Epochia,Logitaro,Momenta,Bayesburg,Convola,Poolham,Residua,Bottleneck,Embedding,
-Attenton,Dropoutte,Normaville,Bias Point,Weightham,Padding,Stridewell,Dilata,Entropia,Divergence""".replace("\n", "")
+GROUP = {"DET_SP": 2.5, "DET_MP": 2, "SDET": 4, "ADJ_BD": 3, "ADJ_TR": 6}  # mean number of equal neighbours
+LOT = {"DET_SP": 16, "DET_MP": 24, "SDET": 10, "ADJ_BD": 12, "ADJ_TR": 6}  # width along the street, relative
+MUNICIPALITIES = Path(__file__).with_name("municipalities.txt").read_text(encoding="utf-8").splitlines()
 
 
 @dataclass(frozen=True)
@@ -80,106 +51,99 @@ class CityPlan:
     nodes: np.ndarray  # (G + 1, G + 1, 2) street crossings in metres
     seed: int
 
-    @cached_property
-    def blocks(self) -> "geopandas.GeoDataFrame":
-        """Block polygons: ``block, municipality, zone, facades, annotated``; parks are blocks without façades."""
-        import shapely
+    def _counted(self, frame: pd.DataFrame, by: str) -> pd.DataFrame:
+        counts = self.facades.groupby(by)["labelled"].agg(facades="size", annotated="sum")
+        return frame.assign(**counts.reindex(frame[by], fill_value=0).reset_index(drop=True))
 
-        counts = self.facades.groupby("block")["labelled"].agg(["size", "sum"])
-        counts = counts.reindex(self.cells["block"], fill_value=0).set_axis(self.cells.index)
-        frame = self.cells[["block", "municipality", "zone"]].assign(facades=counts["size"], annotated=counts["sum"])
+    @cached_property
+    def blocks(self) -> gpd.GeoDataFrame:
+        """Block polygons: ``block, municipality, zone, facades, annotated``; parks are blocks without façades."""
+        frame = self._counted(self.cells[["block", "municipality", "zone"]], "block")
         return _geo(frame, shapely.polygons(_inset(_corners(self.nodes, self.cells))))
 
     @cached_property
-    def municipalities(self) -> "geopandas.GeoDataFrame":
+    def municipalities(self) -> gpd.GeoDataFrame:
         """Municipality polygons, sharing their borders: ``municipality, facades, annotated``."""
-        import shapely
-
-        cells = shapely.polygons(_corners(self.nodes, self.cells))
-        parts = self.cells.groupby("municipality", sort=False).indices
-        counts = self.facades.groupby("municipality")["labelled"].agg(["size", "sum"]).reindex(parts, fill_value=0)
-        frame = pd.DataFrame({"municipality": list(parts), "facades": counts["size"], "annotated": counts["sum"]})
-        return _geo(frame.reset_index(drop=True), [shapely.union_all(cells[rows]) for rows in parts.values()])
+        cells = _geo(self.cells[["municipality"]], shapely.polygons(_corners(self.nodes, self.cells)))
+        towns = cells.dissolve("municipality", sort=False).reset_index()
+        return _geo(self._counted(towns[["municipality"]], "municipality"), towns.geometry)
 
     @cached_property
-    def streets(self) -> "geopandas.GeoDataFrame":
+    def streets(self) -> gpd.GeoDataFrame:
         """Street polygons (the carriageway): ``street, width`` (m) ``, length`` (m)."""
-        import shapely
-
         corners = _corners(self.nodes, self.cells)
-        ends = np.concatenate([corners[:, list(side)] for side in SIDES])  # (4 n, 2, 2)
         names = np.concatenate([_street_names(self.cells, side) for side in range(4)])
-        lines = pd.Series(shapely.normalize(shapely.linestrings(ends))).groupby(names)
-        merged = {name: shapely.line_merge(shapely.union_all(part.to_numpy())) for name, part in lines}
-        width = {name: 14.0 if int(name.split()[1].split("-")[0]) % 6 == 0 else 8.0 for name in merged}
-        frame = pd.DataFrame({"street": list(merged), "width": list(width.values())})
-        frame["length"] = [line.length for line in merged.values()]
-        bands = [line.buffer(width[name] / 2, cap_style="flat") for name, line in merged.items()]
-        return _geo(frame, bands)
+        edges = shapely.linestrings(np.concatenate([corners[:, list(side)] for side in SIDES]))
+        streets = _geo(pd.DataFrame({"street": names}), shapely.normalize(edges)).dissolve("street").reset_index()
+        main = streets["street"].str.extract(r"(\d+)", expand=False).astype(int) % 6 == 0
+        lines, frame = streets.line_merge(), pd.DataFrame({"street": streets["street"], "width": 8.0 + 6.0 * main})
+        return _geo(frame.assign(length=lines.length), lines.buffer(frame["width"] / 2, cap_style="flat"))
 
-    def annotations(self, missing: Shares = 0.0, noise: Shares = 0.0, seed: int | None = None) -> pd.DataFrame:
+    def annotations(self, missing: float = 0.0, noise: float = 0.0) -> pd.DataFrame:
         """What an annotator wrote down: five categorical columns, one row a façade, NaN where there is no annotation.
 
-        noise: share of wrong labels, by task or for all of height, material, roof shape and block position; each is
-        wrong independently. A wrong height is a neighbouring class (the paper's errors occur only there, section 4.3),
-        the others are any other class. Structural zeros hold: height changes first, to one the true material can have,
+        ``noise`` is the share of wrong labels of height, material, roof shape and block position, each wrong
+        independently. A wrong height is a neighbouring class (the paper's errors occur only there, section 4.3), the
+        others are any other class. Structural zeros hold: height changes first, to one the true material can have,
         then material, to one that the height now written can have. The building type is recomputed from the two.
-        missing: share of annotations left out, by task or for all, independently of each other and of the noise.
+        ``missing`` is the share of annotations left out, independently of each other and of the noise.
         """
-        rng = np.random.default_rng([self.seed if seed is None else seed, 7])
-        noisy = [task for task in SANTIAGO if task != "sbst"]
-        missing, noise = _by_task(missing, "missing", list(SANTIAGO)), _by_task(noise, "noise", noisy)
+        rng, n, types = np.random.default_rng([self.seed, 7]), len(self.facades), building_types()
         codes = {task: self.facades[task].cat.codes.to_numpy().astype(int) for task in SANTIAGO}
-        draws = {task: rng.random((3, len(self.facades))) for task in SANTIAGO}
-        for task in noisy:  # height before material
-            k = len(SANTIAGO[task])
-            allowed = np.ones((len(self.facades), k), dtype=bool)
+        for task in (task for task in SANTIAGO if task != "sbst"):  # height before material
+            steps = np.abs(np.arange(len(SANTIAGO[task])) - codes[task][:, None])
+            allowed = steps > 0
             if task == "height":
-                allowed = possible().T[codes["mat_llrs"]] & (np.abs(np.arange(k) - codes[task][:, None]) == 1)
+                allowed = (steps == 1) & (types.T[codes["mat_llrs"]] >= 0)
             elif task == "mat_llrs":
-                allowed = possible()[codes["height"]]
-            np.put_along_axis(allowed, codes[task][:, None], False, 1)
-            chosen = (allowed.cumsum(1) > (draws[task][1] * allowed.sum(1))[:, None]).argmax(1)
-            codes[task] = np.where(draws[task][0] < noise[task], chosen, codes[task])
-        names = {task: np.asarray(SANTIAGO[task])[codes[task]] for task in ("height", "mat_llrs")}
-        codes["sbst"] = sbst(names["height"], names["mat_llrs"]).codes
-        hidden = {task: ~self.facades["labelled"].to_numpy() | (draws[task][2] < missing[task]) for task in SANTIAGO}
-        codes = {task: np.where(hidden[task], -1, codes[task]) for task in SANTIAGO}
+                allowed = allowed & (types[codes["height"]] >= 0)
+            other = (allowed * rng.random(allowed.shape)).argmax(1)
+            codes[task] = np.where(rng.random(n) < noise, other, codes[task])
+        codes["sbst"] = types[codes["height"], codes["mat_llrs"]]
+        for task in SANTIAGO:
+            hidden = ~self.facades["labelled"] | (rng.random(n) < missing)
+            codes[task] = np.where(hidden, -1, codes[task])
         return pd.DataFrame(categories(codes), index=self.facades.index)
 
 
 def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdependency: float = 1.0) -> CityPlan:
-    """Plan a city of ``facades`` façades of which ``labelled`` are annotated; deterministic for a seed.
+    """Plan a city. Its geometry depends on ``facades`` and ``seed`` alone.
 
-    The geometry depends on ``facades`` and ``seed`` alone. ``interdependency``: see ``mtclim.city.joint.joint``.
+    Parameters
+    ----------
+    facades, labelled : int
+        Number of façades, and how many of them are annotated.
+    seed : int
+        Decides everything else.
+    interdependency : float
+        See :func:`mtclim.city.joint.joint`.
+
+    Raises
+    ------
+    ValueError
+        Without an annotated façade, or with more of them than façades.
     """
     if not 0 < labelled <= facades:
         raise ValueError(f"labelled is {labelled}, facades {facades}; expected 0 < labelled <= facades.")
     cells, nodes, weights = _geometry(max(6, round(facades / FACADES_PER_BLOCK)), np.random.default_rng([seed, 0]))
-    rng = np.random.default_rng([seed, 1])
-    sets = joint(interdependency)
+    rng, sets = np.random.default_rng([seed, 1]), joint(interdependency)
     annotated = allocate(sets["p"], labelled)
-    counts = annotated + allocate(sets["p"], facades - labelled)
-    labelset = np.repeat(np.arange(len(sets)), counts)
+    labelset = np.repeat(np.arange(len(sets)), annotated + allocate(sets["p"], facades - labelled))
     group, block = _place(sets, labelset, cells, weights, rng)
     order = np.lexsort((rng.permutation(group.max() + 1)[group], block))  # groups stand together, in random order
     labelset, block = labelset[order], block[order]
-    width = sets["block_position"].map(LOT).astype(float).to_numpy()[labelset]
-    side, x, y = _along_edges(cells, nodes, block, width, rng)
-    lon, lat = _lon_lat(x, y)
+    side, x, y = _along_edges(cells, nodes, block, sets["block_position"].map(LOT).to_numpy(float)[labelset], rng)
+    lon, lat = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
     face = block * 4 + side
-    truth = sets[list(SANTIAGO)].iloc[labelset].reset_index(drop=True)
-    names = np.stack([_street_names(cells, s) for s in range(4)], axis=1)
-    seeds = rng.integers(0, 2**31, size=4 * len(cells))
-    place = pd.DataFrame({"id": np.arange(facades), "lon": lon, "lat": lat, "x": x, "y": y})
-    place = place.assign(**{name: cells[name].to_numpy()[block] for name in ("block", "municipality")})
-    place = place.assign(street=names[block, side], street_seed=seeds[face])
+    frame = pd.DataFrame({"id": np.arange(facades), "lon": lon, "lat": lat, "x": x, "y": y})
+    frame = frame.assign(**{name: cells[name].to_numpy()[block] for name in ("block", "municipality")})
+    frame["street"] = np.stack([_street_names(cells, s) for s in range(4)], axis=1)[block, side]
+    frame["street_seed"] = rng.integers(0, 2**31, size=4 * len(cells))[face]
+    frame = pd.concat([frame, sets[list(SANTIAGO)].iloc[labelset].reset_index(drop=True)], axis=1)
     # Annotators take blocks and their sides in a random order until each labelset's number is reached.
     walk = rng.random(len(cells))[block] + 0.5 * rng.random(4 * len(cells))[face] + 0.1 * rng.random(facades)
-    ranked = np.lexsort((walk, labelset))
-    rank = np.empty(facades, dtype=int)
-    rank[ranked] = np.arange(facades) - np.repeat(np.cumsum(counts) - counts, counts)
-    frame = pd.concat([place, truth], axis=1).assign(labelled=rank < annotated[labelset])
+    rank = pd.Series(walk).groupby(labelset).rank(method="first")
+    frame["labelled"] = rank.to_numpy() <= annotated[labelset]
     return CityPlan(frame, cells, nodes, seed)
 
 
@@ -191,9 +155,8 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
     """
     radius = np.sqrt(blocks / np.pi)  # in blocks
     half = int(np.ceil(1.7 * radius)) + 2
-    size = 2 * half
-    u, v = (np.arange(size) - half + 0.5)[:, None], (np.arange(size) - half + 0.5)[None, :]
-    u, v = np.broadcast_to(u, (size, size)), np.broadcast_to(v, (size, size))
+    size, line = 2 * half, np.arange(2 * half) - half + 0.5
+    u, v = np.meshgrid(line, line, indexing="ij")
     r, angle = np.hypot(u, v) / radius, np.arctan2(v, u)
     roads = rng.uniform(0, 2 * np.pi, 5)
     reach = 1 + 0.2 * np.exp(-((np.angle(np.exp(1j * (angle[..., None] - roads))) / 0.25) ** 2)).sum(-1)
@@ -206,9 +169,9 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
     a, b = u[i, j] / radius, v[i, j] / radius
     weights = _zone_weights(a, b)
     zone = np.where(park[i, j], "park", np.asarray(ZONES)[weights.argmax(1)])
-    names = MUNICIPALITIES.split(",")
+    names = np.asarray(MUNICIPALITIES)
     towns = _towns(np.stack([a, b], 1), int(np.clip(round(np.sqrt(blocks) / 3), 3, len(names))), rng)
-    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "municipality": np.asarray(names)[towns]})
+    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "municipality": names[towns]})
     return cells.assign(zone=zone, i=i, j=j), _nodes(size, radius, rng), np.where(park[i, j, None], 0, weights)
 
 
@@ -246,31 +209,25 @@ def _nodes(size: int, radius: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _towns(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Municipality of each block by Lloyd's algorithm, numbered outwards from the centre."""
-    centres = points[rng.choice(len(points), count, replace=False)]
-    centres[0] = 0.0
-    for _ in range(8):
-        nearest = ((points[:, None] - centres) ** 2).sum(-1).argmin(1)
-        sums = np.stack([np.bincount(nearest, points[:, axis], count) for axis in (0, 1)], axis=1)
-        centres[1:] = (sums / np.maximum(np.bincount(nearest, minlength=count), 1)[:, None])[1:]
-    outward = np.argsort(np.argsort(np.hypot(*centres.T)))
-    return outward[((points[:, None] - centres) ** 2).sum(-1).argmin(1)]
+    """Municipality of each block: clusters of blocks, numbered outwards from the centre."""
+    centres, towns = kmeans2(points, count, iter=8, minit="++", rng=rng)
+    return np.argsort(np.argsort(np.hypot(*centres.T)))[towns]
 
 
 def _place(
     sets: pd.DataFrame, labelset: np.ndarray, cells: pd.DataFrame, weights: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Group and block of each façade; the groups of a building type go to blocks by affinity and by chance."""
-    starts = rng.random(len(labelset)) < 1 / sets["block_position"].map(GROUP).astype(float).to_numpy()[labelset]
+    starts = rng.random(len(labelset)) < 1 / sets["block_position"].map(GROUP).to_numpy(float)[labelset]
     starts |= np.diff(labelset, prepend=-1) > 0
     group = np.cumsum(starts) - 1
     kind = sets["sbst"].cat.codes.to_numpy()[labelset]
     used = np.flatnonzero(weights.sum(1) > 0)
-    affinity = weights[used] @ AFFINITY.loc[list(SANTIAGO["sbst"]), ZONES].to_numpy().T  # (blocks, 14)
+    affinity = weights[used] @ AFFINITY.loc[list(SANTIAGO["sbst"])].to_numpy().T  # (blocks, 14)
     _, quarter = np.unique(cells[["i", "j"]].to_numpy()[used] // 4, axis=0, return_inverse=True)
     history = rng.normal(0, 0.6, (quarter.max() + 1, affinity.shape[1]))[quarter]  # shared by some sixteen blocks
     affinity *= np.exp(history + rng.normal(0, 0.8, affinity.shape))
-    density = rng.gamma(16, 1 / 16, len(used)) * (weights[used] @ DENSITY)
+    density = rng.gamma(16, 1 / 16, len(used)) * (weights[used] @ DENSITY.to_numpy())
     totals = np.bincount(kind, minlength=affinity.shape[1])
     share = fit_margins(affinity, density / density.sum() * len(labelset), totals, steps=60)
     block = np.empty(group[-1] + 1, dtype=int)
@@ -321,23 +278,5 @@ def _street_names(cells: pd.DataFrame, side: int) -> np.ndarray:
     return np.array([f"{kind} {a}-{b}" for a, b in zip(line, piece, strict=True)])
 
 
-def _lon_lat(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from pyproj import Transformer
-
-    return Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
-
-
-def _by_task(value: Shares, name: str, tasks: list[str]) -> dict[str, float]:
-    values = dict(value) if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
-    if unknown := sorted(set(values) - set(tasks)):
-        raise ValueError(f"{name}: found tasks {unknown}; expected some of {tasks}.")
-    for task, share in values.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}: {task} has {share}; expected a share from 0 to 1.")
-    return {task: float(values.get(task, 0.0)) for task in tasks}
-
-
-def _geo(frame: pd.DataFrame, geometry) -> "geopandas.GeoDataFrame":
-    import geopandas
-
-    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=CRS)
+def _geo(frame: pd.DataFrame, geometry) -> gpd.GeoDataFrame:
+    return gpd.GeoDataFrame(frame, geometry=geometry, crs=CRS)

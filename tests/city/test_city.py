@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from mtclim import SANTIAGO
-from mtclim.city import DRAWN, make_city
-from mtclim.city.facade import draw
+from mtclim.city import draw, make_city
 from mtclim.city.plan import CRS, plan
+from mtclim.city.street import TASKS
 
 SMALL = {"facades": 260, "labelled": 150, "size": 64, "progress": False}
 
@@ -56,7 +56,7 @@ def test_geoparquet_geopackage_and_data_dictionary(city):
         package = gpd.read_file(city / "city.gpkg", layer=layer)
         assert len(parquet) == len(package) and list(parquet.columns) == list(package.columns)
         assert parquet.crs == package.crs == ("EPSG:4326" if layer == "facades" else CRS)
-        assert parquet.geometry.geom_equals_exact(package.geometry, 1e-9).all()
+        assert parquet.geometry.geom_equals(package.geometry).all()
     facades = gpd.read_parquet(city / "images.parquet")
     missing = [column for column in facades.columns if column not in dictionary]
     assert not missing and np.allclose(facades.geometry.x, facades["lon"])
@@ -70,7 +70,7 @@ def test_an_image_depends_on_its_own_row_only(city):
     facades = plan(260, 150).facades
     for i in (0, 7, 199, 200, 259):
         row = facades.iloc[i]
-        alone = draw(*row[list(DRAWN)], (0, i), 64, 0.3, row["street_seed"])
+        alone = draw(*row[list(TASKS)], (0, i), 64, 0.3, row["street_seed"])
         assert (city / f"images/000/{i:06d}.jpg").read_bytes() == alone
 
 
@@ -90,22 +90,65 @@ def test_another_city_is_refused(city):
         make_city(city, **{**SMALL, "labelled": 151})
 
 
+def start(folder, tmp_path, **popen):
+    """A plain script without a guard makes the city, in a process of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom mtclim.city import make_city\n"
+        "print(make_city(sys.argv[1], facades=260, labelled=150, size=64, workers=2))\n"
+    )
+    return subprocess.Popen([sys.executable, script, folder], start_new_session=True, text=True, **popen)
+
+
+def wait_for_pictures(process, folder, least):
+    deadline = time.monotonic() + 120
+    while process.poll() is None and len(list(folder.rglob("*.jpg"))) < least and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_killed_and_repeated_gives_the_same_city(city, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "mtclim", "city", folder, "--facades", "260", "--labelled", "150", "--size", "64"]
-    command += ["--workers", "2", "--quiet"]
     for least in (5, 120):
-        with subprocess.Popen(command, start_new_session=True) as made:
-            deadline = time.monotonic() + 120
-            while made.poll() is None and len(list(folder.rglob("*.jpg"))) < least and time.monotonic() < deadline:
-                time.sleep(0.01)
+        with start(folder, tmp_path, stderr=subprocess.DEVNULL) as made:
+            wait_for_pictures(made, folder, least)
             os.killpg(made.pid, signal.SIGKILL)
     assert not (folder / "city.json").exists() and not (folder / "images.parquet").exists()
-    subprocess.run(command, check=True)
+    with start(folder, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as made:
+        out, bar = made.communicate(timeout=120)
+    assert made.returncode == 0 and out.strip() == str(folder / "images.parquet") and "260/260" in bar
     assert digest(folder) == digest(city)
     names = {path.relative_to(city) for path in city.rglob("*")}
     assert {path.relative_to(folder) for path in folder.rglob("*")} == names, "something is left of the killed ones"
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "truth.parquet"), pd.read_parquet(city / "truth.parquet"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of a terminal")
+def test_interrupted_stops(tmp_path):
+    """As Ctrl-C does in a terminal: every process of the group gets the signal."""
+    folder = tmp_path / "stopped"
+    with start(folder, tmp_path, stderr=subprocess.PIPE) as made:
+        wait_for_pictures(made, folder, 5)
+        os.killpg(made.pid, signal.SIGINT)
+        _, errors = made.communicate(timeout=60)
+    assert made.returncode != 0 and "KeyboardInterrupt" in errors and not (folder / "city.json").exists()
+
+
+WRONG = {
+    "facades": (0, 2.5), "labelled": (0, 261), "seed": (-1, 1.0), "size": (63, 301, "64"), "workers": (0, 1.5),
+    "interdependency": (-0.1, 1.1), "ambiguity": (float("nan"), 2), "missing": (-1, "none"), "noise": (1.5, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_settings_out_of_range(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*expected a .*number from"):
+        make_city(tmp_path / "none", **{**SMALL, name: value})
+    assert not (tmp_path / "none").exists()
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    with pytest.raises(ValueError, match="size is 20.*; noise is 3"):
+        make_city(tmp_path / "none", **{**SMALL, "size": 20, "noise": 3})
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux' /proc")
@@ -134,7 +177,7 @@ def test_neighbours_look_alike():
     streets, rng, gains = facades["street_seed"], np.random.default_rng(0), []
     pictures = [
         draw(*row, (0, i), 64, 0.1, street)
-        for i, (*row, street) in enumerate(zip(*(facades[task] for task in DRAWN), streets, strict=True))
+        for i, (*row, street) in enumerate(zip(*(facades[task] for task in TASKS), streets, strict=True))
     ]
     pixels = np.stack(
         [np.ravel(Image.open(io.BytesIO(data)).resize((8, 8), Image.Resampling.BOX)) for data in pictures]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtclim.city.facade import draw
+from mtclim.city import draw
+from mtclim.city.street import TASKS
 from mtclim.tasks import SANTIAGO
 
 LABELS = ("H2", "MCF", "PIT_GAB", "DET_SP")
@@ -22,16 +23,22 @@ def test_equal_arguments_give_equal_bytes():
     assert draw(*LABELS, (3, 7), 96, 0.3, 5) != draw(*LABELS, (3, 7), 96, 0.3, 6)
 
 
-@pytest.mark.parametrize("size", [64, 300])
-def test_what_is_left_out_would_not_show(monkeypatch, size):
-    """Buildings and rectangles that are skipped as out of the picture draw nothing where they are drawn after all."""
-    labels = [[classes[k % len(classes)] for task, classes in SANTIAGO.items() if task != "sbst"] for k in range(60)]
-    asked = [(*chosen, (4, k), size, (0, 0.5, 1)[k % 3], k) for k, chosen in enumerate(labels)]
-    spared = [draw(*one) for one in asked]
-    everything = (-np.inf, np.inf, -np.inf, np.inf)
-    monkeypatch.setattr("mtclim.city.facade._Camera.frame_on_facade", lambda *_: everything)
-    monkeypatch.setattr("mtclim.city.facade._in_view", lambda camera, buildings, pixels: [True] * len(buildings))
-    assert [draw(*one) for one in asked] == spared
+def test_every_row_of_buildings_fills_the_picture(monkeypatch):
+    """Neighbours end beyond the picture: one more at both ends would show in none."""
+    from mtclim.city import street
+
+    spans, frames, view = [], [], street._view
+    row = street._row
+    monkeypatch.setattr(street, "_row", lambda *args: spans.append(row(*args)) or spans[-1])
+    monkeypatch.setattr(street, "_view", lambda *args: frames.append(view(*args)) or frames[-1])
+    for k in range(120):
+        chosen = [classes[k % len(classes)] for task, classes in SANTIAGO.items() if task != "sbst"]
+        draw(*chosen, (4, k), 64, 0, k)
+    for buildings, (camera, *_) in zip(spans, frames, strict=True):
+        ends = [(min(b.x0 for b in buildings), 0, 0), (max(b.x1 for b in buildings), 0, 0)]
+        (left, right), depth = camera.project(ends)[0][:, 0], camera.plane(ends)[1]
+        behind = depth <= 0.15 * camera.distance
+        assert (left < 0 or behind[0]) and (right > 64 * 4 or behind[1])
 
 
 @pytest.mark.parametrize("task", [0, 1, 2, 3])
@@ -63,10 +70,10 @@ def test_the_four_coins_are_tossed_independently(monkeypatch):
     tossed = []
 
     def note(d, main, hidden, *_):
-        tossed.append(tuple(hidden.values()))
+        tossed.append(tuple(task in hidden for task in TASKS))
         raise StopIteration  # before anything is drawn
 
-    monkeypatch.setattr("mtclim.city.facade._view", note)
+    monkeypatch.setattr("mtclim.city.street._view", note)
     for i in range(6_000):
         with pytest.raises(StopIteration):
             draw(*LABELS, (0, i), 64, 0.3, 0)

@@ -106,7 +106,7 @@ def distributions(modules: set[str]) -> set[str]:
 
 
 FILES = sorted((ROOT / "mtclim").rglob("*.py"))
-NEED_EXTRAS = {"maps.py", "exposure.py", "reading.py"}
+NEED_EXTRAS = {"maps.py", "exposure.py", "plan.py", "reading.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtclim.data.reading import Source, find_geometry, geometry_columns, some
+from mtclim.data.reading import Source, find_geometry, geometry_columns, rows, some
 
 _DEGREES = {
     "lon": {"lon", "lng", "long", "longitude", "longitud", "longitudine"},
@@ -49,7 +49,10 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
         source.notes.append(f"Not used: {some(shapes)} (a geometry; the position comes from other columns).")
     _drop(frame, shapes)
     if "geometry" in frame:
-        source.fail("holds no geometry", "write POINT (-70.65 -33.44), or rename the column", "geometry")
+        found = source.cells("geometry")
+        mend = "write POINT (-70.65 -33.44), or rename the column"
+        source.check(~found.missing, "not a geometry", mend, "geometry", np.asarray(found))
+        del frame["geometry"]
     axes = axes or _plane(source, listed)
     if len(axes) == 1:
         other = "lon" if "lat" in axes else "lat"
@@ -65,7 +68,7 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     frame["lon"], frame["lat"] = lon, lat
     zero = int(((lon == 0) & (lat == 0)).sum())
     if zero:
-        source.notes.append(f"Longitude and latitude are 0 in {zero} rows, as where a camera had no position.")
+        source.notes.append(f"Longitude and latitude are 0 in {rows(zero)}, as where a camera had no position.")
 
 
 def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
@@ -78,7 +81,8 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
     if "bearing" in listed:
         return set()
     columns = {_key(name): name for name in reversed(frame.columns) if name not in listed}
-    column = next((columns[k] for k in _BEARINGS if k in columns and source.cells(columns[k]).numeric), None)
+    known = _BEARINGS[:1] if "bearing" in columns else _BEARINGS
+    column = next((columns[key] for key in known if key in columns and source.cells(columns[key]).numeric), None)
     if column is None:
         return {"bearing"} & set(frame.columns)
     found = source.cells(column)
@@ -87,7 +91,7 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
     source.check(beyond, "outside the range of a direction", mend, column, np.asarray(found))
     del frame[column]
     frame["bearing"] = found.numbers % 360
-    source.notes.append(f"Viewing direction from column {column!r}, known in {(~found.missing).sum()} rows.")
+    source.notes.append(f"Viewing direction from column {column!r}, known in {rows((~found.missing).sum())}.")
     return set()
 
 
@@ -105,7 +109,7 @@ def read_building(source: Source, listed: Collection[str]) -> set[str]:
         source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
         return {"building"}
     if empty:
-        source.notes.append(f"Column 'building' is empty in {empty} rows; each of them is a building of its own.")
+        source.notes.append(f"Column 'building' is empty in {rows(empty)}; each is a building of its own.")
     return set()
 
 
@@ -120,6 +124,7 @@ def read_texts(source: Source, others: Collection[str], complete: bool) -> None:
         mend = "give every row a block, or remove the column so that blocks come from a grid"
         source.check(found.missing & complete & (name == "block"), "no block", mend, name)
         frame[name] = pd.Series(np.asarray(found), dtype="str").mask(found.missing)
+        source.note_missing(name, found, "missing")
 
 
 def read_weight(source: Source) -> None:
@@ -131,7 +136,7 @@ def read_weight(source: Source) -> None:
     mend = "write how many buildings the row stands for, such as 1 or 2.5, or rename the column"
     source.check(wrong, "expected a number from 0 on", mend, "weight", np.asarray(found))
     if found.missing.any():
-        source.notes.append(f"Column 'weight' is empty in {found.missing.sum()} rows; it is taken as 1.")
+        source.notes.append(f"Column 'weight' is empty in {rows(found.missing.sum())}; it is taken as 1.")
     source.frame["weight"] = np.where(found.missing, 1.0, found.numbers)
 
 
@@ -173,9 +178,9 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
         here = (zone == zone_number) & ((lat < 0) == south)
         to_metres = Transformer.from_crs(4326, (32700 if south else 32600) + zone_number, always_xy=True)
         x, y = to_metres.transform(lon[here], lat[here])
-        columns, rows = np.floor(x / cell).astype(np.int64), np.floor(y / cell).astype(np.int64)
+        east, north = np.floor(x / cell).astype(np.int64), np.floor(y / cell).astype(np.int64)
         prefix = f"{zone_number}{'S' if south else 'N'}"
-        names[here] = [f"{prefix}_{c}_{r}" for c, r in zip(columns, rows, strict=True)]
+        names[here] = [f"{prefix}_{c}_{r}" for c, r in zip(east, north, strict=True)]
     return pd.Series(names, index=index, name="block", dtype="str")
 
 
@@ -185,8 +190,11 @@ def _drop(frame: pd.DataFrame, columns: Iterable[str]) -> None:
 
 
 def _key(name: str) -> str:
-    """A column's name without what decorates it: lon_wgs84 and GPS-lon are lon, X_coord and POINT_X are x."""
-    return _DECORATION.sub("", name.lower())
+    """A column's name without what decorates it: lon_wgs84 and GPS-lon are lon, X_coord and POINT_X are x.
+
+    A leading underscore says that a column means nothing, so that name stays as it is.
+    """
+    return name if name.startswith("_") else _DECORATION.sub("", name.lower())
 
 
 def _axes(source: Source, names: Mapping[str, set[str]], listed: Collection[str]) -> dict[str, str]:

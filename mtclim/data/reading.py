@@ -91,12 +91,18 @@ class Source:
         where = f"column {column!r}: " if column is not None else ""
         raise TableError(f"{self.path}: {where}{problem}. {mend[0].upper()}{mend[1:]}.")
 
+    def note_missing(self, column: str, found: Cells, means: str) -> None:
+        """Note which texts of a column were taken as missing, in how many rows, and what that means."""
+        if found.taken:
+            taken = ", ".join(f"{text!r} in {rows(count)}" for text, count in found.taken.items())
+            self.notes.append(f"Column {column!r}: {taken} taken as {means}.")
+
     def check(self, wrong: Any, problem: str, mend: str, column: str, values: Any = None) -> None:
         """Raise TableError if there are wrong rows: a mask (n,). ``values`` (n,) are shown for the first of them."""
-        rows = np.flatnonzero(wrong)
-        if len(rows):
-            more = f" ({len(rows)} rows in all)" if len(rows) > 5 else ""
-            shown = ", ".join(self._row(i, values) for i in rows[:5].tolist())
+        where = np.flatnonzero(wrong)
+        if len(where):
+            more = f" ({len(where)} rows in all)" if len(where) > 5 else ""
+            shown = ", ".join(self._row(i, values) for i in where[:5].tolist())
             self.fail(f"{problem} at {shown}{more}", mend, column)
 
     def _row(self, i: int, values: Any) -> str:
@@ -193,6 +199,11 @@ def number(text: str) -> float:
     return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else np.nan
 
 
+def rows(count: int) -> str:
+    """So many rows, in words: "1 row", "37 rows"."""
+    return "1 row" if count == 1 else f"{count} rows"
+
+
 def some(values: Iterable[Any], most: int = 12) -> str:
     """The first values of many, quoted, for a message."""
     values = [str(value) for value in values]
@@ -271,9 +282,8 @@ def _read_sheets(nothing: Source, key: str) -> Source:
     if path.suffix.lower() in (".xlsx", ".xlsm"):
         import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
 
-        with path.open("rb") as stream:
-            book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
-            sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+        book = openpyxl.load_workbook(path, data_only=True)
+        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
     else:
         read = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
         sheets = {str(name): frame.to_numpy().tolist() for name, frame in read.items()}

@@ -332,8 +332,6 @@ def _classes(source: Source, column: str) -> tuple[list[str], str]:
     numeric = bool(names) and bool(np.isfinite(values).all())
     if numeric:
         names = list(dict.fromkeys(map(_whole, names)))
-    if not getattr(source.frame[column].dtype, "ordered", False):
-        names = sorted(names, key=(lambda name: (number(name), name)) if numeric else _natural)
     rows, many = int((~found.missing).sum()), len(names) > 20
     if not names:
         return names, "no row has a label"
@@ -341,6 +339,8 @@ def _classes(source: Source, column: str) -> tuple[list[str], str]:
         return names, f"the only class is {names[0][:60]!r}; a task has two or more"
     if any(len(name) > 200 or "\0" in name for name in names):
         return names, "a class name of more than 200 characters, or with NUL characters"
+    if not getattr(source.frame[column].dtype, "ordered", False):
+        names = sorted(names, key=(lambda name: (number(name), name)) if numeric else _natural)
     counted = numeric and not (values % 1).any() and (np.abs(values) < 100).all() and rows >= 50 * len(names)
     if (many and (rows < 2 * len(names) or (numeric and not counted))) or len(names) > MAX_CLASSES:
         what = "numbers" if numeric else "values"
@@ -375,7 +375,5 @@ def _labels(source: Source, task: str, classes: Sequence[str], require: bool) ->
     source.check(wrong, what, mend, task, np.asarray(found))
     if require and (labels < 0).all():
         source.fail("no row has a label", "annotate some rows, or leave the task out of the YAML", task)
-    if found.taken:
-        taken = ", ".join(f"{text!r} in {count} rows" for text, count in found.taken.items())
-        source.notes.append(f"Column {task!r}: {taken} taken as not annotated; `na_values: []` keeps it a class.")
+    source.note_missing(task, found, "not annotated; `na_values: []` keeps it a class")
     return pd.Categorical.from_codes(labels, categories=list(classes), ordered=True)

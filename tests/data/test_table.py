@@ -347,13 +347,13 @@ def test_missing_labels_are_said_once_with_their_count(tmp_path):
     table = read(tmp_path, text)
     assert table.tasks == Tasks({"storeys": ["1", "2"], "roof": ["flat", "gable"]})
     assert table.codes.tolist() == [[0, 0], [1, -1], [-1, 1], [1, -1], [-1, -1]]
-    said = "'NA' in 2 rows, 'None' in 1 rows taken as not annotated; `na_values: []` keeps it a class."
+    said = "'NA' in 2 rows, 'None' in 1 row taken as not annotated; `na_values: []` keeps it a class."
     assert sum(note == f"Column 'roof': {said}" for note in table.notes) == 1
     kept = read_table(
         tmp_path / "table.csv", {"storeys": ["1", "2", "NA", "N/A"], "roof": ["flat", "gable", "NA"]}, False
     )
     assert kept.codes.tolist() == [[0, 0], [1, 2], [2, 1], [1, -1], [3, 2]]
-    assert "'-' in 1 rows" in notes(tmp_path, "image,a\nx,-\ny,1\nz,2\n", na_values=["-"])
+    assert "'-' in 1 row" in notes(tmp_path, "image,a\nx,-\ny,1\nz,2\n", na_values=["-"])
     assert notes(tmp_path, "image,a\nx,NA\ny,b\n", na_values=[]).startswith("Tasks: a (2 classes)")
 
 
@@ -423,9 +423,9 @@ def test_names_that_differ_only_in_case_are_two_tasks(tmp_path):
 
 
 def test_building_is_a_number_or_a_tag(tmp_path):
-    table = read(tmp_path, "image,a,building\nx,b,7\ny,c,7.0\nz,c,\nw,c,NA\n")
-    assert table.frame["building"].fillna("-").tolist() == ["7", "7.0", "-", "-"]
-    assert "Column 'building' is empty in 2 rows; each of them is a building of its own." in table.notes
+    table = read(tmp_path, "image,a,building\nx,b,7\ny,c,8\nz,c,\nw,c,NA\n")
+    assert table.frame["building"].fillna("-").tolist() == ["7", "8", "-", "-"]
+    assert "Column 'building' is empty in 2 rows; each is a building of its own." in table.notes
     tags = "image,a,building\n" + "".join(f"{i},{i % 2},{['house', 'apartments', 'yes'][i % 3]}\n" for i in range(12))
     table = read(tmp_path, tags)
     assert table.tasks["building"] == ("apartments", "house", "yes") and "holds words" in " ".join(table.notes)
@@ -436,7 +436,7 @@ def test_building_is_a_number_or_a_tag(tmp_path):
 def test_weight_is_a_number(tmp_path):
     table = read(tmp_path, 'image,a,weight\nx,b,"2,5"\ny,c,\nz,c,3\n')
     assert table.frame["weight"].tolist() == [2.5, 1, 3]
-    assert "Column 'weight' is empty in 1 rows; it is taken as 1." in table.notes
+    assert "Column 'weight' is empty in 1 row; it is taken as 1." in table.notes
     for cell in ("heavy", "-1", "inf"):
         fails(tmp_path, f"image,a,weight\nx,b,{cell}\ny,c,1\n", "column 'weight'", f"row 1 (line 2): '{cell}'")
 
@@ -480,9 +480,14 @@ def test_what_looks_like_a_position_is_refused_if_it_cannot_be_read(tmp_path):
     fails(tmp_path, metres, "'x', 'y' look like a position in metres", "GeoPackage", "'_'")
     fails(tmp_path, "image,a,lon,gps_lon,lat\np,b,1,2,3\nq,c,1,2,3\n", "two columns", "'lon', 'gps_lon'", "'_gps_lon'")
     fails(tmp_path, "image,a,longitude,latitude\np,b,70W,33S\nq,c,1,2\n", "column 'longitude'", "not a number", "'70W'")
-    fails(tmp_path, "image,a,geometry\np,b,here\nq,c,there\n", "column 'geometry'", "holds no geometry")
+    fails(
+        tmp_path,
+        "image,a,geometry\np,b,here\nq,c,there\n",
+        "column 'geometry'",
+        "not a geometry at row 1 (line 2): 'here'",
+    )
     assert list(read(tmp_path, "image,x,y,long\np,1,2,yes\nq,2,1,no\n").tasks) == ["x", "y", "long"]
-    assert "0 in 1 rows" in notes(tmp_path, "image,a,lon,lat\np,b,0,0\nq,c,1,2\n")
+    assert "0 in 1 row" in notes(tmp_path, "image,a,lon,lat\np,b,0,0\nq,c,1,2\n")
 
 
 def test_a_geometry_in_text_is_a_position(tmp_path):

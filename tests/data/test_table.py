@@ -567,18 +567,12 @@ def test_ten_rows_and_a_block_larger_than_a_split_are_prepared(tmp_path):
     (tmp_path / "large.csv").write_text(rows_of(["large"] * 60 + list("abcd") * 10, ["FLT", "PIT"] * 50))
     data = prepare(load_config("demo", data=str(tmp_path / "ten.csv"), keep=1.0), images=False)
     assert set(data.split) == {"train", "val", "test"} and len(data.split) == 10
-    with pytest.warns(UserWarning, match=r"partition: reached the shares .* the largest, 'large', has 60 rows"):
-        data = prepare(
-            load_config(
-                "demo", data=str(tmp_path / "large.csv"), keep=1.0, train_share=0.4, val_share=0.3, test_share=0.3
-            ),
-            images=False,
-        )
-    assert data.split.groupby(data.blocks.to_numpy()).nunique().max() == 1 and set(data.split) == {
-        "train",
-        "val",
-        "test",
-    }
+    shares = {"train_share": 0.4, "val_share": 0.3, "test_share": 0.3}
+    config = load_config("demo", data=str(tmp_path / "large.csv"), keep=1.0, **shares)
+    data = prepare(config, images=False)
+    assert "the largest, 'large', has 60 rows" in " ".join(data.notes)
+    assert data.split.groupby(data.blocks.to_numpy()).nunique().max() == 1
+    assert set(data.split) == {"train", "val", "test"}
 
 
 # --- any table ---

@@ -90,11 +90,14 @@ OURS_TOO = (
 CLASSES = ["no", "yes"]
 
 
-def spellings(names: tuple[str, ...], every: bool) -> list[str]:
-    """Each name as it is, with a capital and in capitals. In short: one of these in turn, and all of the last two."""
-    three = [dict.fromkeys((name, name.capitalize(), name.upper())) for name in names]
-    short = [list(each)[i % len(each)] for i, each in enumerate(three[:-2])] + [*three[-2], *three[-1]]
-    return [spelt for each in three for spelt in each] if every else short
+SHORT = {"count", "Count", "COUNT", "run", "True", "row", "building", "BEARING", "index", "Task", "class", "entropy",
+         "unseen", "Facades", "in_training", "taxonomy", "fid", "Fid", "geom", "GEOM"}  # fmt: skip
+"""Those that once broke something, or meet a file format's own names: they always go through the notebooks."""
+
+
+def spellings(name: str) -> list[str]:
+    """A name as it is, with a capital and in capitals."""
+    return list(dict.fromkeys((name, name.capitalize(), name.upper())))
 
 
 def labelled(tasks: list[str], images: int = 60) -> pd.DataFrame:
@@ -111,14 +114,15 @@ def test_any_name_is_a_task_in_all_notebooks_or_refused_at_once(tmp_path, every,
         pytest.importorskip(package)
     project = make_project(tmp_path / "project", images=60, max_epochs=1)
     tasks = []
-    for task in spellings(OURS_TOO, every):
+    for task in [spelt for name in OURS_TOO for spelt in spellings(name)]:
         labelled([task]).to_csv(project / "one.csv", index=False)
         try:
             read_table(project / "one.csv", {task: CLASSES})
-            tasks.append(task)
+            tasks += [task] if every or task in SHORT else []
         except TableError as error:
             assert repr(task) in str(error) and len(str(error).splitlines()) == 1
             assert task.lower() in {*RESERVED, "mean"}, f"{task} is refused, but nothing else has that name"
+    assert every or set(tasks) == SHORT
     labelled(tasks).to_csv(project / "table.csv", index=False)
     (project / "tasks.yaml").write_text(yaml.safe_dump(dict.fromkeys(tasks, CLASSES), sort_keys=False))
     given = ["--no-progress-bar", "-p", "config", "tiny", "-p", "tasks", "tasks.yaml", "-p", "data", "table.csv"]

@@ -1,7 +1,7 @@
-"""The comparison: the paper's tables from a study's runs (sections 3 and 4.2), and its paired contrasts with intervals.
+"""The paper's tables from a study's runs (sections 3 and 4.2), and the scores that every comparison rests on.
 
-Scores are fractions in frames of single runs, percent and percentage points in tables and contrasts. Functions take a
-``Study`` (or frames made from it) and return data frames; ``evidence`` goes beyond the paper, ``figures`` draws.
+Scores are fractions in frames of single runs, percent in tables. Functions take a ``Study`` and return data frames;
+``effects`` says what differs, ``evidence`` looks beyond accuracy, ``figures`` draws.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,16 +12,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mtclim.analysis.study import Study, collect, load_study, ordered
+from mtclim.analysis.study import Study
 from mtclim.metrics import from_confusion
 from mtclim.tasks import SANTIAGO, Tasks
-from mtclim.variants import title
+from mtclim.variants import VARIANTS, ordered, title
 
-__all__ = ["Study", "collect", "load_study", "ordered"]
-TESTS_FROM = 8
-"""Realisations below which no test is made: with fewer pairs a p-value says little that the interval does not."""
 COMBINATIONS = 200_000
-BACKBONES = {"densenet121": "DenseNet121", "tf_efficientnetv2_b3": "EfficientNetV2-B3"}
+BACKBONES = ("densenet121", "tf_efficientnetv2_b3")
+"""The paper's."""
 
 
 def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float:
@@ -48,10 +46,10 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
 
 def confusions(study: Study, task: str) -> np.ndarray:
     """Confusion matrices (runs, K, K), rows reference, of one task; only annotated test images count."""
-    k, true = len(study.tasks[task]), study.test[task].to_numpy(np.int64)
-    use = true >= 0
-    predicted = study.predicted(task)[:, use].astype(np.int64)
-    cells = (np.arange(len(predicted))[:, None] * k + true[use]) * k + predicted
+    k, n = len(study.tasks[task]), list(study.tasks).index(task)
+    true = study.true[:, n]
+    predicted = study.predicted[:, true >= 0, n].astype(np.int64)
+    cells = (np.arange(len(predicted))[:, None] * k + true[true >= 0]) * k + predicted
     return np.bincount(cells.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)
 
 
@@ -62,92 +60,91 @@ def run_scores(study: Study) -> pd.DataFrame:
     for task in study.tasks:
         oa, kappa, _ = from_confusion(confusions(study, task))
         parts.append(keys.assign(task=task, oa=oa, kappa=kappa))
-    mean = {name: np.nanmean([part[name] for part in parts], axis=0) for name in ("oa", "kappa")}
-    return pd.concat([*parts, keys.assign(task="mean", **mean)], ignore_index=True)
+    frame = pd.concat(parts, ignore_index=True)
+    mean = frame.groupby("run", sort=False)[["oa", "kappa"]].mean().reset_index()
+    return pd.concat([frame, keys.merge(mean, on="run").assign(task="mean")], ignore_index=True)
 
 
 def class_scores(study: Study) -> pd.DataFrame:
-    """F1 (fraction) of each run, task and class; NaN for classes without a test image (Fig. 10)."""
-    parts = []
+    """F1 (fraction) of each run, task and class (Fig. 10); NaN for a class without a test image, never 0."""
+    keys, parts = study.runs[["run", "backbone", "variant", "seed"]], []
     for task, classes in study.tasks.items():
         counts = confusions(study, task)
         f1 = np.where(counts.sum(-1) > 0, from_confusion(counts)[2], np.nan)
-        wide = study.runs[["run", "backbone", "variant", "seed"]].join(pd.DataFrame(f1, columns=list(classes)))
-        parts.append(
-            wide.melt(["run", "backbone", "variant", "seed"], var_name="class", value_name="f1").assign(task=task)
-        )
+        parts += [keys.assign(task=task, **{"class": name}, f1=f1[:, k]) for k, name in enumerate(classes)]
     return pd.concat(parts, ignore_index=True)
 
 
 def best_run(study: Study) -> str:
-    """The run of the highest mean kappa over tasks (the paper's Fig. 11 shows its confusion matrices)."""
-    scores = run_scores(study).query("task == 'mean'")
-    return scores.loc[scores["kappa"].idxmax(), "run"]
+    """The run that all looks inside show (the paper's Figs 11 and 13): of the highest mean kappa on validation images.
+
+    Only the twelve variants of Table 2 can be chosen, unless the study has none of them.
+    """
+    runs = study.runs[study.runs["variant"].isin(VARIANTS)]
+    runs = runs if len(runs) else study.runs
+    return runs.loc[runs["val_kappa"].fillna(-1).idxmax(), "run"]
 
 
 # ---------------------------------------------------------------- the paper's tables
 
 
-def table1(tasks: Tasks, backbones: Iterable[str] = tuple(BACKBONES)) -> pd.DataFrame:
-    """Trainable parameters in millions for STC, BL and LIM-MS_ALL, beside the paper's (Table 1), five tasks only."""
+def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
+    """Table 1: input size in pixels and ImageNet accuracy (the paper's), parameters in millions as counted and as printed.
+
+    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"); missing where the paper
+    has no such backbone or other tasks.
+    """
     import torch
 
     from mtclim.model import create_model
 
-    paper = paper_numbers()["table1"] if tasks == SANTIAGO else {}
     rows = {}
     for backbone in backbones:
-        with torch.device("meta"):  # shapes without memory
-            models = {name: create_model(name, tasks, backbone) for name in ("stc", "bl", "lim_ms_all")}
-        counts = {name: model.parameters_count() / 1e6 for name, model in models.items()}
-        published = dict(zip(counts, paper.get(backbone, [None] * 3), strict=True))
-        rows[backbone] = {
-            (title(v), side): x for v in counts for side, x in (("here", counts[v]), ("paper", published[v]))
-        }
+        paper = paper_numbers()["table1"].get(backbone, {})
+        row = {(name, "paper"): paper.get(name, np.nan) for name in ("input", "ImageNet top-1 [%]")}
+        for name in ("stc", "bl", "lim_ms_all"):
+            with torch.device("meta"):  # shapes without memory
+                row[title(name), "here"] = create_model(name, tasks, backbone).parameters_count() / 1e6
+            row[title(name), "paper"] = paper.get(name, np.nan) if tasks == SANTIAGO else np.nan
+        rows[backbone] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
 
 
 def table2() -> pd.DataFrame:
-    """Modules, classification feature vector and losses of each variant (Table 2), from the code's own definition."""
-    from mtclim.model import VARIANT_TABLE
+    """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
+    from mtclim.variants import CONTROLS, VARIANT_TABLE
 
     rows = {}
-    for name, variant in VARIANT_TABLE.items():
+    for name in (*VARIANTS, *CONTROLS):
+        variant = VARIANT_TABLE[name]
         parts = [part.split("_", 1) for part in variant.features]
         vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]
-        modules = ", ".join(module.upper() for module in variant.modules) or "-"
+        modules = ", ".join(module.upper() for module in variant.modules if module != "stc") or "-"
         losses = ", ".join(variant.losses)
         rows[title(name)] = {"modules": modules, "feature vector": f"[{', '.join(vector)}]", "supervision": losses}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
 
 
 def table3(study: Study) -> pd.DataFrame:
-    """Mean OA and kappa in percent per backbone and variant, and Delta_m of these means against STC (Table 3).
+    """Table 3: mean OA and kappa in percent per backbone and variant, and Delta_m of these means against STC.
 
-    Columns (task | "mean" | "delta_m", "OA" | "kappa") and ("runs", ""); Delta_m is NaN without STC.
+    Columns (task | "mean" | ":delta_m", "OA" | "kappa") and (":runs", ""); Delta_m is NaN without STC. Tasks without an
+    annotated test image do not enter it.
     """
     scores = run_scores(study)
     mean = scores.groupby(["backbone", "variant", "task"])[["oa", "kappa"]].mean().mul(100).unstack("task")
     wide = mean.rename(columns={"oa": "OA"}).swaplevel(axis=1)
-    tasks = [task for task in study.tasks if wide[task].notna().all().all()]
+    tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
     wide = wide[[(task, m) for task in [*study.tasks, "mean"] for m in ("OA", "kappa")]]
     for metric in ("OA", "kappa"):
-        wide[("delta_m", metric)] = np.nan
-        for backbone, variant in wide.index:
-            if variant != "stc" and (backbone, "stc") in wide.index:
-                ours, stc = (
-                    {t: wide.loc[key, (t, metric)] for t in tasks} for key in ((backbone, variant), (backbone, "stc"))
-                )
-                wide.loc[(backbone, variant), ("delta_m", metric)] = _delta_or_nan(ours, stc)
-    wide[("runs", "")] = study.runs.groupby(["backbone", "variant"]).size()
-    index = [(b, v) for b in study.backbones for v in study.variants if (b, v) in wide.index]
-    wide = wide.loc[index]
+        own = wide.xs(metric, axis=1, level=1)[tasks]
+        stc = own[own.index.get_level_values("variant") == "stc"].droplevel("variant")
+        stc = stc.reindex(own.index.get_level_values("backbone")).set_axis(own.index)
+        delta = 100 * (own / stc.where(stc != 0) - 1).sum(axis=1, skipna=False)
+        wide[":delta_m", metric] = delta.where(own.index.get_level_values("variant") != "stc")
+    wide[":runs", ""] = study.runs.groupby(["backbone", "variant"]).size()
     wide.columns.names = ["task", "metric"]
-    return wide
-
-
-def _delta_or_nan(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-    return delta_m(scores, baseline) if min(map(abs, baseline.values()), default=0) > 0 else np.nan
+    return wide.loc[[(b, v) for b in study.backbones for v in study.variants if (b, v) in wide.index]]
 
 
 @cache
@@ -158,11 +155,9 @@ def paper_table3() -> pd.DataFrame:
     table["backbone"] = table["backbone"].replace({"efficientnetv2_b3": "tf_efficientnetv2_b3"})
     table["variant"] = table["variant"].str.lower().str.replace("-", "_")
     table = table.set_index(["backbone", "variant"])
-    pairs = [name.replace("delta_mean_", "delta_m_").rsplit("_", 1) for name in table.columns]
-    table.columns = pd.MultiIndex.from_tuples(
-        [(task, "OA" if m == "oa" else m) for task, m in pairs], names=["task", "metric"]
-    )
-    return table
+    pairs = [name.replace("delta_mean_", ":delta_m_").rsplit("_", 1) for name in table.columns]
+    pairs = [(task, "OA" if metric == "oa" else metric) for task, metric in pairs]
+    return table.set_axis(pd.MultiIndex.from_tuples(pairs, names=["task", "metric"]), axis=1)
 
 
 @cache
@@ -182,9 +177,8 @@ def stc_combinations(lengths: Iterable[int], limit: int = COMBINATIONS, seed: in
     if np.prod([float(n) for n in lengths]) > limit:
         rng = np.random.default_rng(seed)
         return np.stack([rng.integers(0, n, limit) for n in lengths], axis=1), True
-    return np.stack(np.meshgrid(*(np.arange(n) for n in lengths), indexing="ij"), axis=-1).reshape(
-        -1, len(lengths)
-    ), False
+    every = np.meshgrid(*(np.arange(n) for n in lengths), indexing="ij")
+    return np.stack(every, axis=-1).reshape(-1, len(lengths)), False
 
 
 def residuals(study: Study, backbone: str) -> pd.DataFrame:
@@ -193,32 +187,26 @@ def residuals(study: Study, backbone: str) -> pd.DataFrame:
     The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
     "kappa"), value; ``attrs``: "combinations" drawn and whether "sampled". ValueError without STC runs.
     """
-    scores = run_scores(study).query("backbone == @backbone and task != 'mean'")
-    wide = {
-        m: scores.pivot_table(index=["variant", "seed"], columns="task", values=m)[lambda f: f.columns]
-        for m in ("oa", "kappa")
-    }
-    if "stc" not in wide["kappa"].index.get_level_values(0):
+    frame = run_scores(study)
+    frame = frame[(frame["backbone"] == backbone) & (frame["task"] != "mean")]
+    wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
+    if "stc" not in wide.index.get_level_values("variant"):
         raise ValueError(
             f"residuals: found no stc run with {backbone}; Delta_m is measured against single-task networks."
         )
-    tasks = [
-        t
-        for t in study.tasks
-        if t in wide["kappa"] and wide["kappa"][t].notna().all() and (wide["kappa"][t] != 0).all()
-    ]
-    stc = {m: frame.loc["stc", tasks].to_numpy() for m, frame in wide.items()}  # (runs, N)
+    kappa = wide["kappa"]
+    tasks = [task for task in study.tasks if kappa[task].notna().all() and (kappa[task] != 0).all()]
+    stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
     chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
     take = np.arange(len(tasks))
     middle = np.argsort(stc["kappa"][chosen, take].mean(axis=1), kind="stable")[(len(chosen) - 1) // 2]
-    parts = []
-    for metric, frame in wide.items():
-        base = stc[metric][chosen[middle], take]
-        every = 100 * (stc[metric][chosen, take] / base - 1).sum(axis=1)
-        parts.append(pd.DataFrame({"variant": "stc", "metric": metric, "value": every}))
-        rest = frame.drop("stc", level="variant")[tasks]
-        values = 100 * (rest.to_numpy() / base - 1).sum(axis=1)
-        parts.append(pd.DataFrame({"variant": rest.index.get_level_values(0), "metric": metric, "value": values}))
+    rest, parts = wide.drop("stc", level="variant"), []
+    for metric, own in stc.items():
+        base = own[chosen[middle], take]
+        every = 100 * (own[chosen, take] / base - 1).sum(axis=1)
+        values = 100 * (rest[metric][tasks].to_numpy() / base - 1).sum(axis=1)
+        variant = np.r_[["stc"] * len(every), rest.index.get_level_values("variant")]
+        parts.append(pd.DataFrame({"variant": variant, "metric": metric, "value": np.r_[every, values]}))
     result = pd.concat(parts, ignore_index=True)
     result.attrs = {"combinations": len(chosen), "sampled": sampled}
     return result
@@ -229,39 +217,20 @@ def box_statistics(frame: pd.DataFrame) -> pd.DataFrame:
 
     One row a variant and metric; ``above_stc`` and ``above_bl`` are upper whisker minus STC's and BL's (section 4.2).
     """
-    rows = []
-    for (metric, variant), values in frame.groupby(["metric", "variant"])["value"]:
-        q1, median, q3 = np.percentile(values, [25, 50, 75])
-        inside = values[(values >= q1 - 1.5 * (q3 - q1)) & (values <= q3 + 1.5 * (q3 - q1))]
-        row = {"metric": metric, "variant": variant, "n": len(values), "median": median, "q1": q1, "q3": q3}
-        rows.append(row | {"low": inside.min(), "high": inside.max()})
-    table = pd.DataFrame(rows).set_index(["metric", "variant"])
+    from matplotlib.cbook import boxplot_stats
+
+    groups = {key: values.to_numpy() for key, values in frame.groupby(["metric", "variant"])["value"]}
+    names = {"med": "median", "q1": "q1", "q3": "q3", "whislo": "low", "whishi": "high"}
+    boxes = {key: boxplot_stats(values)[0] for key, values in groups.items()}
+    rows = {key: {"n": len(groups[key])} | {name: box[k] for k, name in names.items()} for key, box in boxes.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["metric", "variant"])
     for name in ("stc", "bl"):
-        other = (
-            table["high"].xs(name, level="variant")
-            if name in table.index.get_level_values(1)
-            else pd.Series(dtype=float)
-        )
-        table[f"above_{name}"] = table["high"] - table.index.get_level_values("metric").map(other)
-    order = [(m, v) for m in ("oa", "kappa") for v in ordered(frame["variant"].unique())]
-    return table.loc[order]
+        other = {metric: rows[metric, name]["high"] for metric in ("oa", "kappa") if (metric, name) in rows}
+        table[f"above_{name}"] = table["high"] - table.index.get_level_values("metric").map(other).astype(float)
+    return table.loc[[(metric, v) for metric in ("oa", "kappa") for v in ordered(frame["variant"].unique())]]
 
 
-# ---------------------------------------------------------------- paired contrasts with their uncertainty
-
-
-def contrasts(variants: Iterable[str]) -> list[tuple[str, str, str]]:
-    """The comparisons (family, a, b) among the variants present, to be read as a minus b."""
-    names = ordered(variants)
-    multitask = [name for name in names if name not in ("stc", "bl_fc") and "-" not in name]
-    pairs = [("the paper's steps", a, b) for a, b in (("bl", "stc"), ("bl_ms", "bl"))]
-    pairs += [("the paper's steps", name, "bl_ms") for name in ("clim", "tlim", "lim")]
-    pairs += [("stacking", f"{name}_ms_{which}", name) for name in ("clim", "tlim", "lim") for which in ("bl", "all")]
-    pairs += [("against STC", name, "stc") for name in multitask]
-    pairs += [("against BL", name, "bl") for name in multitask if name != "bl"]
-    pairs += [("against BL-FC", name, "bl_fc") for name in multitask if name != "bl"]
-    pairs += [("against detached", name, f"{name}-detach") for name in multitask]
-    return [(family, a, b) for family, a, b in pairs if a in names and b in names]
+# ---------------------------------------------------------------- uncertainty
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -274,100 +243,23 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for their number (Holm, 1979); NaN stays NaN and does not count."""
-    p = np.asarray(p, dtype=float)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    adjusted = np.full(len(p), np.nan)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted
-
-
 def bootstrap(study: Study, draws: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
     """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs."""
     block, names = pd.factorize(study.test["block"])
     b, r = len(names), len(study.runs)
     weights = np.random.default_rng(seed).multinomial(b, np.full(b, 1 / b), size=draws).astype(float)  # (draws, B)
     every = {"oa": [], "kappa": []}
-    for task, classes in study.tasks.items():
-        k, true = len(classes), study.test[task].to_numpy(np.int64)
-        use = true >= 0
-        predicted, where = study.predicted(task)[:, use].astype(np.int64), block[use]
-        cells = (where * r + np.arange(r)[:, None]) * k + predicted  # (R, n)
-        columns = weights @ np.bincount(cells.ravel(), minlength=b * r * k).reshape(b, r * k)
-        rows = weights @ np.bincount(where * k + true[use], minlength=b * k).reshape(b, k)  # (draws, K)
-        hits = (where * r + np.arange(r)[:, None])[predicted == true[use]]
-        right = weights @ np.bincount(hits, minlength=b * r).reshape(b, r)
+    for n, k in enumerate(study.tasks.sizes):
+        use = study.true[:, n] >= 0
+        true, where, predicted = study.true[use, n], block[use], study.predicted[:, use, n].astype(np.int64)
+        place = where * r + np.arange(r)[:, None]  # (R, n)
+        columns = weights @ np.bincount((place * k + predicted).ravel(), minlength=b * r * k).reshape(b, r * k)
+        rows = weights @ np.bincount(where * k + true, minlength=b * k).reshape(b, k)  # (draws, K)
+        right = weights @ np.bincount(place[predicted == true], minlength=b * r).reshape(b, r)
         total = np.where(rows.sum(1) > 0, rows.sum(1), np.nan)[:, None]
-        oa = right / total
         chance = np.einsum("drk,dk->dr", columns.reshape(draws, r, k), rows) / total**2
-        every["oa"].append(oa)
-        every["kappa"].append(np.where(chance < 1, (oa - chance) / np.where(chance < 1, 1 - chance, 1), 0.0))
-    return {metric: np.nanmean(parts, axis=0) for metric, parts in every.items()}
-
-
-def compare(study: Study, metric: str = "kappa", draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Contrasts paired by realisation (same partition, same seed), in percentage points of the mean over tasks.
-
-    One row a contrast: backbone, family, a, b, n pairs, mean, its 95 % t-interval over realisations (low, high; from
-    2), p and p_holm (paired t-test, corrected over all contrasts of the backbone; from 8 realisations), a 95 % interval
-    over resampled test blocks (boot_low, boot_high), verdict.
-    """
-    parts = []
-    for backbone in study.backbones:
-        part = study.only(backbone)
-        scores = run_scores(part).query("task == 'mean'").reset_index(drop=True)
-        drawn, rows = bootstrap(part, draws, seed)[metric], []
-        at = {(row.variant, row.seed): i for i, row in enumerate(scores.itertuples())}
-        for family, a, b in contrasts(part.variants):
-            seeds = sorted({s for v, s in at if v == a} & {s for v, s in at if v == b})
-            if not seeds:
-                continue
-            ia, ib = ([at[variant, s] for s in seeds] for variant in (a, b))
-            difference = 100 * (scores[metric].to_numpy()[ia] - scores[metric].to_numpy()[ib])
-            mean, low, high = interval(difference)
-            spread = 100 * (drawn[:, ia] - drawn[:, ib]).mean(axis=1)
-            row = {"backbone": backbone, "family": family, "a": a, "b": b, "n": len(seeds), "mean": mean}
-            row |= {"low": low, "high": high, "p": _paired_p(difference)}
-            rows.append(row | dict(zip(("boot_low", "boot_high"), np.nanpercentile(spread, [2.5, 97.5]), strict=True)))
-        table = pd.DataFrame(rows)
-        if len(table):
-            once = table.drop_duplicates(["a", "b"]).set_index(["a", "b"])["p"]
-            adjusted = pd.Series(holm(once.to_numpy()), index=once.index)
-            table.insert(9, "p_holm", adjusted.reindex(pd.MultiIndex.from_frame(table[["a", "b"]])).to_numpy())
-            table["verdict"] = [verdict(row, metric) for row in table.itertuples()]
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
-
-
-def _paired_p(difference: np.ndarray) -> float:
-    if len(difference) < TESTS_FROM:
-        return np.nan
-    if np.ptp(difference) == 0:
-        return float(difference[0] == 0)
-    return float(stats.ttest_1samp(difference, 0).pvalue)
-
-
-def verdict(row, metric: str = "kappa") -> str:
-    """One plain sentence on a row of ``compare``."""
-    a, b, runs = title(row.a), title(row.b), f"{row.n} runs"
-    name, side = "OA" if metric == "oa" else metric, "above" if row.mean >= 0 else "below"
-    size = f"{abs(row.mean):.2f} points of mean {name} {side}"
-    if row.n < 2:
-        return f"{a} is {size} {b} in the one run of each; one run gives no interval, so no difference can be told."
-    shown = f"95 % interval {row.low:+.2f} to {row.high:+.2f}"
-    told = row.p_holm < 0.05 if row.n >= TESTS_FROM else row.low > 0 or row.high < 0
-    if not told:
-        chance = ""
-        if row.low > 0 or row.high < 0:  # possible only where p is corrected
-            chance = f"; alone that excludes 0, among so many comparisons it may be chance, Holm-adjusted p = {row.p_holm:.2f}"
-        return (
-            f"No difference between {a} and {b} can be told from {runs} (mean {row.mean:+.2f} points, {shown}{chance})."
-        )
-    if row.boot_low <= 0 <= row.boot_high:
-        blocks = f"{row.boot_low:+.2f} to {row.boot_high:+.2f}"
-        return (
-            f"{a} is {size} {b} on these test images ({runs}, {shown}), but other test blocks could undo it ({blocks})."
-        )
-    return f"{a} is {size} {b} ({runs}, {shown}), and stays so over resampled test blocks."
+        every["oa"].append(right / total)
+        beyond = np.where(chance < 1, 1 - chance, 1)
+        every["kappa"].append(np.where(chance < 1, (right / total - chance) / beyond, 0.0 * total))
+    known = [n for n, part in enumerate(every["oa"]) if np.isfinite(part).any()]
+    return {metric: np.nanmean([parts[n] for n in known], axis=0) for metric, parts in every.items()}

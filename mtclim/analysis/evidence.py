@@ -1,48 +1,27 @@
 """What a reviewer would ask beyond accuracy: do labels fit together, which errors, how sure, where, at what cost.
 
-Functions take a ``Study`` (or frames made from it) and return data frames, as in ``evaluation``.
+Functions take a ``Study`` and return data frames.
 """
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mtclim.analysis.comparison import class_scores, confusions, interval, ordered
-from mtclim.analysis.study import Study
-from mtclim.metrics import codes
+from mtclim.analysis.comparison import class_scores, confusions
+from mtclim.analysis.joint import unseen
+from mtclim.analysis.study import Study, calibration_gap, contradictions, excluded
+from mtclim.files import whole_or_absent
 from mtclim.tasks import Tasks, ordinal
-from mtclim.variants import title
+from mtclim.variants import VARIANT_TABLE
 
-# ---------------------------------------------------------------- labelset consistency
+KEYS = ["run", "backbone", "variant", "seed"]
 
 
-def _known(study: Study, labels: np.ndarray) -> np.ndarray:
-    """Whether each labelset (M, N) of positions occurs in training; a missing label there (or here) agrees with any."""
-    tasks = list(study.tasks)
-    seen = np.stack(
-        [pd.Index(c).get_indexer(pd.Index(study.labelsets[t].to_numpy(object))) for t, c in study.tasks.items()], 1
-    )
-    known = np.zeros(len(labels), bool)
-    for ours in np.unique(labels >= 0, axis=0):
-        rows = np.flatnonzero(((labels >= 0) == ours).all(axis=1))
-        for theirs in np.unique(seen >= 0, axis=0):
-            both, sizes = np.flatnonzero(ours & theirs), np.array(study.tasks.sizes)
-            pool = seen[((seen >= 0) == theirs).all(axis=1)]
-            if not len(both):
-                known[rows] = True
-            elif sizes[both].astype(float).prod() < 2**62:
-                radix = np.concatenate([[1], np.cumprod(sizes[both][:-1])])
-                known[rows] |= np.isin(labels[np.ix_(rows, both)] @ radix, pool[:, both] @ radix)
-            else:  # many tasks: keys as bytes instead of one integer
-                pool_keys = {row.tobytes() for row in np.ascontiguousarray(pool[:, both], dtype=np.int64)}
-                known[rows] |= [
-                    row.tobytes() in pool_keys
-                    for row in np.ascontiguousarray(labels[np.ix_(rows, both)], dtype=np.int64)
-                ]
-    assert len(tasks) == labels.shape[1]
-    return known
+# ---------------------------------------------------------------- do the labels fit together?
 
 
 def cooccurrence_matrix(labels: np.ndarray, tasks: Tasks) -> np.ndarray:
@@ -58,34 +37,52 @@ def cooccurrence_matrix(labels: np.ndarray, tasks: Tasks) -> np.ndarray:
 
 
 def consistency(study: Study) -> pd.DataFrame:
-    """How far each run's labels fit together, which OA does not show; the last row, "reference", is of the test labels.
+    """How far each run's labels fit together, which accuracy does not show; the last row is of the test labels.
 
-    run, backbone, variant, seed; unseen: share of predicted labelsets that never occur in training; exact: share of
-    images right in every annotated task; cooccurrence: mean absolute difference between predicted and reference
-    P(column | row) over classes of different tasks (a class never predicted counts as probability 0).
+    run, backbone, variant, seed; contradictions: share of answers that contradict a relation of the training labels
+    (``study.excluded``; SBST against material and height; NaN without a relation); unseen: share of answers that agree
+    with no training labelset (``joint.unseen``); exact: share of images right in every annotated task; cooccurrence:
+    mean absolute difference between predicted and reference P(column | row) over classes of different tasks.
     """
-    true = study.test[list(study.tasks)].to_numpy(np.int64)
-    annotated = true >= 0
-    full = annotated.any(axis=1)
-    predicted = np.stack([study.predicted(task) for task in study.tasks], axis=-1).astype(np.int64)  # (R, n, N)
-    flat = predicted.reshape(-1, true.shape[1])
-    unique, inverse = np.unique(flat, axis=0, return_inverse=True)
-    unseen = ~_known(study, unique)[inverse.ravel()].reshape(predicted.shape[:2])
-    exact = ((predicted == true) | ~annotated).all(axis=-1)[:, full].mean(axis=1)
-    reference = cooccurrence_matrix(true, study.tasks)
+    labelsets, counts = study.training
+    relations, true, rows = excluded(labelsets, counts, study.tasks), study.true, []
+    full = (true >= 0).any(axis=1)
     member = np.repeat(np.arange(len(study.tasks)), study.tasks.sizes)
+    reference = cooccurrence_matrix(true, study.tasks)
     cells = (member[:, None] != member) & ~np.isnan(reference)
-    distance = []
-    for labels in predicted:
-        found = np.nan_to_num(cooccurrence_matrix(np.where(annotated, labels, -1), study.tasks))
-        distance.append(np.abs(found - reference)[cells].mean() if cells.any() else np.nan)
-    keys = study.runs[["run", "backbone", "variant", "seed"]]
-    table = keys.assign(unseen=unseen.mean(axis=1), exact=exact, cooccurrence=distance)
-    own = {"run": "reference", "backbone": "", "variant": "reference", "seed": -1, "exact": 1.0, "cooccurrence": 0.0}
-    return pd.concat([table, pd.DataFrame([own | {"unseen": 1 - _known(study, true[full]).mean()}])], ignore_index=True)
+    for own in study.predicted.astype(np.int64):
+        row = {"contradictions": contradictions(own, relations), "unseen": unseen(own, labelsets).mean()}
+        row["exact"] = ((own == true) | (true < 0))[full].all(axis=1).mean()
+        apart = np.abs(np.nan_to_num(cooccurrence_matrix(own, study.tasks)) - reference)[cells]
+        rows.append(row | {"cooccurrence": apart.mean() if cells.any() else np.nan})
+    complete = true[(true >= 0).all(axis=1)]
+    own = {"run": "reference", "variant": "reference", "exact": 1.0, "cooccurrence": 0.0}
+    own |= {"contradictions": contradictions(complete, relations), "unseen": unseen(true[full], labelsets).mean()}
+    return pd.concat([study.runs[KEYS].join(pd.DataFrame(rows)), pd.DataFrame([own])], ignore_index=True)
 
 
-# ---------------------------------------------------------------- error structure
+def decodings(study: Study) -> pd.DataFrame:
+    """Means over realisations of each variant decoded task by task ("argmax") and jointly ("joint"), as fractions.
+
+    Index backbone, variant, decoding; oa, kappa and ece are of each task's own answer (jointly: the consistent
+    marginals), exact_match, unseen and contradictions of the labelset (jointly: the most probable one).
+    """
+    frame = study.decoded.merge(study.runs[KEYS], on="run").drop(columns=["run", "seed"])
+    table = frame.groupby(["backbone", "variant", "decoding"]).mean()
+    order = [(b, v, d) for b in study.backbones for v in study.variants for d in ("argmax", "joint")]
+    return table.loc[[key for key in order if key in table.index]]
+
+
+def write_joint(study: Study, path: str | Path) -> pd.DataFrame:
+    """Write variant, decoding, exact_match, contradictions, mean_kappa of the backbone with most runs to a CSV."""
+    table = decodings(study).loc[study.backbones[0]].reset_index().rename(columns={"kappa": "mean_kappa"})
+    table = table[["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]]
+    with whole_or_absent(path) as beside:
+        table.round(5).to_csv(beside, index=False)
+    return table
+
+
+# ---------------------------------------------------------------- which errors, how sure
 
 
 def compound(classes: Iterable[str]) -> bool:
@@ -100,7 +97,7 @@ def error_structure(study: Study) -> pd.DataFrame:
     In tasks of ordered classes kind "adjoining" (section 4.3 says: all height errors); in compound tasks (SBST) "first
     part only", "second part only" and "both" (there: material, height).
     """
-    keys, parts = study.runs[["run", "backbone", "variant", "seed"]], []
+    parts = [study.runs[KEYS].iloc[:0].assign(task="", kind="", share=0.0)]
     for task, classes in study.tasks.items():
         k = np.arange(len(classes))
         kinds = {"adjoining": np.abs(k[:, None] - k) == 1} if ordinal(classes) else {}
@@ -110,19 +107,16 @@ def error_structure(study: Study) -> pd.DataFrame:
             kinds |= {"first part only": a & ~b, "second part only": b & ~a, "both": a & b}
         counts = confusions(study, task) * (1 - np.eye(len(classes)))
         total = np.where(counts.sum((1, 2)) > 0, counts.sum((1, 2)), np.nan)
-        parts += [
-            keys.assign(task=task, kind=kind, share=(counts * cells).sum((1, 2)) / total)
-            for kind, cells in kinds.items()
-        ]
-    return pd.concat(parts, ignore_index=True) if parts else keys.iloc[:0].assign(task="", kind="", share=0.0)
+        for kind, cells in kinds.items():
+            parts.append(study.runs[KEYS].assign(task=task, kind=kind, share=(counts * cells).sum((1, 2)) / total))
+    return pd.concat(parts, ignore_index=True)
 
 
 def confused_pairs(study: Study, run: str, top: int = 3, pictures: int = 4) -> pd.DataFrame:
     """The most frequent errors of a run per task: task, reference, predicted, count, share, images (a list)."""
     at, rows = list(study.runs["run"]).index(run), []
-    for task, classes in study.tasks.items():
-        true, predicted = study.test[task].to_numpy(), study.predicted(task)[at]
-        counts = confusions(study, task)[at]
+    for n, (task, classes) in enumerate(study.tasks.items()):
+        true, predicted, counts = study.true[:, n], study.predicted[at, :, n], confusions(study, task)[at]
         off = counts * (1 - np.eye(len(classes), dtype=int))
         for cell in np.argsort(-off.ravel(), kind="stable")[:top]:
             i, j = divmod(int(cell), len(classes))
@@ -133,18 +127,20 @@ def confused_pairs(study: Study, run: str, top: int = 3, pictures: int = 4) -> p
     return pd.DataFrame(rows, columns=["task", "reference", "predicted", "count", "share", "images"])
 
 
-# ---------------------------------------------------------------- calibration
+def calibration_error(study: Study, draws: int = 200) -> pd.DataFrame:
+    """Expected calibration error of each run and task: raw, scaled (by temperature), and perfect, the yardstick.
 
-
-def calibration_error(study: Study) -> pd.DataFrame:
-    """Expected calibration error (15 bins) of each run and task before and after temperature scaling: raw, scaled."""
-    bins = study.calibration
-    weight = bins["count"] / bins.groupby(["run", "task", "scaled"])["count"].transform("sum")
-    gap = bins.assign(ece=weight * (bins["accuracy"] - bins["confidence"]).abs())
-    ece = gap.groupby(["run", "task", "scaled"], sort=False)["ece"].sum().unstack("scaled")
-    ece = ece.rename(columns={False: "raw", True: "scaled"}).rename_axis(columns=None)
-    ece["temperature"] = bins.groupby(["run", "task"])["temperature"].first()
-    return study.runs[["run", "backbone", "variant", "seed"]].merge(ece.reset_index(), on="run")
+    ``perfect`` is what a network whose confidence is exactly right would score with as many images: for each bin of
+    the scaled confidences the number right is drawn from its binomial distribution, and the mean over draws is taken.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for (run, task), bins in study.calibration.groupby(["run", "task"], sort=False):
+        scaled, raw = bins[bins["scaled"]], bins[~bins["scaled"]]
+        count, sure = scaled["count"].to_numpy(), scaled["confidence"].to_numpy().clip(0, 1)
+        apart = np.abs(rng.binomial(count, sure, (draws, len(count))) / count - sure) * count
+        row = {"raw": calibration_gap(raw), "scaled": calibration_gap(scaled)}
+        rows.append({"run": run, "task": task} | row | {"perfect": (apart.sum(axis=1) / count.sum()).mean()})
+    return study.runs[KEYS].merge(pd.DataFrame(rows, columns=["run", "task", "raw", "scaled", "perfect"]), on="run")
 
 
 # ---------------------------------------------------------------- where it helps
@@ -155,26 +151,16 @@ def class_gains(study: Study, baseline: str = "stc") -> pd.DataFrame:
 
     ``frequency`` is the class's share of the annotated training images, ``n_test`` its number of test images.
     """
-    f1 = (
-        class_scores(study)
-        .groupby(["backbone", "variant", "task", "class"])["f1"]
-        .mean()
-        .mul(100)
-        .reset_index(name="f1")
-    )
+    keys = ["backbone", "variant", "task", "class"]
+    f1 = class_scores(study).groupby(keys, sort=False)["f1"].mean().mul(100).reset_index(name="f1")
     base = f1[f1["variant"] == baseline].drop(columns="variant").rename(columns={"f1": "base"})
     table = f1[f1["variant"] != baseline].merge(base, on=["backbone", "task", "class"])
-    counts = study.counts.pivot_table(index=["task", "class"], columns="split", values="count", aggfunc="sum")
+    counts = study.counts.pivot(index=["task", "class"], columns="split", values="count")
     share = counts["train"] / counts["train"].groupby("task").transform("sum")
     extra = pd.DataFrame({"frequency": share, "n_test": counts["test"]}).reset_index()
     table = table.assign(gain=table["f1"] - table["base"]).merge(extra, on=["task", "class"])
-    rank = {pair: i for i, pair in enumerate((t, c) for t, names in study.tasks.items() for c in names)}
-    order = {name: i for i, name in enumerate(study.variants)}
-    place = [
-        (b, order[v], rank[t, c])
-        for b, v, t, c in table[["backbone", "variant", "task", "class"]].itertuples(index=False)
-    ]
-    return table.iloc[sorted(range(len(table)), key=place.__getitem__)].reset_index(drop=True)
+    rank = {name: i for i, name in enumerate(study.variants)}
+    return table.sort_values("variant", key=lambda v: v.map(rank), kind="stable", ignore_index=True)
 
 
 def rarity(gains: pd.DataFrame) -> pd.DataFrame:
@@ -192,135 +178,47 @@ def negative_transfer(gains: pd.DataFrame) -> pd.DataFrame:
 
     ``gains``: ``class_gains(study, "stc")``. Index backbone, task, class.
     """
-    wide = gains.pivot_table(index=["backbone", "task", "class"], columns="variant", values="gain", sort=False)
-    return wide[wide["bl"] < 0] if "bl" in wide else wide.iloc[:0]
+    wide = gains.pivot(index=["backbone", "task", "class"], columns="variant", values="gain")
+    return wide.loc[wide["bl"] < 0, list(dict.fromkeys(gains["variant"]))] if "bl" in wide else wide.iloc[:0]
 
 
-# ---------------------------------------------------------------- cost, and when it helps
+# ---------------------------------------------------------------- at what cost
 
 
-def cost(study: Study) -> pd.DataFrame:
-    """Means per backbone and variant: parameters, seconds per step and its ratio to BL's, epochs, epochs to the best weights, hours,
-    peak memory, images per second, runs; ``hardware`` names what the runs were made on (times compare only on one).
+def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
+    """What each variant costs (Fig. 12), from step times of the benchmark, never from the clocks of runs.
+
+    Parameters
+    ----------
+    study : the runs.
+    benchmark : ``results/bench.json``, whose row 3 holds each variant's step time relative to BL's, measured alone on
+        the machine. Where it or the variant is absent, times are NaN.
+
+    Returns
+    -------
+    DataFrame
+        Means per backbone and variant: parameters, step (in steps of BL), epochs_to_best and steps_to_best (of STC's
+        networks the sums), total (step times steps, in BL's steps), of_stc (total / STC's), memory (MB, peak), runs.
     """
-    columns = [
-        "parameters",
-        "seconds_per_step",
-        "epochs",
-        "epochs_to_best",
-        "seconds",
-        "peak_memory_mb",
-        "images_per_second",
-    ]
+    rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if Path(benchmark).exists() else []
+    step = {row["what"].split(", ")[1]: row["ratio"] for row in rows if row["row"] == 3}
+    step |= {"bl": 1.0} if step else {}
     groups = study.runs.groupby(["backbone", "variant"])
-    table = groups[columns].mean()
-    table.insert(2, "relative_step", table["seconds_per_step"] / _of_bl(table["seconds_per_step"]))
-    table["hours"] = table.pop("seconds") / 3600
-    machine = study.runs["hardware"] + ", " + study.runs["threads"].astype(str) + " threads"
-    table["hardware"] = machine.groupby([study.runs["backbone"], study.runs["variant"]]).agg(
-        lambda x: " | ".join(sorted(set(x)))
-    )
-    table["runs"] = groups.size()
+    table = groups[["parameters", "networks", "epochs_to_best", "steps_to_best", "peak_memory_mb"]].mean()
+    variant = table.index.get_level_values("variant")
+    table.insert(1, "step", variant.map(step).astype(float))
+    total = table["step"] / table.pop("networks") * table["steps_to_best"]  # a step of STC steps all its networks
+    stc = total[variant == "stc"].droplevel("variant").reindex(table.index.get_level_values("backbone"))
+    table = table.assign(total=total, of_stc=total / stc.to_numpy(), runs=groups.size())
     return table.loc[[(b, v) for b in study.backbones for v in study.variants if (b, v) in table.index]]
 
 
-def _of_bl(values: pd.Series) -> pd.Series:
-    backbone = values.index.get_level_values("backbone")
-    bl = values[values.index.get_level_values("variant") == "bl"].droplevel("variant")
-    return pd.Series(backbone.map(bl).astype(float), index=values.index)
-
-
-def grid_gains(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", metric: str = "mean") -> pd.DataFrame:
-    """Gain of a over b in points on a grid of cities: interdependency, ambiguity, n, mean, low, high (95 % t-interval).
-
-    ``scores``: one row a run (``study.grid_scores``): interdependency, ambiguity, variant, seed and the metric (fraction).
-    """
-    wide = scores.pivot_table(index=["interdependency", "ambiguity", "seed"], columns="variant", values=metric)
-    pairs = (100 * (wide[a] - wide[b])).dropna() if {a, b} <= set(wide) else pd.Series(dtype=float)
-    rows = [
-        [*place, len(cell), *interval(cell.to_numpy())]
-        for place, cell in (pairs.groupby(level=[0, 1]) if len(pairs) else ())
-    ]
-    return pd.DataFrame(rows, columns=["interdependency", "ambiguity", "n", "mean", "low", "high"])
-
-
-def grid_table(scores: pd.DataFrame, tasks: Iterable[str], b: str = "bl") -> pd.DataFrame:
-    """``grid_gains`` of every variant over b for the mean and each task: variant, task, interdependency, ambiguity, ..."""
-    parts = [
-        grid_gains(scores, variant, b, task).assign(variant=variant, task=task)
-        for variant in ordered(set(scores["variant"]) - {b})
-        for task in ("mean", *tasks)
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else grid_gains(scores).assign(variant="", task="")
-    return table[["variant", "task", *table.columns.drop(["variant", "task"])]]
-
-
-def grid_verdict(scores: pd.DataFrame, a: str = "lim_ms_all", b: str = "bl", metric: str = "mean") -> list[str]:
-    """What a grid of cities says of the gain of a over b, in plain sentences made from its numbers."""
-    gains, names = grid_gains(scores, a, b, metric), f"{title(a)} over {title(b)}"
-    if gains.empty:
-        return [f"No point of the grid has a run of both {title(a)} and {title(b)}: nothing can be said."]
-    what = "kappa" if metric == "mean" else f"kappa of {metric}"
-    up, down = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
-    if gains["n"].max() == 1:
-        told = "with one realisation a point there is no interval, so no gain can be told from chance"
-    else:
-        told = f"the 95 % interval lies above zero at {up or 'none'} of them and below zero at {down or 'none'}"
-        told += f", and there is none at {alone}" if (alone := int(gains["low"].isna().sum())) else ""
-    best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
-    few, many = int(gains["n"].min()), int(gains["n"].max())
-    runs = f"{few} to {many} realisations" if few < many else f"{few} realisation{'s' * (few > 1)}"
-    ends = (f"{row['mean']:+.2f} at interdependency {row['interdependency']:g}, ambiguity {row['ambiguity']:g}"
-            for row in (best, least))  # fmt: skip
-    return [
-        f"Gain in {what} of {names} at {len(gains)} points of the grid, {runs} each: {told}. In points, from the largest "
-        f"to the smallest: {' ... '.join(ends)}.",
-        *(_grid_trend(scores, a, b, metric, dial) for dial in ("interdependency", "ambiguity")),
-    ]
-
-
-def grid_report(scores: pd.DataFrame, tasks: Iterable[str], a: str = "lim_ms_all", b: str = "bl") -> list[str]:
-    """What the grid says, sentence by sentence: all in one, a over b in the mean, in each task, then others over b."""
-    tasks = list(tasks)  # gone through twice
-    lines = [*_grid_summary(scores, tasks, a, b), *grid_verdict(scores, a, b)]
-    lines += [" ".join(found[:2]) for task in tasks if len(found := grid_verdict(scores, a, b, task)) > 1]
-    return lines + [grid_verdict(scores, other, b)[0] for other in ordered(set(scores["variant"]) - {a, b})]
-
-
-def _grid_summary(scores: pd.DataFrame, tasks: Iterable[str], a: str, b: str) -> list[str]:
-    """One sentence on all points and tasks together, beside what chance alone would give; none without intervals."""
-    gains = pd.concat([grid_gains(scores, a, b, metric) for metric in ("mean", *tasks)]).dropna(subset=["low"])
-    if gains.empty:
-        return []
-    up, down, chance = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum()), 0.025 * len(gains)
-    where = f"ahead of {title(b)} {f'at {up}' if up else 'nowhere'} and behind {f'at {down}' if down else 'nowhere'}"
-    return [
-        f"Of {len(gains)} intervals (points of the grid times the mean and each task) {title(a)} is {where}; "
-        f"chance alone would give about {chance:.1f} of each."
-    ]
-
-
-def _grid_trend(scores: pd.DataFrame, a: str, b: str, metric: str, dial: str) -> str:
-    """How the gain changes from the lowest to the highest setting of a dial, realisation by realisation."""
-    other = "ambiguity" if dial == "interdependency" else "interdependency"
-    wide = scores.pivot_table(index=[dial, other, "seed"], columns="variant", values=metric)
-    gain = (100 * (wide[a] - wide[b])).dropna().unstack(dial)
-    low, high = gain.columns.min(), gain.columns.max()
-    change = (gain[high] - gain[low]).dropna().groupby("seed").mean().to_numpy()
-    if low == high or not len(change):
-        return f"No two runs differ in {dial} alone: no trend can be told."
-    mean, under, over = interval(change)
-    if len(change) < 2:
-        return (
-            f"From {dial} {low:g} to {high:g} the gain changes by {mean:+.2f} points in one realisation: no interval."
-        )
-    told = "it grows" if under > 0 else "it falls" if over < 0 else "no trend can be told"
-    return (
-        f"From {dial} {low:g} to {high:g} the gain changes by {mean:+.2f} points ({under:+.2f} to {over:+.2f}): {told}."
-    )
-
-
 # ---------------------------------------------------------------- looking inside
+
+
+def reads_labels(variant: str) -> bool:
+    """Whether a variant's final classifiers read interim probabilities of the tasks."""
+    return bool({"p_bl", "x_clim", "x_tlim"} & set(VARIANT_TABLE[variant].features))
 
 
 def dependence(study: Study) -> pd.DataFrame:
@@ -328,11 +226,10 @@ def dependence(study: Study) -> pd.DataFrame:
 
     Over "task:class"; NaN where the row's class never occurs with the column's task.
     """
-    labels = np.stack([codes(study.labelsets[task], classes) for task, classes in study.tasks.items()], 1)
-    labels = labels.repeat(study.labelsets[":count"].to_numpy(), axis=0)
-    counts = [np.bincount(k[k >= 0], minlength=size) for k, size in zip(labels.T, study.tasks.sizes, strict=True)]
-    share = np.concatenate([count / max(count.sum(), 1) for count in counts])
-    names = [f"{task}:{name}" for task, classes in study.tasks.items() for name in classes]
+    labelsets, counts = study.training
+    labels, names = labelsets.repeat(counts, axis=0), list(study.tasks.columns)
+    found = [np.bincount(k[k >= 0], minlength=size) for k, size in zip(labels.T, study.tasks.sizes, strict=True)]
+    share = np.concatenate([count / max(count.sum(), 1) for count in found])
     return pd.DataFrame(cooccurrence_matrix(labels, study.tasks) - share, index=names, columns=names)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mtclim.analysis.evidence import reads_labels
 from mtclim.data.images import ImageError, decode
 from mtclim.model import MultitaskModel, SingleTaskModel
 
@@ -85,9 +86,7 @@ def influence(model: MultitaskModel, images: np.ndarray, batch: int = 128) -> pd
     of each "task:class". The columns of a row sum to 0 per task. ``images`` (B, H, W, 3) uint8. ValueError for variants
     whose final classifiers read no interim probabilities: stc, bl, bl_fc.
     """
-    if not set(getattr(model, "modules_used", ())) & {"clim", "tlim"} and "p_bl" not in getattr(
-        model, "features_used", ()
-    ):
+    if not reads_labels(model.variant):
         raise ValueError(
             f"influence: {model.variant}'s final classifiers read no interim probabilities; nothing can be set."
         )

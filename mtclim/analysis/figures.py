@@ -1,163 +1,205 @@
-"""Figures from data frames: each function returns a matplotlib Figure that fits a page 7.5 inches (750 px) wide.
+"""The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
 
 Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Colours are safe for
-colour-blind readers and shared with the maps through ``palette``; tasks, classes and variants keep their order.
+colour-blind readers and shared with the maps; tasks, classes and variants keep their order and bear readable names.
+Of a task with many classes the most frequent stand one by one, and one line holds the rest.
 """
 
-import re  # noqa: I001
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtclim.style import (
-    BRIGHT, DROPPED, KEPT, RAINBOW, WIDTH, drawn, masonry, palette, panels, rows_axis, variant_colour, variant_legend,
-    variant_marker, variants_axis,
-)  # fmt: skip
-from mtclim.analysis.comparison import interval, ordered, title
+    BRIGHT,
+    DROPPED,
+    KEPT,
+    TOP,
+    WIDTH,
+    class_names,
+    drawn,
+    masonry,
+    most_frequent,
+    rows_axis,
+    shorten,
+    variant_colour,
+    variants_axis,
+)
 from mtclim.tasks import Tasks
+from mtclim.variants import ordered, title
 
-__all__ = ["palette", "variant_colour"]
+PARTS = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
 
 
-# ---------------------------------------------------------------- data: labels, balance, splits
+# ---------------------------------------------------------------- labels, balance, splits
 
 
 @drawn
-def matrices(parts: Mapping[str, pd.DataFrame], label: str = "P(column | row)", signed: bool = False) -> Figure:
-    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey.
+def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks, size: float = 0.72) -> Figure:
+    """Example photographs of each class, one block a task (Fig. 3).
 
-    ``signed``: changes, whose colours run from -limit to limit, each matrix to its own; else probabilities.
+    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8. At most ``TOP`` entries of a task are shown, at
+    ``size`` inches a photograph.
     """
-    order = list(next(iter(parts.values())).columns)
-    task_of, classes = zip(*(column.split(":", 1) for column in order), strict=True)
-    edges = [0, *(k for k in range(1, len(order)) if task_of[k] != task_of[k - 1]), len(order)]
-    middles = [(a + b - 1) / 2 for a, b in zip(edges, edges[1:], strict=False)]
-    side = (WIDTH - 1.5) / len(parts)
-    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, side + 1.0 + 0.5 * signed), squeeze=False)
-    font = 72 * side / len(order) * 0.85
-    for i, (ax, (name, matrix)) in enumerate(zip(axes[0], parts.items(), strict=True)):
-        colours, values = mpl.colormaps["PuOr" if signed else "Blues"], matrix.to_numpy(dtype=float)
-        low, high = (-np.nanmax(np.abs(values)), np.nanmax(np.abs(values))) if signed else (0, 1)
-        image = ax.imshow(values, vmin=low, vmax=high, cmap=colours.with_extremes(bad="#e2dccf"), interpolation="none")
-        if signed or i == len(parts) - 1:
-            bar = figure.colorbar(image, ax=ax if signed else axes, shrink=0.6, aspect=30, pad=0.01, label=label,
-                                  location="bottom" if signed else "right")  # fmt: skip
-            bar.outline.set_visible(False)
-        ticks, names = (range(len(order)), classes) if font >= 4 else (middles, [task_of[a] for a in edges[:-1]])
-        size = min(font, 7) if font >= 4 else 6.5
-        ax.set_xticks(ticks, names, rotation=90, fontsize=size)
-        ax.set_yticks(ticks, names if i == 0 else [], fontsize=size)
-        for edge in edges[1:-1]:
-            ax.axhline(edge - 0.5, color="#777777", lw=0.8)
-            ax.axvline(edge - 0.5, color="#777777", lw=0.8)
-        if font >= 4:
-            for k, middle in enumerate(middles):
-                wide = edges[k + 1] - edges[k] >= 0.16 * len(order)
-                ax.text(middle, -0.9, task_of[edges[k]], fontsize=7, ha="center" if wide else "left", va="bottom",
-                        rotation=0 if wide else 30, rotation_mode="anchor", fontweight="bold")  # fmt: skip
-        ax.tick_params(length=0, pad=1.5)
-        ax.spines[:].set_visible(False)
-        ax.set_title(name, pad=22 if font >= 4 else 6)
+    lines: list[tuple[str, list]] = []
+    each = max((len(pictures) for pictures in images.values()), default=1)
+    across = max(1, int(WIDTH / (each * size + 0.12)))
+    for task in dict.fromkeys(task for task, _ in images):
+        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:TOP]
+        lines += [(task if i == 0 else "", found[i : i + across]) for i in range(0, len(found), across)]
+    step, letters = size + 0.22, int(each * size / 0.062)
+    height = sum(step + 0.24 * bool(task) for task, _ in lines) + 0.2
+    figure, top = plt.figure(figsize=(WIDTH, height), layout="none"), height
+    for task, line in lines:
+        if task:
+            top -= 0.24
+            figure.text(0.002, (top + 0.04) / height, tasks.title(task), fontweight="bold", fontsize=8.5)
+        for column, (name, pictures) in enumerate(line):
+            left = column * (each * size + 0.12)
+            text = shorten(tasks.title(task or "", name), letters)
+            figure.text(left / WIDTH, (top - 0.13) / height, text, fontsize=8)
+            for j, picture in enumerate(pictures):
+                side = size - 0.03
+                at = ((left + j * size) / WIDTH, (top - 0.17 - size) / height, side / WIDTH, side / height)
+                ax = figure.add_axes(at)
+                ax.imshow(picture)
+                ax.set_axis_off()
+        top -= step
     return figure
 
 
-def cooccurrence(matrix: pd.DataFrame, synthetic: bool = False) -> Figure:
+@drawn
+def matrices(
+    parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str = "P(column | row)", signed: bool = False
+) -> Figure:
+    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey.
+
+    ``signed``: changes, whose colours run from -limit to limit, each matrix to its own; else probabilities. With more
+    classes than can be read only the tasks are named.
+    """
+    edges = np.cumsum([0, *tasks.sizes])
+    middles, side = (edges[:-1] + edges[1:]) / 2, (WIDTH - 1.5) / len(parts)
+    readable = 72 * side / tasks.total >= 8
+    size = (WIDTH, side + 1.3 + 0.5 * signed)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False)
+    names = [name for task in tasks for name in class_names(tasks, task, 14)]
+    headings = [shorten(tasks.title(task), 18) for task in tasks]
+    for ax, (name, matrix) in zip(axes[0], parts.items(), strict=True):
+        values = matrix.to_numpy(dtype=float)
+        limit = (np.nanmax(np.abs(values), initial=1e-9) if np.isfinite(values).any() else 1) if signed else 1
+        colours = mpl.colormaps["PuOr" if signed else "Blues"].with_extremes(bad="#e2dccf")
+        bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": label}
+        ax.set_facecolor("#e2dccf")
+        sns.heatmap(
+            values, ax=ax, vmin=-limit if signed else 0, vmax=limit, cmap=colours, square=True, cbar_kws=bar,
+            xticklabels=names if readable else False, yticklabels=names if readable and ax is axes[0, 0] else False,
+        )  # fmt: skip
+        for edge in edges[1:-1]:
+            ax.axhline(edge, color="#777777", lw=0.8)
+            ax.axvline(edge, color="#777777", lw=0.8)
+        ax.tick_params(length=0, pad=1.5)
+        for at, heading in zip(middles, headings, strict=True):
+            style = {"fontsize": 8, "fontweight": "bold", "va": "bottom"}
+            ax.text(at, -0.01 * tasks.total, heading, rotation=25, ha="left", rotation_mode="anchor", **style)
+        if not readable and ax is axes[0, 0]:
+            ax.set_yticks(middles, headings, rotation=0)
+        ax.set_title(name, pad=52)
+    return figure
+
+
+def cooccurrence(matrix: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
     """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix."""
-    return matrices({"": matrix}, synthetic=synthetic)
+    return matrices({"": matrix}, tasks, synthetic=synthetic)
 
 
 @drawn
-def lprus(bins: pd.DataFrame, cut: int, top: int = 25) -> Figure:
+def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks, top: int = 25) -> Figure:
     """The most frequent labelset bins, kept up to the cut-off, dropped beyond it (Fig. 7a).
 
     ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
     """
-    shown = bins.head(top)
+    shown, width = bins.head(top), max(6, 64 // len(tasks))
     counts = shown[":count"].to_numpy()
-    names = (
-        shown.drop(columns=":count")
-        .astype("object")
-        .where(lambda f: f.notna(), "?")
-        .astype(str)
-        .agg(" · ".join, axis=1)
-    )
+    names = [
+        " · ".join("?" if pd.isna(row[task]) else shorten(tasks.title(task, row[task]), width) for task in tasks)
+        for row in shown.to_dict("records")
+    ]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
     y = np.arange(len(shown))
     ax.barh(y, np.minimum(counts, cut), color=KEPT, height=0.72, label="kept")
     ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=DROPPED, height=0.72, label="dropped")
     ax.axvline(cut, color="#222222", lw=1, ls="--")
-    ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points", fontsize=7.5)
-    ax.set_yticks(y, [name if len(name) < 60 else name[:57] + "..." for name in names], fontsize=6.5)
-    ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="images")
+    ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
+    rows_axis(ax, [shorten(name, 70) for name in names])
+    ax.set(xlabel="images")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     ax.set_title(
         f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     )
-    ax.tick_params(axis="y", length=0)
     ax.legend(loc="lower right", ncols=2)
     return figure
 
 
 @drawn
-def histograms(counts: pd.DataFrame, by: str = "split", share: bool = False) -> Figure:
-    """Class frequencies per task, one bar per part (Figs 7b and 8).
-
-    ``counts``: columns ``by`` (such as train, val, test, or before, after), task, class, count, in the order to draw.
-    """
-    parts = list(dict.fromkeys(counts[by]))
-    tasks = {task: list(dict.fromkeys(rows["class"])) for task, rows in counts.groupby("task", sort=False)}
-    known = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
-    figure, axes = masonry([len(classes) for classes in tasks.values()], 3, 0.16 + 0.03 * len(parts), 2.4)
-    for ax, (task, classes) in zip(axes, tasks.items(), strict=True):
-        rows = counts[counts["task"] == task]
+def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
+    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
+    counts = {
+        task: pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
+        .reindex(list(classes))
+        .fillna(0)
+        for task, classes in tasks.items()
+    }
+    kept = {task: most_frequent(found.sum(axis=1)) for task, found in counts.items()}
+    sizes = [len(rows) + (len(rows) < len(tasks[task])) for task, rows in kept.items()]
+    columns = 3 if max(len(tasks.title(task, c)) for task in tasks for c in tasks[task]) < 16 else 2
+    figure, axes = masonry(sizes, columns, 0.16 + 0.03 * len(parts), 2.4)
+    for ax, (task, found) in zip(axes, counts.items(), strict=True):
+        found = 100 * found / found.sum().clip(lower=1) if share else found
+        names, rest = class_names(tasks, task), found.index.difference(found.index[kept[task]])
+        shown = found.iloc[kept[task]].set_axis([names[k] for k in kept[task]])
+        if len(rest):
+            shown.loc[f"{len(rest)} more"] = found.loc[rest].sum()
         for i, part in enumerate(parts):
-            values = rows[rows[by] == part].groupby("class")["count"].sum().reindex(classes, fill_value=0)
-            values = 100 * values / max(values.sum(), 1) if share else values
-            y = np.arange(len(classes)) + (i - (len(parts) - 1) / 2) * 0.8 / len(parts)
-            ax.barh(y, values, 0.8 / len(parts), color=known.get(part, BRIGHT[i % len(BRIGHT)]), label=part)
-        rows_axis(ax, classes, 7)
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
-        ax.set_title(task)
+            y = np.arange(len(shown)) + (i - (len(parts) - 1) / 2) * 0.8 / len(parts)
+            colour = PARTS.get(part, BRIGHT[i % len(BRIGHT)])
+            ax.barh(y, shown[part], 0.8 / len(parts), color=colour, label=part)
+        rows_axis(ax, shown.index)
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+        ax.set_title(shorten(tasks.title(task), 34))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
+    if len(parts) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
     return figure
 
 
+def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
+    return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
+
+
+def splits(labels: pd.DataFrame, split: Sequence[str], tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
+    split = np.asarray(split)
+    parts = {name: labels[split == name] for name in ("train", "val", "test")}
+    return histograms(parts, tasks, share=True, synthetic=synthetic)
+
+
 @drawn
-def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], size: float = 0.72) -> Figure:
-    """Example photographs per (task, class), one block a task (Fig. 3); arrays (H, W, 3) uint8, ``size`` in inches."""
-    groups: dict[str, dict[str, Sequence[np.ndarray]]] = {}
-    for (task, name), pictures in images.items():
-        groups.setdefault(task, {})[name] = pictures
-    each = max((len(pictures) for pictures in images.values()), default=1)
-    across = max(1, int(WIDTH / (each * size + 0.12)))
-    blocks = {
-        task: [list(found.items())[i : i + across] for i in range(0, len(found), across)]
-        for task, found in groups.items()
-    }
-    lines = [(task, k, line) for task, block in blocks.items() for k, line in enumerate(block)]
-    step = size + 0.2
-    figure = plt.figure(figsize=(WIDTH, sum(step + 0.22 * (k == 0) for _, k, _ in lines) + 0.15), layout="none")
-    total, top = figure.get_figheight(), figure.get_figheight()
-    for task, k, line in lines:
-        if k == 0:
-            top -= 0.22
-            figure.text(0.002, (top + 0.03) / total, task, fontweight="bold", fontsize=8.5)
-        for column, (name, pictures) in enumerate(line):
-            left = column * (each * size + 0.12)
-            figure.text(left / WIDTH, (top - 0.13) / total, name, fontsize=7)
-            for j, picture in enumerate(pictures):
-                side = size - 0.03
-                at = ((left + j * size) / WIDTH, (top - 0.16 - size) / total, side / WIDTH, side / total)
-                ax = figure.add_axes(at)
-                ax.imshow(picture)
-                ax.set_axis_off()
-        top -= step
+def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
+    """Where the images of each split are: a dot an image, columns lon and lat in degrees."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 5.2))
+    for name in ("train", "val", "test"):
+        rows = frame[np.asarray(split) == name]
+        ax.scatter(rows["lon"], rows["lat"], s=3, lw=0, color=PARTS[name], label=name)
+    ax.set_aspect(1 / np.cos(np.radians(frame["lat"].mean())))
+    ax.set(xlabel="longitude [°]", ylabel="latitude [°]")
+    ax.legend(markerscale=3, loc="upper right")
     return figure
 
 
@@ -168,408 +210,143 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], size: float = 
 def residuals(frame: pd.DataFrame) -> Figure:
     """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``comparison.residuals``'s frame.
 
-    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the box).
+    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the
+    box). With a single run a variant there are dots alone.
     """
     variants = ordered(frame["variant"].unique())
+    colours = {name: variant_colour(name) for name in variants}
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
-    rng = np.random.default_rng(0)
+    single = frame[frame["variant"] != "stc"]
+    many = single.groupby(["metric", "variant"]).size().max() > 1
     for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", "κ")), strict=True):
-        groups = frame[frame["metric"] == metric].groupby("variant")["value"]
-        values = [groups.get_group(variant).to_numpy() for variant in variants]
-        boxes = ax.boxplot(values, positions=range(len(variants)), orientation="horizontal", widths=0.62, patch_artist=True,
-                           showfliers=False, medianprops={"color": "#111111", "lw": 1.4})  # fmt: skip
-        for variant, box, found in zip(variants, boxes["boxes"], values, strict=True):
-            box.set(facecolor=variant_colour(variant), alpha=0.35, edgecolor=variant_colour(variant))
-            if variant != "stc":
-                jitter = variants.index(variant) + rng.uniform(-0.18, 0.18, len(found))
-                ax.plot(found, jitter, ls="", marker="o", ms=2.4, color=variant_colour(variant), alpha=0.8)
-        medians = [np.median(found) for found in values]
-        best = int(np.argmax(medians))
-        style = {"textcoords": "offset points", "va": "center", "fontsize": 7, "fontweight": "bold"}
-        ax.annotate(f"{medians[best]:+.1f} %", (np.max(values[best]), best), (6, 0), **style)
-        ax.set_xlim(right=max(ax.get_xlim()[1], np.max(values[best]) + 0.16 * np.ptp(ax.get_xlim())))
+        shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
+        shared |= {"legend": False}
+        if many:
+            own = frame[frame["metric"] == metric]
+            median = {"medianprops": {"color": "#111111", "lw": 1.4}, "boxprops": {"alpha": 0.4}}
+            sns.boxplot(own, showfliers=False, width=0.62, linewidth=0.8, **median, **shared)
+        dots = single if many else frame
+        np.random.seed(0)  # seaborn's jitter
+        sns.stripplot(dots[dots["metric"] == metric], size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
-        ax.set(xlabel=f"Δₘ(median), {name} [%]")
         variants_axis(ax, variants)
+        ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
     if (count := frame.attrs.get("combinations", 0)) > 1:
         kind = "a sample of" if frame.attrs["sampled"] else "all"
-        axes[0].set_title(f"STC: {kind} {count:,} combinations", fontweight="normal", fontsize=7.5)
+        axes[0].set_title(f"STC: {kind} {count:,} combinations", fontweight="normal", fontsize=8)
     return figure
 
 
 @drawn
-def against_paper(ours: pd.DataFrame, paper: pd.DataFrame, backbone: str, paper_backbone: str | None = None) -> Figure:
-    """Delta_m(mean) of Table 3 per variant, here and in the paper (another data set): two ``table3`` frames."""
-    known = [v for v in ours.loc[backbone].index if v != "stc"]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.25 * len(known) + 0.9), sharey=True)
-    published = paper.loc[paper_backbone or backbone] if (paper_backbone or backbone) in paper.index else paper.iloc[:0]
-    for ax, (metric, name) in zip(axes, (("OA", "OA"), ("kappa", "κ")), strict=True):
-        here = ours.loc[backbone].loc[known, ("delta_m", metric)]
-        ax.barh(range(len(known)), here, 0.6, color=[variant_colour(v) for v in known], alpha=0.8, label="here")
-        there = published[("delta_m", metric)].reindex(known) if len(published) else here * np.nan
-        diamond = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": "#111111"}
-        ax.plot(there, range(len(known)), label="paper (Santiago de Chile)", **diamond)
-        ax.axvline(0, color="#555555", lw=0.8)
-        ax.set(xlabel=f"Δₘ(mean), {name} [%]")
-        variants_axis(ax, known)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    return figure
+def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
+    """Mean F1 of each class by variant, a heat map for each task (Fig. 10); a class without test images stays empty.
 
-
-@drawn
-def f1(frame: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Mean F1 per class and variant, one panel a task (Fig. 10): ``comparison.class_scores``'s frame of one backbone.
-
-    Small marks are variants; the best of each class is ringed; a class without test images stays empty.
+    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent classes are.
     """
     variants = ordered(frame["variant"].unique())
-    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")
-    figure, axes = masonry(tasks.sizes, 2 if len(tasks) < 7 else 3, 0.21, 2.6)
-    for ax, (task, classes) in zip(axes, tasks.items(), strict=True):
-        for i, name in enumerate(classes):
-            row = mean.loc[(task, name)].reindex(variants)
-            if row.isna().all():
-                continue
-            ax.plot([row.min(), row.max()], [i, i], color="#cfcfcf", lw=1.2, zorder=1)
-            for variant, value in row.items():
-                style = {"marker": variant_marker(variant), "color": variant_colour(variant)}
-                ax.plot(value, i, ms=3.8, alpha=0.85, zorder=2, **style)
-            ax.plot(row.max(), i, marker="o", ms=8, mfc="none", mec="#d1495b", mew=1, zorder=3)
-        rows_axis(ax, classes, 7)
-        ax.grid(axis="x")
-        ax.set_title(task)
-    figure.supxlabel("F1 [%]", fontsize=8)
-    variant_legend(figure, variants)
+    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
+    test = counts[counts["split"] == "test"].set_index(["task", "class"])["count"]
+    parts = {}
+    for task, classes in tasks.items():
+        own, shown = mean.loc[task].reindex(list(classes)), most_frequent(test.loc[task].reindex(list(classes)))
+        names, rest = class_names(tasks, task), np.setdiff1d(np.arange(len(classes)), shown)
+        parts[task] = own.iloc[shown].set_axis([names[k] for k in shown])
+        if len(rest):
+            parts[task].loc[f"mean of {len(rest)} more"] = own.iloc[rest].mean()
+    figure, axes = masonry([len(part) for part in parts.values()], 1 if len(variants) > 8 else 2, 0.19, 2.1)
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+        _heat(ax, part, tasks.title(task), vmin=0, vmax=100, cmap="viridis", fmt=".0f")
+        ax.set_xticklabels([title(name) for name in variants], rotation=35, ha="right", rotation_mode="anchor")
+    figure.suptitle("F1 [%]", fontsize=8, x=0.01, ha="left")
     return figure
+
+
+def _heat(ax: Axes, table: pd.DataFrame, name: str, **options) -> None:
+    """A labelled heat map; missing cells are light grey."""
+    ax.set_facecolor("#eeeeee")
+    sns.heatmap(table, ax=ax, annot=len(table.columns) <= 30, annot_kws={"fontsize": 8}, cbar=False, **options)
+    ax.set(xlabel="", ylabel="")
+    ax.set_title(shorten(name, 60))
+    ax.tick_params(length=0, rotation=0, pad=2)
 
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
-    cell = min(0.2, (WIDTH - 1.3) / tasks.largest)
-    label = {task: float(np.clip(0.062 * max(map(len, names)), 0.3, 1.2)) + 0.08 for task, names in tasks.items()}
-    rows: list[list[str]] = [[]]
-    for task in tasks:
-        used = sum(label[t] + len(tasks[t]) * cell + 0.2 for t in rows[-1])
-        if rows[-1] and used + label[task] + len(tasks[task]) * cell > WIDTH:
-            rows.append([])
-        rows[-1].append(task)
-    heights = [max(label[t] + len(tasks[t]) * cell for t in row) + 0.42 for row in rows]
-    figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.15), layout="none")
-    top = total = figure.get_figheight()
-    for row, height in zip(rows, heights, strict=True):
-        left = 0.0
-        for task in row:
-            side, left = len(tasks[task]) * cell, left + label[task]
-            ax = figure.add_axes((left / WIDTH, (top - 0.25 - side) / total, side / WIDTH, side / total))
-            _confusion_panel(ax, np.asarray(counts[task], dtype=float), task, tasks[task])
-            left += side + 0.2
-        top -= height
-    text = "rows: reference, columns: predicted; percent of the reference class"
-    figure.text(0.003, 0.03 / total, text, fontsize=7, color="#444444")
+    parts = {}
+    for task, classes in tasks.items():
+        found, shown = np.asarray(counts[task], dtype=float), most_frequent(np.sum(counts[task], axis=1))
+        rest = np.setdiff1d(np.arange(len(classes)), shown)
+        names = [class_names(tasks, task, 16)[k] for k in shown]
+        if len(rest):
+            groups = np.zeros((len(shown) + 1, len(classes)))
+            groups[np.arange(len(shown)), shown] = groups[-1, rest] = 1
+            found, names = groups @ found @ groups.T, [*names, f"{len(rest)} more"]
+        parts[task] = pd.DataFrame(found, index=names, columns=names)
+    figure, axes = masonry([len(part) + 4 for part in parts.values()], 2 if tasks.largest <= 14 else 1, 0.22, 2.5)
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+        percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
+        text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
+        right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
+        ax.set_facecolor("#eeeeee")
+        style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
+        ax.set_title(shorten(tasks.title(task), 30) + right)
+        ax.tick_params(length=0, pad=2)
+    figure.supxlabel("rows: reference, columns: answers; percent of the reference class", fontsize=8, x=0.3)
     return figure
-
-
-def _confusion_panel(ax: Axes, counts: np.ndarray, task: str, classes: Sequence[str]) -> None:
-    total = counts.sum(1, keepdims=True)
-    percent = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
-    ax.imshow(percent, vmin=0, vmax=100, cmap=mpl.colormaps["Blues"].with_extremes(bad="#eeeeee"), interpolation="none")
-    for i, j in np.argwhere(percent >= 0.5):
-        colour = "white" if percent[i, j] > 55 else "#222222"
-        ax.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
-    ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6.5)
-    ax.set_yticks(range(len(classes)), classes, fontsize=6.5)
-    ax.tick_params(length=0, pad=2)
-    ax.spines[:].set_visible(False)
-    share = f"\n{np.trace(counts) / counts.sum():.1%} right" if counts.sum() else ""
-    ax.set_title(f"{task}{share}" if len(classes) < 5 else f"{task}, {share.strip()}".rstrip(", "), fontsize=7.5)
 
 
 @drawn
 def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -> Figure:
-    """Training time per variant (Fig. 12) as time per step, epochs and total, and the total as a share of STC's.
+    """Training time by variant: step time, epochs to the best weights, and both together as a share of STC's (Fig. 12).
 
-    ``costs``: ``evidence.cost(study).loc[backbone]``; ``paper_hours``: the paper's totals, drawn as shares of its STC.
+    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``; ``paper_hours``: the paper's totals, whose shares of
+    its STC are the diamonds.
     """
-    variants, stc = list(costs.index), costs["hours"].get("stc", np.nan)
-    minutes = 60 * costs["hours"]
-    unit = ("hours", costs["hours"]) if minutes.max() > 120 else ("minutes", minutes)
-    step = 1000 * costs["seconds_per_step"]
-    columns = [("time per step [ms]", step), ("epochs", costs["epochs"]), (f"total [{unit[0]}]", unit[1])]
-    columns += [("total / STC's [%]", 100 * costs["hours"] / stc)] if stc == stc else []
-    figure, axes = plt.subplots(1, len(columns), figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
+    variants = list(costs.index)
+    columns = [("time of a step, BL = 1", costs["step"]), ("epochs to the best weights", costs["epochs_to_best"])]
+    columns += [("training time, STC = 100 %", 100 * costs["of_stc"])]
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
     for ax, (name, values) in zip(axes, columns, strict=True):
         ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
         ax.set_xlabel(name)
         variants_axis(ax, variants)
         ax.set_xlim(left=0)
-    if paper_hours and len(columns) == 4:
+        if values.isna().all():
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
+    if paper_hours:
         shares = [100 * paper_hours.get(v, np.nan) / paper_hours["stc"] for v in variants]
-        axes[3].plot(shares, range(len(variants)), ls="", marker="D", ms=4.5, mfc="white", mec="#111111", label="paper")
-        axes[3].legend(loc="lower right", handletextpad=0.1)
+        style = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": "#111111"}
+        axes[2].plot(shares, range(len(variants)), label="the paper's", **style)
+        axes[2].legend(loc="lower right", handletextpad=0.1)
     return figure
 
 
 @drawn
 def history(frame: pd.DataFrame) -> Figure:
-    """Loss and mean validation accuracy per epoch (history.csv), a line a network; the best epoch is marked."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
-    for i, (network, rows) in enumerate(frame.groupby("network", sort=False)):
-        colour = "#222222" if network == "all" else (BRIGHT + RAINBOW[2:])[i % 20]
-        left.plot(rows["epoch"], rows["train_loss"], color=colour, lw=1.2, label=network)
-        left.plot(rows["epoch"], rows["val_loss"], color=colour, lw=1.2, ls="--")
-        right.plot(rows["epoch"], 100 * rows["val_oa"], color=colour, lw=1.2, label=network)
-        best = rows.loc[rows["val_oa"].idxmax()] if rows["val_oa"].notna().any() else rows.iloc[0]
-        right.plot(best["epoch"], 100 * best["val_oa"], marker="o", ms=5, color=colour)
-    left.set(xlabel="epoch", ylabel="loss: training –, validation - -")
-    right.set(xlabel="epoch", ylabel="validation OA [%]")
-    for ax in (left, right):
-        ax.grid(axis="y")
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    if frame["network"].nunique() > 1:
-        right.legend(ncols=2)
+    """Loss and mean validation accuracy per epoch (history.csv), a panel a network; the best epoch is marked."""
+    networks = list(dict.fromkeys(frame["network"]))[:TOP]
+    figure, axes = plt.subplots(len(networks), 2, figsize=(WIDTH, 1.5 * len(networks) + 0.9), squeeze=False, sharex=True)
+    for (left, right), network in zip(axes, networks, strict=True):
+        rows = frame[frame["network"] == network]
+        left.plot(rows["epoch"], rows["train_loss"], color="#222222", lw=1.2, label="training")
+        left.plot(rows["epoch"], rows["val_loss"], color="#222222", lw=1.2, ls="--", label="validation")
+        right.plot(rows["epoch"], 100 * rows["val_oa"], color="#222222", lw=1.2)
+        best = rows.loc[rows["val_oa"].fillna(-1).idxmax()]
+        right.plot(best["epoch"], 100 * best["val_oa"], marker="o", ms=5, color=BRIGHT[1])
+        left.set_title("" if network == "all" else shorten(network, 40))
+        for ax, name in ((left, "loss"), (right, "validation OA [%]")):
+            ax.set_ylabel(name)
+            ax.grid(axis="y")
+            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    axes[0, 0].legend()
     return figure
 
 
-# ---------------------------------------------------------------- beyond the paper
-
-
-@drawn
-def contrasts(table: pd.DataFrame, metric: str = "kappa") -> Figure:
-    """Paired differences with their 95 % intervals (``comparison.compare`` of one backbone), one panel a family.
-
-    Thick: over realisations (none for one run); thin: over resampled test blocks. Coloured where both clear zero.
-    """
-    families = {family: rows.reset_index(drop=True) for family, rows in table.groupby("family", sort=False)}
-    figure, axes = masonry([len(rows) for rows in families.values()], 2 if len(table) > 8 else 1, 0.19, 2.2)
-    limits = (
-        np.nanmin(table[["low", "boot_low", "mean"]].to_numpy()),
-        np.nanmax(table[["high", "boot_high", "mean"]].to_numpy()),
-    )
-    for ax, (family, rows) in zip(axes, families.items(), strict=True):
-        for i, row in rows.iterrows():
-            pairs = ((row["low"], row["high"]), (row["boot_low"], row["boot_high"]))
-            clear = all(low > 0 or high < 0 for low, high in pairs)
-            colour = "#777777" if not clear else "#2166AC" if row["mean"] > 0 else "#B2182B"
-            for pair, width in zip(pairs, (3.5, 1), strict=True):
-                ax.plot(pair, [i, i], color=colour, lw=width, solid_capstyle="butt")
-            ax.plot(row["mean"], i, "o", ms=4.5, color="white", mec=colour, mew=1.4)
-        short = family.startswith("against")
-        rows_axis(
-            ax,
-            [title(a) if short else f"{title(a)} − {title(b)}" for a, b in zip(rows["a"], rows["b"], strict=True)],
-            7,
-        )
-        ax.axvline(0, color="#333333", lw=0.8)
-        ax.grid(axis="x")
-        ax.set_xlim(min(limits[0], 0) - 0.04 * np.ptp(limits), max(limits[1], 0) + 0.04 * np.ptp(limits))
-        ax.set_title(family)
-    name = "OA" if metric == "oa" else "κ"
-    figure.supxlabel(f"difference of mean {name} [points]; thick: realisations, thin: test blocks", fontsize=8, x=0.4)
-    return figure
-
-
-@drawn
-def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = True) -> Figure:
-    """Per-run columns of a frame as dots per variant, with mean and 95 % t-interval; ``columns``: column -> axis label.
-
-    A row of variant "reference" becomes a dashed line. Used for labelset consistency and calibration error.
-    """
-    reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
-    variants, scale = ordered(runs["variant"].unique()), 100 if percent else 1
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(WIDTH, 0.24 * len(variants) + 0.9), sharey=True, squeeze=False
-    )
-    for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
-        for i, variant in enumerate(variants):
-            values = scale * runs.loc[runs["variant"] == variant, column].dropna().to_numpy()
-            if not len(values):
-                continue
-            mean, low, high = interval(values)
-            ax.plot(values, np.full(len(values), i), "o", ms=2.4, color=variant_colour(variant), alpha=0.4)
-            ax.plot([low, high], [i, i], lw=2.4, color=variant_colour(variant), solid_capstyle="butt")
-            mark = {"marker": variant_marker(variant), "color": variant_colour(variant), "mec": "white", "mew": 0.6}
-            ax.plot(mean, i, ms=5.5, **mark)
-        if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
-            at = scale * reference[column].iloc[0]
-            ax.axvline(at, color="#333333", lw=0.9, ls="--", label="test labels themselves")
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        ax.set_xlabel(name)
-        variants_axis(ax, variants)
-        if percent:
-            ax.set_xlim(max(ax.get_xlim()[0], 0), min(ax.get_xlim()[1], 100))
-    return figure
-
-
-@drawn
-def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Accuracy against confidence per task, before and after temperature scaling (``study.calibration`` of some runs)."""
-    columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
-    figure, axes = panels(len(tasks), columns, WIDTH / columns + 0.15, sharex=True, sharey=True)
-    for ax, task in zip(axes, tasks, strict=True):
-        ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
-        for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
-            part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
-            summed = part.assign(c=part["count"] * part["confidence"], a=part["count"] * part["accuracy"])
-            summed = summed.groupby("bin")[["count", "c", "a"]].sum()
-            ece = (summed["a"] - summed["c"]).abs().sum() / max(summed["count"].sum(), 1)
-            sizes = 4 + 40 * summed["count"] / max(summed["count"].max(), 1)
-            x, y = summed["c"] / summed["count"], summed["a"] / summed["count"]
-            ax.plot(x, y, color=colour, lw=1, label=name)
-            ax.scatter(x, y, s=sizes, color=colour, lw=0)
-            style = {"color": colour, "fontsize": 7, "ha": "right", "transform": ax.transAxes}
-            ax.text(0.97, 0.13 - 0.1 * scaled, f"ECE {100 * ece:.1f}", **style)
-        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ax.set_xticks([0, 0.5, 1])
-        ax.set_yticks([0, 0.5, 1])
-        ax.set_title(task)
-    figure.supxlabel("confidence", fontsize=8)
-    axes[0].set_ylabel("accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    return figure
-
-
-@drawn
-def coverage(curves: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Accuracy among the surest images against their share, a panel a task (``study.coverage`` with a column variant)."""
-    variants = ordered(curves["variant"].unique())
-    columns = 5 if len(tasks) % 5 == 0 or len(tasks) > 8 else min(len(tasks), 4)
-    figure, axes = panels(len(tasks), columns, 1.75, sharex=True, sharey=True)
-    mean = (
-        curves.assign(coverage=curves["coverage"].round(2)).groupby(["task", "variant", "coverage"])["accuracy"].mean()
-    )
-    for ax, task in zip(axes, tasks, strict=True):
-        for variant in variants:
-            if (task, variant) in mean.index.droplevel("coverage"):
-                line = 100 * mean.loc[task, variant]
-                ax.plot(100 * line.index, line, color=variant_colour(variant), lw=1.3, label=title(variant))
-        ax.grid()
-        ax.set_xticks([0, 50, 100])
-        ax.set_title(task)
-    figure.supxlabel("share of images answered, surest first [%]", fontsize=8)
-    axes[0].set_ylabel("accuracy [%]")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
-    return figure
-
-
-@drawn
-def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Mean F1 gain over the baseline per class and variant (``evidence.class_gains`` of one backbone).
-
-    On the left the class's share of the training images and the baseline's F1.
-    """
-    variants = ordered(table["variant"].unique())
-    rows = [(task, name) for task, classes in tasks.items() for name in classes]
-    wide = table.pivot_table(index=["task", "class"], columns="variant", values="gain").reindex(
-        index=rows, columns=variants
-    )
-    first = table.drop_duplicates(["task", "class"]).set_index(["task", "class"]).reindex(rows)
-    limit = np.nanpercentile(np.abs(wide.to_numpy()), 97) if wide.notna().any().any() else 1
-    figure, ax = plt.subplots(figsize=(WIDTH, max(0.165 * len(rows), 1) + 1.3))
-    colours = mpl.colormaps["PuOr"].with_extremes(bad="#eeeeee")
-    image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="none")
-    for i, values in enumerate(wide.to_numpy()):
-        if np.isfinite(values).any() and np.nanmax(values) > 0:
-            ax.plot(np.nanargmax(values), i, "o", ms=4, color="#111111", mec="white", mew=0.7)
-    for x, column, scale, name in ((-34, "frequency", 100, "train %"), (-12, "base", 1, "F1 base")):
-        style = {
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "offset points",
-            "fontsize": 6.5,
-            "color": "#444444",
-        }
-        ax.annotate(name, (0, -0.7), (x, 2), ha="center", va="bottom", rotation=90, **style)
-        for i, value in enumerate(first[column]):
-            shown = "–" if np.isnan(value) else f"{scale * value:.0f}"
-            ax.annotate(shown, (0, i), (x, 0), ha="center", va="center", **style)
-    for end, task, size in zip(np.cumsum(tasks.sizes), tasks, tasks.sizes, strict=True):
-        ax.axhline(end - 0.5, color="white", lw=2.5)
-        style = {"va": "center", "fontsize": 7, "fontweight": "bold", "transform": ax.get_yaxis_transform()}
-        ax.text(1.01, end - size / 2 - 0.5, task, **style)
-    ax.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=6.5)
-    ax.set_xticks(range(len(variants)), [title(v) for v in variants], rotation=90, fontsize=7)
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.tick_params(axis="y", pad=46)
-    ax.spines[:].set_visible(False)
-    shape = {"shrink": 0.4, "aspect": 40, "location": "bottom", "pad": 0.01, "extend": "both", "extendfrac": 0.03}
-    bar = figure.colorbar(image, ax=ax, **shape)
-    bar.set_label("gain in F1 [percentage points]; dot: best of the class where above the baseline")
-    bar.outline.set_visible(False)
-    return figure
-
-
-@drawn
-def rarity(table: pd.DataFrame, variants: Sequence[str] | None = None) -> Figure:
-    """F1 gain against the class's share of the training images, a panel a variant (``evidence.class_gains``)."""
-    variants = list(variants or ordered(table["variant"].unique()))
-    names = list(dict.fromkeys(table["task"]))
-    figure, axes = panels(len(variants), 4, 1.75, sharex=True, sharey=True)
-    for ax, variant in zip(axes, variants, strict=True):
-        for i, task in enumerate(names):
-            part = table[(table["variant"] == variant) & (table["task"] == task)]
-            style = {"s": 16, "color": (BRIGHT + RAINBOW[2:])[i % 20], "lw": 0, "alpha": 0.85, "label": task}
-            ax.scatter(100 * part["frequency"], part["gain"], **style)
-        ax.axhline(0, color="#555555", lw=0.8)
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        ax.set_title(title(variant))
-    figure.supxlabel("share of training images [%]", fontsize=8)
-    figure.supylabel("gain in F1 [points]", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6, handletextpad=0.1)
-    return figure
-
-
-@drawn
-def grid(parts: Mapping[str, pd.DataFrame]) -> Figure:
-    """Gain with its 95 % interval over interdependency and ambiguity (``evidence.grid_gains``), a panel a contrast."""
-    limit = max((part["mean"].abs().max() for part in parts.values() if len(part)), default=1) or 1
-    figure, axes = panels(len(parts), 3, 2.4)
-    for i, (ax, (name, part)) in enumerate(zip(axes, parts.items(), strict=True)):
-        wide = part.pivot(index="ambiguity", columns="interdependency", values="mean").sort_index(ascending=False)
-        image = ax.imshow(wide, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
-        for row in part.itertuples():
-            x, y = wide.columns.get_loc(row.interdependency), wide.index.get_loc(row.ambiguity)
-            weight = "bold" if row.low > 0 or row.high < 0 else "normal"
-            style = {"ha": "center", "color": "white" if abs(row.mean) > 0.6 * limit else "#111111"}
-            spread = f"{row.low:+.1f} to {row.high:+.1f}" if row.n > 1 else "one run"
-            ax.text(x, y, f"{row.mean:+.1f}", va="bottom", fontsize=8, fontweight=weight, **style)
-            ax.text(x, y + 0.06, spread, va="top", fontsize=5.8, **style)
-        ax.set_xticks(range(len(wide.columns)), [f"{v:g}" for v in wide.columns])
-        ax.set_yticks(range(len(wide.index)), [f"{v:g}" for v in wide.index])
-        ax.set(xlabel="interdependency of labels", ylabel="" if i % 3 else "ambiguity of façades", title=name)
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
-    if parts:
-        style = {"location": "bottom", "shrink": 0.4, "aspect": 40, "pad": 0.02}
-        bar = figure.colorbar(image, ax=axes, label="gain in κ [points]", **style)
-        bar.outline.set_visible(False)
-    return figure
-
-
-@drawn
-def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, str]]]) -> Figure:
-    """Grad-CAM per task over sample photographs: rows of (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> label)."""
-    tasks = list(rows[0][1])
-    side = WIDTH / (len(tasks) + 1)
-    size = (WIDTH, (side + 0.16) * len(rows) + 0.2)
-    figure, axes = plt.subplots(len(rows), len(tasks) + 1, figsize=size, squeeze=False)
-    for line, (image, heat, labels) in zip(axes, rows, strict=True):
-        line[0].imshow(image)
-        for ax, task in zip(line[1:], tasks, strict=True):
-            ax.imshow(image)
-            extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-            ax.imshow(heat[task], cmap="inferno", alpha=0.5, vmin=0, vmax=1, extent=extent)
-            ax.set_xlabel(labels.get(task, ""), fontsize=6.5, labelpad=2)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-    for ax, task in zip(axes[0, 1:], tasks, strict=True):
-        ax.set_title(task, fontsize=7.5)
-    return figure
+# ---------------------------------------------------------------- tables and text
 
 
 def styled(table: pd.DataFrame, best: Iterable | None = None, decimals: int = 2):

@@ -1,0 +1,166 @@
+"""Figures beyond the paper's: effects with their intervals, consistency, calibration, gains of classes, Grad-CAM."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mtclim.analysis.effects import MARGIN, VERDICTS
+from mtclim.analysis.study import calibration_gap
+from mtclim.style import BRIGHT, WIDTH, class_names, drawn, masonry, most_frequent, panels, rows_axis, shorten
+from mtclim.style import variant_colour, variants_axis
+from mtclim.tasks import Tasks
+from mtclim.variants import ordered, title
+
+COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
+
+
+@drawn
+def effects(table: pd.DataFrame, metric: str = "kappa", margin: float = MARGIN) -> Figure:
+    """Differences with 95 % intervals (``effects.effects``), a panel a family; the band is the equivalence margin.
+
+    Blue: an effect; green: surely no effect worth having; grey: cannot be told. Several data sets stand side by side
+    where ``table`` has a column source; they differ in their marks.
+    """
+    table = table.assign(source=table["source"] if "source" in table else "")
+    families, sources = list(dict.fromkeys(table["family"])), list(dict.fromkeys(table["source"]))
+    sizes = [table.loc[table["family"] == family, "contrast"].nunique() for family in families]
+    figure, axes = masonry(sizes, 1, 0.2 + 0.06 * (len(sources) - 1), 2.0)
+    for ax, family in zip(axes, families, strict=True):
+        rows = table[table["family"] == family]
+        names = list(dict.fromkeys(rows["contrast"]))
+        ax.axvspan(-margin, margin, color="#eeeeee", lw=0)
+        for row in rows.itertuples():
+            k = sources.index(row.source)
+            y, colour = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25, COLOURS[row.verdict]
+            ax.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+            ax.plot(row.estimate, y, "osD^v<>"[k % 7], ms=4.5, color="white", mec=colour, mew=1.4)
+        ax.axvline(0, color="#333333", lw=0.8)
+        rows_axis(ax, names)
+        ax.grid(axis="x")
+        ax.set_title(f"{family[0].upper()}{family[1:]}")
+    for k, source in enumerate(sources if len(sources) > 1 else ()):
+        axes[0].plot([], [], "osD^v<>"[k % 7], color="#888888", label=source)
+    if len(sources) > 1:
+        figure.legend(loc="outside upper right", ncols=4)
+    name = "OA" if metric == "oa" else "κ"
+    figure.supxlabel(f"difference of mean {name} [points]; grey band: no effect worth having", fontsize=8, x=0.4)
+    return figure
+
+
+@drawn
+def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = True) -> Figure:
+    """Columns of a frame of runs, a dot a run, with the mean and its 95 % t-interval of each variant.
+
+    ``columns``: column -> axis label. A row of variant "reference" becomes a dashed line. Used for the consistency of
+    labels and for calibration errors.
+    """
+    reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
+    variants, scale = ordered(runs["variant"].unique()), 100 if percent else 1
+    colours = {name: variant_colour(name) for name in variants}
+    size = (WIDTH, 0.24 * len(variants) + 0.9)
+    figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
+    for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
+        own = runs.assign(value=scale * runs[column]).dropna(subset=["value"])
+        shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
+        sns.stripplot(own, size=2.6, alpha=0.5, jitter=False, legend=False, **shared)
+        if own.groupby("variant").size().max() > 1:
+            # t-interval as seaborn's standard error times the t quantile of each variant's own number of runs
+            style = {"errorbar": lambda x: _t_interval(x), "markersize": 5, "err_kws": {"linewidth": 2}}
+            sns.pointplot(own, linestyle="none", legend=False, **style, **shared)
+        if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
+            at = scale * reference[column].iloc[0]
+            ax.axvline(at, color="#333333", lw=0.9, ls="--", label="the test labels")
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+        variants_axis(ax, variants)
+        ax.set(xlabel=name, ylabel="")
+    return figure
+
+
+def _t_interval(values: pd.Series) -> tuple[float, float]:
+    from mtclim.analysis.comparison import interval
+
+    return interval(values.to_numpy())[1:]
+
+
+@drawn
+def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Accuracy against confidence per task, before and after temperature scaling (``Study.calibration`` of one run)."""
+    columns = min(len(tasks), 4)
+    figure, axes = panels(len(tasks), columns, WIDTH / columns + 0.15, sharex=True, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
+        ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
+        for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
+            part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
+            ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
+            ax.scatter(part["confidence"], part["accuracy"], s=4 + 40 * part["count"] / part["count"].max(), color=colour)
+            style = {"color": colour, "ha": "right", "transform": ax.transAxes}
+            ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", **style)
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set_title(shorten(tasks.title(task), 100 // columns))
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel("accuracy", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+@drawn
+def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Gain in mean F1 over the baseline by class and variant, a heat map for each task (``evidence.class_gains``).
+
+    Beside each class its share of the training images and the baseline's F1, in percent.
+    """
+    variants = ordered(table["variant"].unique())
+    parts = {}
+    for task, classes in tasks.items():
+        own = table[table["task"] == task]
+        about = own.drop_duplicates("class").set_index("class").loc[list(classes)]
+        wide = own.pivot(index="class", columns="variant", values="gain").loc[list(classes), variants]
+        shown, names = most_frequent(about["frequency"]), class_names(tasks, task)
+        text = [f"{names[k]}  {100 * about['frequency'].iloc[k]:.0f} | {about['base'].iloc[k]:.0f}" for k in shown]
+        parts[task] = wide.iloc[shown].set_axis([line.replace("nan", "–") for line in text])
+    every = np.abs(np.concatenate([part.to_numpy().ravel() for part in parts.values()]))
+    limit = np.nanpercentile(every, 97) if np.isfinite(every).any() else 1
+    figure, axes = masonry([len(part) for part in parts.values()], 1 if len(variants) > 7 else 2, 0.19, 2.1)
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+        ax.set_facecolor("#eeeeee")
+        style = {"vmin": -limit, "vmax": limit, "cmap": "PuOr", "annot": True, "fmt": "+.0f", "cbar": False}
+        sns.heatmap(part, ax=ax, annot_kws={"fontsize": 8}, **style)
+        ax.set(xlabel="", ylabel="")
+        ax.set_title(shorten(tasks.title(task), 60))
+        ax.tick_params(length=0, rotation=0, pad=2)
+        names = [title(name) for name in variants]
+        ax.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
+    text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
+    figure.suptitle(text, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+@drawn
+def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, str]]], tasks: Tasks) -> Figure:
+    """Grad-CAM over sample photographs, a column a task; bright where the network's answer comes from.
+
+    ``rows``: (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> answer). At most six tasks are shown.
+    """
+    shown = list(rows[0][1])[:6]
+    side = WIDTH / (len(shown) + 1)
+    size = (WIDTH, (side + 0.2) * len(rows) + 0.3)
+    figure, axes = plt.subplots(len(rows), len(shown) + 1, figsize=size, squeeze=False)
+    for line, (image, heat, answers) in zip(axes, rows, strict=True):
+        line[0].imshow(image)
+        extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+        for ax, task in zip(line[1:], shown, strict=True):
+            ax.imshow(image)
+            ax.imshow(heat[task], cmap=mpl.colormaps["inferno"], alpha=0.5, vmin=0, vmax=1, extent=extent)
+            answer = tasks.title(task, answers.get(task, ""))
+            ax.set_xlabel(shorten(answer, int(side / 0.065)), fontsize=8, labelpad=2)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, task in zip(axes[0, 1:], shown, strict=True):
+        ax.set_title(shorten(tasks.title(task), int(side / 0.07)), fontsize=8)
+    return figure

@@ -1,0 +1,144 @@
+"""When does it help? BL, BL-FC and LIM-MS_ALL on a grid of cities: interdependency of labels times ambiguity of façades."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mtclim import runs
+from mtclim.analysis.comparison import interval
+from mtclim.files import whole_or_absent, write_text
+from mtclim.style import WIDTH, drawn, variant_colour
+from mtclim.variants import title
+
+DIALS = ("interdependency", "ambiguity")
+KEYS = [*DIALS, "variant", "seed"]
+PAIRS = (("lim_ms_all", "bl"), ("lim_ms_all", "bl_fc"), ("bl_fc", "bl"))
+
+
+def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
+    """Kappa (fractions) of each finished run of a grid of cities: those in the CSV ``stored``, and those below ``root``.
+
+    One row a run: interdependency, ambiguity, variant, seed, code, date, then ``mean:kappa`` and ``<task>:kappa``. A run
+    below ``root`` takes the place of a stored one. FileNotFoundError without a run; ValueError where the runs were made
+    by different states of the code.
+    """
+    frames = [pd.read_csv(stored, keep_default_na=False, na_values=[""])] if Path(stored).exists() else []
+    rows = []
+    for folder in runs.find(root):
+        settings = runs.read_settings(folder)
+        origin, scores = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("provenance", "metrics"))
+        row = {key: settings[key] for key in KEYS} | {key: origin[key] for key in ("code", "date")}
+        rows.append(row | {f"{task}:kappa": scores["test"][task]["kappa"] for task in ("mean", *settings["tasks"])})
+    frames += [pd.DataFrame(rows)] if rows else []
+    if not frames:
+        raise FileNotFoundError(f"{root}: found no finished run of a grid, and no {stored}; `make grid` trains them.")
+    table = pd.concat(frames).drop_duplicates(KEYS, keep="last").sort_values(KEYS, ignore_index=True)
+    if table["code"].nunique() > 1:
+        raise ValueError(
+            f"{root} and {stored}: the runs of the grid were made by different states of the code "
+            f"({', '.join(map(str, table['code'].unique()))}); delete those of one, or train them anew."
+        )
+    return table
+
+
+def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.DataFrame:
+    """Gain of a over b in points with the same seed: interdependency, ambiguity, n, mean, low, high (95 % t-interval)."""
+    wide = scores.pivot(index=[*DIALS, "seed"], columns="variant", values=f"{task}:kappa")
+    pairs = (100 * (wide[a] - wide[b])).dropna() if {a, b} <= set(wide) else pd.Series(dtype=float)
+    cells = pairs.groupby(level=list(DIALS)) if len(pairs) else ()
+    rows = [[*place, len(cell), *interval(cell.to_numpy())] for place, cell in cells]
+    return pd.DataFrame(rows, columns=[*DIALS, "n", "mean", "low", "high"])
+
+
+def grid_report(scores: pd.DataFrame) -> list[str]:
+    """What the grid says in plain sentences made from its numbers: BL's own gain first, then each difference."""
+    said = []
+    for name in ("bl", "bl_fc", "lim_ms_all"):
+        said += [_trend(scores, name, dial) for dial in DIALS]
+    for a, b in PAIRS:
+        gains = grid_gains(scores, a, b)
+        if gains.empty:
+            said.append(f"No point of the grid has a run of both {title(a)} and {title(b)}, so nothing can be said.")
+            continue
+        known = gains.dropna(subset=["low"])
+        up, down = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
+        best, least = gains.loc[gains["mean"].idxmax()], gains.loc[gains["mean"].idxmin()]
+        ends = [
+            f"{row['mean']:+.2f} points at interdependency {row['interdependency']:g} and ambiguity {row['ambiguity']:g}"
+            for row in (best, least)
+        ]
+        told = f"Of its {len(known)} intervals {up} lie above zero and {down} below"
+        told = told if len(known) else "With one realisation a point there is no interval, so nothing can be told"
+        said.append(
+            f"The difference of mean kappa between {title(a)} and {title(b)} ranges from {ends[1]} to {ends[0]}, with "
+            f"{_counted(gains['n'])}. {told}."
+        )
+    return said
+
+
+def _counted(n: pd.Series) -> str:
+    few, many = int(n.min()), int(n.max())
+    return f"{few} to {many} realisations a point" if few < many else f"{few} realisation{'s' * (few > 1)} a point"
+
+
+def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
+    """How a variant's own kappa changes from the lowest to the highest setting of one dial, the other being the same."""
+    own, (other,) = scores[scores["variant"] == variant], set(DIALS) - {dial}
+    wide = 100 * own.pivot(index=[other, "seed"], columns=dial, values="mean:kappa")
+    low, high = (wide.columns.min(), wide.columns.max()) if len(wide.columns) else (0, 0)
+    change = (wide[high] - wide[low]).dropna().groupby("seed").mean().to_numpy() if low != high else np.zeros(0)
+    if not len(change):
+        return f"No two runs of {title(variant)} differ in {dial} alone."
+    mean, under, over = interval(change)
+    shown = f"({under:+.2f} to {over:+.2f})" if len(change) > 1 else "in one realisation, so without an interval"
+    return f"From {dial} {low:g} to {high:g} the kappa of {title(variant)} itself changes by {mean:+.2f} points {shown}."
+
+
+@drawn
+def figure(scores: pd.DataFrame) -> Figure:
+    """Kappa of BL, BL-FC and LIM-MS_ALL against the interdependency of labels, and the differences between them."""
+    picture, axes = plt.subplots(1, 1 + len(PAIRS), figsize=(WIDTH, 2.5))
+    levels = sorted(scores["ambiguity"].unique())
+    marks = dict(zip(levels, "osD^v" * len(levels), strict=False))
+    for variant, ambiguity in product(("bl", "bl_fc", "lim_ms_all"), levels):
+        rows = scores[(scores["variant"] == variant) & (scores["ambiguity"] == ambiguity)]
+        mean = 100 * rows.groupby("interdependency")["mean:kappa"].mean()
+        style = {"color": variant_colour(variant), "marker": marks[ambiguity], "ms": 4, "lw": 1.2}
+        axes[0].plot(mean.index, mean, label=title(variant) if ambiguity == levels[0] else None, **style)
+    axes[0].legend()
+    axes[0].set(title="kappa [%]", xlabel="interdependency")
+    for ax, (a, b) in zip(axes[1:], PAIRS, strict=True):
+        for ambiguity, rows in grid_gains(scores, a, b).groupby("ambiguity"):
+            reach = rows[["mean", "high"]].max(axis=1) - rows["mean"]
+            style = {"marker": marks[ambiguity], "ms": 4, "lw": 1.2, "color": variant_colour(a)}
+            ax.errorbar(rows["interdependency"], rows["mean"], reach, label=f"ambiguity {ambiguity:g}", **style)
+        ax.axhline(0, color="#555555", lw=0.8)
+        ax.set(title=f"{title(a)}\n− {title(b)} [points]", xlabel="interdependency")
+    if axes[1].get_legend_handles_labels()[0]:
+        picture.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return picture
+
+
+def write_grid(root: str | Path, out: str | Path) -> pd.DataFrame:
+    """Write what the grid of cities says to the folder ``out``: grid_runs.csv, grid.csv, grid.txt and grid.svg.
+
+    Runs that grid_runs.csv already lists stay, so that a grid can be finished in parts and on several machines.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    scores = grid_scores(root, out / "grid_runs.csv")
+    tasks = [name.removesuffix(":kappa") for name in scores if name.endswith(":kappa")]
+    gains = [grid_gains(scores, a, b, t).assign(a=a, b=b, task=t) for (a, b), t in product(PAIRS, tasks)]
+    table = pd.concat(gains, ignore_index=True)[["a", "b", "task", *DIALS, "n", "mean", "low", "high"]]
+    for name, frame in (("grid_runs.csv", scores), ("grid.csv", table.round(3))):
+        with whole_or_absent(out / name) as beside:
+            frame.to_csv(beside, index=False)
+    write_text(out / "grid.txt", "".join(f"- {line}\n" for line in grid_report(scores)))
+    with whole_or_absent(out / "grid.svg") as beside:
+        figure(scores, synthetic=True).savefig(beside)
+    return table

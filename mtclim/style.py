@@ -51,12 +51,13 @@ def backbone_title(name: str) -> str:
     return BACKBONES.get(name.split(".")[0], name)
 
 
-def shorten(name: str, width: int = 22) -> str:
-    """A name that fits a figure: cut at ``width`` characters with an ellipsis; tables hold the full name."""
-    return name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
+def shorten(name: str, width: int = 30) -> str:
+    """A name that fits a figure: its middle is left out beyond ``width`` characters; tables hold the full name."""
+    keep = (width - 1) // 2
+    return name if len(name) <= width else f"{name[: width - 1 - keep].rstrip()}…{name[-keep:].lstrip()}"
 
 
-def class_names(tasks: Tasks, task: str, width: int = 22) -> list[str]:
+def class_names(tasks: Tasks, task: str, width: int = 30) -> list[str]:
     """The readable names of a task's classes, shortened."""
     return [shorten(tasks.title(task, name), width) for name in tasks[task]]
 
@@ -122,17 +123,26 @@ def panels(n: int, columns: int, height: float, **options) -> tuple[Figure, list
 
 def masonry(sizes: Sequence[float], columns: int, unit: float, extra: float) -> tuple[Figure, list[Axes]]:
     """Panels of unequal height in columns, read downwards: ``sizes`` in ``unit`` inches, ``extra`` units more each."""
-    heights = np.asarray(sizes, float) + extra
-    middle = (heights.cumsum() - heights / 2) / heights.sum()  # a panel stands in the column that holds its middle
-    column = np.unique((middle * min(columns, len(sizes))).astype(int), return_inverse=True)[1]
-    parts = [heights[column == k] for k in range(column[-1] + 1)]
-    tallest = max(part.sum() for part in parts)
+    heights = [size + extra for size in sizes]
+    sums = sorted(sum(heights[a:b]) for a in range(len(heights)) for b in range(a + 1, len(heights) + 1))
+    parts = next(found for limit in sums if len(found := _packed(heights, limit)) <= columns)
+    tallest = max(map(sum, parts))
     figure, axes = plt.figure(figsize=(WIDTH, tallest * unit + 0.45)), []
     for side, part in zip(np.atleast_1d(figure.subfigures(1, len(parts))), parts, strict=True):
-        ratios = [*part, max(tallest - part.sum(), 1e-3)]
+        ratios = [*part, max(tallest - sum(part), 1e-3)]
         grid = side.add_gridspec(len(ratios), 1, height_ratios=ratios)
         axes += [side.add_subplot(grid[i, 0]) for i in range(len(part))]
     return figure, axes
+
+
+def _packed(heights: Sequence[float], limit: float) -> list[list[float]]:
+    """Heights dealt out in order to columns of at most ``limit`` (a single one may be higher)."""
+    parts: list[list[float]] = [[]]
+    for height in heights:
+        if parts[-1] and sum(parts[-1]) + height > limit + 1e-9:
+            parts.append([])
+        parts[-1].append(height)
+    return parts
 
 
 def rows_axis(ax: Axes, names: Sequence[str], size: float = 8) -> None:

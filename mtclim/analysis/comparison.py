@@ -85,6 +85,23 @@ def best_run(study: Study) -> str:
     return runs.loc[runs["val_kappa"].fillna(-1).idxmax(), "run"]
 
 
+def finished(study: Study) -> pd.DataFrame:
+    """The runs that there are, per backbone and variant: realisations, networks stopped early, dates, machine, code."""
+    lines = {}
+    for key, rows in study.runs.groupby(["backbone", "variant"]):
+        networks = int(rows["networks"].sum())
+        line = {"realisations": len(rows), "stopped early": f"{int(rows['stopped'].sum())} of {networks} networks"}
+        line |= {
+            "epochs": rows["epochs"].mean(),
+            "made": " to ".join(sorted({min(d := rows["date"].str[:10]), max(d)})),
+        }
+        for name, column in (("device", "device"), ("code", "code")):
+            line[name] = ", ".join(sorted(set(rows[column].astype(str).str[:12])))
+        lines[key] = line
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis(["backbone", "variant"])
+    return table.loc[[(b, v) for b in study.backbones for v in study.variants if (b, v) in lines]]
+
+
 # ---------------------------------------------------------------- the paper's tables
 
 

@@ -132,7 +132,7 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
 
 def sentence(row, metric: str = "kappa") -> str:
     """A row of ``effects`` as one plain sentence."""
-    name, size = "OA" if metric == "oa" else metric, f"{row.estimate:+.2f} points of mean {name}"
+    size = f"{row.estimate:+.2f} points of mean {'OA' if metric == 'oa' else metric}"
     if np.isnan(row.low):
         return f"{row.contrast}: {size} in one realisation; a single run has no interval, so nothing can be told."
     shown = f"{row.contrast}: {size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations)"

@@ -1,6 +1,6 @@
 """Looking inside a trained network: where it looks (Grad-CAM), and what it makes of interim probabilities (influence)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,30 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mtclim import runs
 from mtclim.analysis.evidence import reads_labels
+from mtclim.analysis.study import Study
+from mtclim.config import Config
 from mtclim.data.images import ImageError, decode
 from mtclim.model import MultitaskModel, SingleTaskModel
+from mtclim.prepare import load_table
+
+
+def image_files(study: Study, settings: Config) -> dict[str, Path]:
+    """Image name -> path of the table that the runs were trained on; empty where it is not at hand or is another one."""
+    try:
+        table = load_table(settings, require_images=False)
+    except (OSError, ValueError):
+        return {}
+    if table.digest != study.runs["table"].iloc[0]:
+        return {}
+    return dict(zip(table.frame["image"].astype("str"), table.paths, strict=True))
+
+
+def network(root: str | Path, run: str) -> nn.Module | None:
+    """The trained model of a run below ``root``, None where its folder or its weights are not at hand."""
+    folders = [path for path in runs.find(root) if "/".join(path.parts[-3:]) == run]
+    return runs.load(folders[0]) if folders and (folders[0] / "model.safetensors").exists() else None
 
 
 def read_images(paths: Sequence[str | Path], size: int) -> tuple[np.ndarray, list[int]]:
@@ -76,6 +97,17 @@ def attention(model: MultitaskModel | SingleTaskModel, images: np.ndarray, least
             heat[task] = cam(input_tensor=x, targets=None)
         network.zero_grad(set_to_none=True)
     return heat
+
+
+def attended(study: Study, run: str, model: nn.Module, files: Mapping[str, Path], count: int = 4) -> list[tuple]:
+    """Grad-CAM of a run on some of its test images: rows (image, task -> heat, task -> answer) for ``further.attention``."""
+    at, spread = list(study.runs["run"]).index(run), np.linspace(0, len(study.test) - 1, count).astype(int)
+    images, read = read_images([files.get(name, "") for name in study.test["image"].iloc[spread]], model.image_size)
+    heat, rows = attention(model, images) if len(images) else {}, []
+    for k, i in enumerate(spread[read]):
+        answers = {task: classes[study.predicted[at, i, n]] for n, (task, classes) in enumerate(study.tasks.items())}
+        rows.append((images[k], {task: maps[k] for task, maps in heat.items()}, answers))
+    return rows
 
 
 @torch.inference_mode()

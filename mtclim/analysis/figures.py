@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtclim.style import (
@@ -44,14 +43,16 @@ PARTS = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3],
 def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks, size: float = 0.72) -> Figure:
     """Example photographs of each class, one block a task (Fig. 3).
 
-    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8. At most ``TOP`` entries of a task are shown, at
-    ``size`` inches a photograph.
+    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8, at ``size`` inches each. Of many only the first
+    of each task are shown, so that the figure is at most some 18 lines high.
     """
     lines: list[tuple[str, list]] = []
     each = max((len(pictures) for pictures in images.values()), default=1)
     across = max(1, int(WIDTH / (each * size + 0.12)))
-    for task in dict.fromkeys(task for task, _ in images):
-        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:TOP]
+    blocks = list(dict.fromkeys(task for task, _ in images))
+    most = min(TOP, across * max(1, 18 // len(blocks)))
+    for task in blocks:
+        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:most]
         lines += [(task if i == 0 else "", found[i : i + across]) for i in range(0, len(found), across)]
     step, letters = size + 0.22, int(each * size / 0.062)
     height = sum(step + 0.24 * bool(task) for task, _ in lines) + 0.2
@@ -86,10 +87,10 @@ def matrices(
     edges = np.cumsum([0, *tasks.sizes])
     middles, side = (edges[:-1] + edges[1:]) / 2, (WIDTH - 1.5) / len(parts)
     readable = 72 * side / tasks.total >= 8
-    size = (WIDTH, side + 1.3 + 0.5 * signed)
+    size = (WIDTH, side + (1.3 if readable else 1.7))
     figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False)
-    names = [name for task in tasks for name in class_names(tasks, task, 14)]
-    headings = [shorten(tasks.title(task), 18) for task in tasks]
+    names = [name for task in tasks for name in class_names(tasks, task, 20)]
+    headings = [shorten(tasks.title(task), 20) for task in tasks]
     for ax, (name, matrix) in zip(axes[0], parts.items(), strict=True):
         values = matrix.to_numpy(dtype=float)
         limit = (np.nanmax(np.abs(values), initial=1e-9) if np.isfinite(values).any() else 1) if signed else 1
@@ -104,12 +105,13 @@ def matrices(
             ax.axhline(edge, color="#777777", lw=0.8)
             ax.axvline(edge, color="#777777", lw=0.8)
         ax.tick_params(length=0, pad=1.5)
-        for at, heading in zip(middles, headings, strict=True):
-            style = {"fontsize": 8, "fontweight": "bold", "va": "bottom"}
-            ax.text(at, -0.01 * tasks.total, heading, rotation=25, ha="left", rotation_mode="anchor", **style)
-        if not readable and ax is axes[0, 0]:
-            ax.set_yticks(middles, headings, rotation=0)
-        ax.set_title(name, pad=52)
+        for at, heading in zip(middles, headings if readable else (), strict=readable):
+            style = {"fontsize": 8, "fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
+            ax.text(at, -0.01 * tasks.total, heading, va="bottom", ha="left", **style)
+        if not readable:
+            ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticks(middles, headings if ax is axes[0, 0] else [""] * len(tasks), rotation=0)
+        ax.set_title(name, pad=52 if readable else 6)
     return figure
 
 
@@ -124,10 +126,10 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks, top: int = 25) -> Figure:
 
     ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
     """
-    shown, width = bins.head(top), max(6, 64 // len(tasks))
+    shown, width = bins.head(top), max(8, 60 // len(tasks))
     counts = shown[":count"].to_numpy()
     names = [
-        " · ".join("?" if pd.isna(row[task]) else shorten(tasks.title(task, row[task]), width) for task in tasks)
+        " · ".join("?" if pd.isna(row[task]) else shorten(str(row[task]), width) for task in tasks)
         for row in shown.to_dict("records")
     ]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
@@ -139,9 +141,8 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks, top: int = 25) -> Figure:
     rows_axis(ax, [shorten(name, 70) for name in names])
     ax.set(xlabel="images")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
-    ax.set_title(
-        f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
-    )
+    text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
+    figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
     ax.legend(loc="lower right", ncols=2)
     return figure
 
@@ -171,7 +172,7 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
             ax.barh(y, shown[part], 0.8 / len(parts), color=colour, label=part)
         rows_axis(ax, shown.index)
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
-        ax.set_title(shorten(tasks.title(task), 34))
+        ax.set_title(shorten(tasks.title(task), 27))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
     if len(parts) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
@@ -239,9 +240,10 @@ def residuals(frame: pd.DataFrame) -> Figure:
 
 @drawn
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
-    """Mean F1 of each class by variant, a heat map for each task (Fig. 10); a class without test images stays empty.
+    """Mean F1 of each class by variant as a heat map (Fig. 10); a class without test images stays empty.
 
-    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent classes are.
+    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent
+    classes are.
     """
     variants = ordered(frame["variant"].unique())
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
@@ -253,21 +255,25 @@ def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
         parts[task] = own.iloc[shown].set_axis([names[k] for k in shown])
         if len(rest):
             parts[task].loc[f"mean of {len(rest)} more"] = own.iloc[rest].mean()
-    figure, axes = masonry([len(part) for part in parts.values()], 1 if len(variants) > 8 else 2, 0.19, 2.1)
-    for ax, (task, part) in zip(axes, parts.items(), strict=True):
-        _heat(ax, part, tasks.title(task), vmin=0, vmax=100, cmap="viridis", fmt=".0f")
-        ax.set_xticklabels([title(name) for name in variants], rotation=35, ha="right", rotation_mode="anchor")
-    figure.suptitle("F1 [%]", fontsize=8, x=0.01, ha="left")
+    return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
+
+
+def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **options) -> Figure:
+    """One heat map of classes (rows, under the names of their tasks) by variant; missing cells are light grey."""
+    table = pd.concat([pd.concat([part.iloc[:0].reindex([""]), part]) for part in parts.values()])
+    names = [title(name) for name in table]
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.165 * len(table) + 1.7))
+    ax.set_facecolor("#f4f4f4")
+    sns.heatmap(table.to_numpy(), ax=ax, annot=len(names) <= 24, annot_kws={"fontsize": 8}, cbar=False, **options)
+    ax.set_yticks(np.arange(len(table)) + 0.5, table.index, rotation=0)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="left", rotation_mode="anchor")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=2)
+    for row, task in zip(np.flatnonzero(table.index == ""), parts, strict=True):
+        ax.axhspan(row, row + 1, color="white")
+        ax.text(0, row + 0.55, shorten(tasks.title(task), 60), fontweight="bold", va="center")
+    figure.supxlabel(label, fontsize=8, x=0.01, ha="left")
     return figure
-
-
-def _heat(ax: Axes, table: pd.DataFrame, name: str, **options) -> None:
-    """A labelled heat map; missing cells are light grey."""
-    ax.set_facecolor("#eeeeee")
-    sns.heatmap(table, ax=ax, annot=len(table.columns) <= 30, annot_kws={"fontsize": 8}, cbar=False, **options)
-    ax.set(xlabel="", ylabel="")
-    ax.set_title(shorten(name, 60))
-    ax.tick_params(length=0, rotation=0, pad=2)
 
 
 @drawn
@@ -277,13 +283,13 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     for task, classes in tasks.items():
         found, shown = np.asarray(counts[task], dtype=float), most_frequent(np.sum(counts[task], axis=1))
         rest = np.setdiff1d(np.arange(len(classes)), shown)
-        names = [class_names(tasks, task, 16)[k] for k in shown]
+        names = [class_names(tasks, task, 24)[k] for k in shown]
         if len(rest):
             groups = np.zeros((len(shown) + 1, len(classes)))
             groups[np.arange(len(shown)), shown] = groups[-1, rest] = 1
             found, names = groups @ found @ groups.T, [*names, f"{len(rest)} more"]
         parts[task] = pd.DataFrame(found, index=names, columns=names)
-    figure, axes = masonry([len(part) + 4 for part in parts.values()], 2 if tasks.largest <= 14 else 1, 0.22, 2.5)
+    figure, axes = masonry([len(part) + 5 for part in parts.values()], 2 if tasks.largest <= 14 else 1, 0.2, 2.5)
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
         percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
@@ -327,7 +333,9 @@ def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -
 def history(frame: pd.DataFrame) -> Figure:
     """Loss and mean validation accuracy per epoch (history.csv), a panel a network; the best epoch is marked."""
     networks = list(dict.fromkeys(frame["network"]))[:TOP]
-    figure, axes = plt.subplots(len(networks), 2, figsize=(WIDTH, 1.5 * len(networks) + 0.9), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(
+        len(networks), 2, figsize=(WIDTH, 1.5 * len(networks) + 0.9), squeeze=False, sharex=True
+    )
     for (left, right), network in zip(axes, networks, strict=True):
         rows = frame[frame["network"] == network]
         left.plot(rows["epoch"], rows["train_loss"], color="#222222", lw=1.2, label="training")

@@ -9,12 +9,25 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from mtclim.analysis.comparison import interval
 from mtclim.analysis.effects import MARGIN, VERDICTS
+from mtclim.analysis.figures import class_map
 from mtclim.analysis.study import calibration_gap
-from mtclim.style import BRIGHT, WIDTH, class_names, drawn, masonry, most_frequent, panels, rows_axis, shorten
-from mtclim.style import variant_colour, variants_axis
+from mtclim.style import (
+    BRIGHT,
+    WIDTH,
+    class_names,
+    drawn,
+    masonry,
+    most_frequent,
+    panels,
+    rows_axis,
+    shorten,
+    variant_colour,
+    variants_axis,
+)
 from mtclim.tasks import Tasks
-from mtclim.variants import ordered, title
+from mtclim.variants import ordered
 
 COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
 
@@ -40,7 +53,7 @@ def effects(table: pd.DataFrame, metric: str = "kappa", margin: float = MARGIN) 
             ax.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
             ax.plot(row.estimate, y, "osD^v<>"[k % 7], ms=4.5, color="white", mec=colour, mew=1.4)
         ax.axvline(0, color="#333333", lw=0.8)
-        rows_axis(ax, names)
+        rows_axis(ax, [name.replace(" - ", " − ") for name in names])
         ax.grid(axis="x")
         ax.set_title(f"{family[0].upper()}{family[1:]}")
     for k, source in enumerate(sources if len(sources) > 1 else ()):
@@ -60,6 +73,7 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
     labels and for calibration errors.
     """
     reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
+    columns = {column: name for column, name in columns.items() if runs[column].notna().any()}
     variants, scale = ordered(runs["variant"].unique()), 100 if percent else 1
     colours = {name: variant_colour(name) for name in variants}
     size = (WIDTH, 0.24 * len(variants) + 0.9)
@@ -69,8 +83,7 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
         shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
         sns.stripplot(own, size=2.6, alpha=0.5, jitter=False, legend=False, **shared)
         if own.groupby("variant").size().max() > 1:
-            # t-interval as seaborn's standard error times the t quantile of each variant's own number of runs
-            style = {"errorbar": lambda x: _t_interval(x), "markersize": 5, "err_kws": {"linewidth": 2}}
+            style = {"errorbar": lambda x: interval(x)[1:], "markersize": 5, "err_kws": {"linewidth": 2}}
             sns.pointplot(own, linestyle="none", legend=False, **style, **shared)
         if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
             at = scale * reference[column].iloc[0]
@@ -78,13 +91,8 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         variants_axis(ax, variants)
         ax.set(xlabel=name, ylabel="")
+        ax.set_xlim(left=max(0, ax.get_xlim()[0]))
     return figure
-
-
-def _t_interval(values: pd.Series) -> tuple[float, float]:
-    from mtclim.analysis.comparison import interval
-
-    return interval(values.to_numpy())[1:]
 
 
 @drawn
@@ -97,11 +105,13 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
             part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
             ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
-            ax.scatter(part["confidence"], part["accuracy"], s=4 + 40 * part["count"] / part["count"].max(), color=colour)
+            ax.scatter(
+                part["confidence"], part["accuracy"], s=4 + 40 * part["count"] / part["count"].max(), color=colour
+            )
             style = {"color": colour, "ha": "right", "transform": ax.transAxes}
             ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", **style)
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-        ax.set_title(shorten(tasks.title(task), 100 // columns))
+        ax.set_title(shorten(tasks.title(task), 80 // columns))
     figure.supxlabel("confidence", fontsize=8)
     figure.supylabel("accuracy", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
@@ -125,19 +135,8 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
         parts[task] = wide.iloc[shown].set_axis([line.replace("nan", "–") for line in text])
     every = np.abs(np.concatenate([part.to_numpy().ravel() for part in parts.values()]))
     limit = np.nanpercentile(every, 97) if np.isfinite(every).any() else 1
-    figure, axes = masonry([len(part) for part in parts.values()], 1 if len(variants) > 7 else 2, 0.19, 2.1)
-    for ax, (task, part) in zip(axes, parts.items(), strict=True):
-        ax.set_facecolor("#eeeeee")
-        style = {"vmin": -limit, "vmax": limit, "cmap": "PuOr", "annot": True, "fmt": "+.0f", "cbar": False}
-        sns.heatmap(part, ax=ax, annot_kws={"fontsize": 8}, **style)
-        ax.set(xlabel="", ylabel="")
-        ax.set_title(shorten(tasks.title(task), 60))
-        ax.tick_params(length=0, rotation=0, pad=2)
-        names = [title(name) for name in variants]
-        ax.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
     text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
-    figure.suptitle(text, fontsize=8, x=0.01, ha="left")
-    return figure
+    return class_map(parts, tasks, text, vmin=-limit, vmax=limit, cmap="PuOr", fmt="+.0f")
 
 
 @drawn

@@ -96,7 +96,9 @@ def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
         return f"No two runs of {title(variant)} differ in {dial} alone."
     mean, under, over = interval(change)
     shown = f"({under:+.2f} to {over:+.2f})" if len(change) > 1 else "in one realisation, so without an interval"
-    return f"From {dial} {low:g} to {high:g} the kappa of {title(variant)} itself changes by {mean:+.2f} points {shown}."
+    return (
+        f"From {dial} {low:g} to {high:g} the kappa of {title(variant)} itself changes by {mean:+.2f} points {shown}."
+    )
 
 
 @drawn

@@ -249,7 +249,9 @@ def _one_code(study: Study, where: Path, code: str) -> Study:
     """The runs of one state of the code; ValueError that lists the runs where there are several and none is picked."""
     digests = study.runs["code"]
     if digests.nunique() > 1 and not code:
-        listed = "; ".join(f"{digest or 'none'}: {', '.join(runs)}" for digest, runs in study.runs.groupby("code")["run"])
+        listed = "; ".join(
+            f"{digest or 'none'}: {', '.join(runs)}" for digest, runs in study.runs.groupby("code")["run"]
+        )
         raise ValueError(
             f"{where}: the runs were made by different states of the code, so their differences would mix both. Digest and "
             f"runs: {listed}. Give `code` one of these digests, or train the runs anew with one state."

@@ -203,6 +203,6 @@ def test_difficulty_of_the_demo():
     study = load_study(results)
     oa = run_scores(study).query("variant == 'bl'").groupby("task")["oa"].mean()
     assert 0.70 <= oa["mean"] <= 0.92 and list(study.tasks) == list(SANTIAGO)
-    for task in SANTIAGO:
-        share = study.test[task][study.test[task] >= 0].value_counts(normalize=True).max()
+    for task, codes in zip(SANTIAGO, study.true.T, strict=True):
+        share = np.bincount(codes[codes >= 0]).max() / (codes >= 0).sum()
         assert oa[task] > share + 0.10, f"{task}: OA {oa[task]:.3f}, largest class {share:.3f}"

@@ -150,7 +150,7 @@ def table3(study: Study) -> pd.DataFrame:
     """
     scores = run_scores(study)
     mean = scores.groupby(["backbone", "variant", "task"])[["oa", "kappa"]].mean().mul(100).unstack("task")
-    wide = mean.rename(columns={"oa": "OA"}).swaplevel(axis=1)
+    wide = mean.rename(columns={"oa": "OA"}, level=0).swaplevel(axis=1)
     tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
     wide = wide[[(task, m) for task in [*study.tasks, "mean"] for m in ("OA", "kappa")]]
     for metric in ("OA", "kappa"):

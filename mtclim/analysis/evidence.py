@@ -14,8 +14,9 @@ from scipy import stats
 from mtclim.analysis.comparison import class_scores, confusions
 from mtclim.analysis.joint import unseen
 from mtclim.analysis.study import Study, calibration_gap, contradictions, excluded
+from mtclim.data.labels import cooccurrence
 from mtclim.files import whole_or_absent
-from mtclim.tasks import Tasks, ordinal
+from mtclim.tasks import ordinal
 from mtclim.variants import VARIANT_TABLE
 
 KEYS = ["run", "backbone", "variant", "seed"]
@@ -24,41 +25,25 @@ KEYS = ["run", "backbone", "variant", "seed"]
 # ---------------------------------------------------------------- do the labels fit together?
 
 
-def cooccurrence_matrix(labels: np.ndarray, tasks: Tasks) -> np.ndarray:
-    """P(column | row) (S, S) of label positions (M, N), -1 = missing; only rows with both tasks count, NaN if none."""
-    starts = np.concatenate([[0], np.cumsum(tasks.sizes)[:-1]])
-    hot = np.zeros((len(labels), tasks.total))
-    row, task = np.nonzero(labels >= 0)
-    hot[row, starts[task] + labels[row, task]] = 1
-    member = np.repeat(np.eye(len(tasks)), tasks.sizes, axis=1)  # (N, S)
-    condition = hot.T @ ((labels >= 0).astype(float) @ member)  # rows with the condition, annotated in the other task
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(condition > 0, hot.T @ hot / condition, np.nan)
-
-
 def consistency(study: Study) -> pd.DataFrame:
     """How far each run's labels fit together, which accuracy does not show; the last row is of the test labels.
 
     run, backbone, variant, seed; contradictions: share of answers that contradict a relation of the training labels
     (``study.excluded``; SBST against material and height; NaN without a relation); unseen: share of answers that agree
-    with no training labelset (``joint.unseen``); exact: share of images right in every annotated task; cooccurrence:
-    mean absolute difference between predicted and reference P(column | row) over classes of different tasks.
+    with no training labelset (``joint.unseen``); exact: share of images right in every annotated task.
     """
     labelsets, counts = study.training
     relations, true, rows = excluded(labelsets, counts, study.tasks), study.true, []
     full = (true >= 0).any(axis=1)
-    member = np.repeat(np.arange(len(study.tasks)), study.tasks.sizes)
-    reference = cooccurrence_matrix(true, study.tasks)
-    cells = (member[:, None] != member) & ~np.isnan(reference)
     for own in study.predicted.astype(np.int64):
-        row = {"contradictions": contradictions(own, relations), "unseen": unseen(own, labelsets).mean()}
-        row["exact"] = ((own == true) | (true < 0))[full].all(axis=1).mean()
-        apart = np.abs(np.nan_to_num(cooccurrence_matrix(own, study.tasks)) - reference)[cells]
-        rows.append(row | {"cooccurrence": apart.mean() if cells.any() else np.nan})
+        right = ((own == true) | (true < 0))[full].all(axis=1).mean()
+        rows.append([contradictions(own, relations), unseen(own, labelsets).mean(), right])
     complete = true[(true >= 0).all(axis=1)]
-    own = {"run": "reference", "variant": "reference", "exact": 1.0, "cooccurrence": 0.0}
-    own |= {"contradictions": contradictions(complete, relations), "unseen": unseen(true[full], labelsets).mean()}
-    return pd.concat([study.runs[KEYS].join(pd.DataFrame(rows)), pd.DataFrame([own])], ignore_index=True)
+    rows.append([contradictions(complete, relations), unseen(true[full], labelsets).mean(), 1.0])
+    keys = pd.concat(
+        [study.runs[KEYS], pd.DataFrame([{"run": "reference", "variant": "reference"}])], ignore_index=True
+    )
+    return keys.join(pd.DataFrame(rows, columns=["contradictions", "unseen", "exact"]))
 
 
 def decodings(study: Study) -> pd.DataFrame:
@@ -226,15 +211,8 @@ def dependence(study: Study) -> pd.DataFrame:
 
     Over "task:class"; NaN where the row's class never occurs with the column's task.
     """
-    labelsets, counts = study.training
-    labels, names = labelsets.repeat(counts, axis=0), list(study.tasks.columns)
-    found = [np.bincount(k[k >= 0], minlength=size) for k, size in zip(labels.T, study.tasks.sizes, strict=True)]
-    share = np.concatenate([count / max(count.sum(), 1) for count in found])
-    return pd.DataFrame(cooccurrence_matrix(labels, study.tasks) - share, index=names, columns=names)
-
-
-def by_task(changes: pd.DataFrame) -> pd.DataFrame:
-    """How far rows move columns, per pair of tasks (N, N): total variation in [0, 1], the mean over the row's classes."""
-    task = changes.columns.str.split(":", n=1).str[0]
-    summed = changes.abs().T.groupby(task, sort=False).sum(min_count=1).T
-    return summed.groupby(task, sort=False).mean() / 2
+    codes, counts = study.training
+    columns = zip(study.tasks.items(), codes.T, strict=True)
+    labels = {task: pd.Categorical.from_codes(own.repeat(counts), classes) for (task, classes), own in columns}
+    share = [pd.Series(own).value_counts(normalize=True, sort=False) for own in labels.values()]
+    return cooccurrence(pd.DataFrame(labels)) - np.concatenate(share)

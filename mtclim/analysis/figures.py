@@ -91,6 +91,7 @@ def matrices(
     figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False)
     names = [name for task in tasks for name in class_names(tasks, task, 20)]
     headings = [shorten(tasks.title(task), 20) for task in tasks]
+    headings = [h if 72 * side * k / tasks.total >= 12 else "" for h, k in zip(headings, tasks.sizes, strict=True)]
     for ax, (name, matrix) in zip(axes[0], parts.items(), strict=True):
         values = matrix.to_numpy(dtype=float)
         limit = (np.nanmax(np.abs(values), initial=1e-9) if np.isfinite(values).any() else 1) if signed else 1
@@ -289,17 +290,31 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
             groups[np.arange(len(shown)), shown] = groups[-1, rest] = 1
             found, names = groups @ found @ groups.T, [*names, f"{len(rest)} more"]
         parts[task] = pd.DataFrame(found, index=names, columns=names)
-    figure, axes = masonry([len(part) + 5 for part in parts.values()], 2 if tasks.largest <= 14 else 1, 0.2, 2.5)
-    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+    lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
+    for task, part in parts.items():
+        if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:
+            lines.append([])
+        lines[-1].append(task)
+    heights = [max(len(parts[task]) for task in line) + 8 for line in lines]
+    figure = plt.figure(figsize=(WIDTH, 0.19 * sum(heights) + 0.3))
+    axes = {}
+    for line, side in zip(lines, np.atleast_1d(figure.subfigures(len(lines), 1, height_ratios=heights)), strict=True):
+        ratios = {"width_ratios": [len(parts[task]) + 9 for task in line]}
+        axes |= dict(zip(line, side.subplots(1, len(line), squeeze=False, gridspec_kw=ratios)[0], strict=True))
+    for task, part in parts.items():
+        ax = axes[task]
         percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
         sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
-        ax.set_title(shorten(tasks.title(task), 30) + right)
+        ax.set_xticklabels([shorten(name, 14) for name in part], rotation=90)
+        ax.set_title(shorten(tasks.title(task), 20) + right)
         ax.tick_params(length=0, pad=2)
-    figure.supxlabel("rows: reference, columns: answers; percent of the reference class", fontsize=8, x=0.3)
+    figure.supxlabel(
+        "rows: reference; columns, in the same order: answers; percent of the reference class", fontsize=8, x=0.3
+    )
     return figure
 
 

@@ -8,16 +8,31 @@ import pandas as pd
 import pytest
 from fake_runs import write_run, write_study
 
-from mtclim import Tasks
-from mtclim.analysis import comparison, evidence
-from mtclim.analysis.study import _FRAMES, collect, grid_scores, load_study, ordered
-from mtclim.variants import VARIANTS
+from mtclim import SANTIAGO, Tasks
+from mtclim.analysis import comparison, effects, evidence
+from mtclim.analysis.study import _FRAMES, collect, contradictions, excluded, load_study
 
-SMALL = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]})
+SMALL = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]}, {"roof": "roof shape"})
+RESERVED = [
+    "delta_m",
+    "runs",
+    "run",
+    "count",
+    "image",
+    "class",
+    "variant",
+    "seed",
+    "task",
+    "kappa",
+    "value",
+    "block",
+    "oa",
+]
 
 
 def assert_same(one, other) -> None:
-    assert one.tasks == other.tasks
+    assert one.tasks == other.tasks and one.tasks.titles == other.tasks.titles
+    assert (one.predicted == other.predicted).all()
     for name in _FRAMES:
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_dtype=False, obj=name)
 
@@ -43,18 +58,27 @@ def test_any_tasks_and_realisations(tmp_path, tasks, seeds, options):
         for task in (*tasks, "mean"):
             assert scores.loc[(run, task), "kappa"] == pytest.approx(stored[task]["kappa"], abs=1e-12)
             assert scores.loc[(run, task), "oa"] == pytest.approx(stored[task]["oa"], abs=1e-12)
-    contrasts = comparison.compare(study, draws=20)
-    assert contrasts["low"].isna().all() == (seeds == 1) and contrasts["boot_low"].notna().all()
-    assert len(evidence.consistency(study)) == 3 * seeds + 1 and len(evidence.cost(study)) == 3
-    assert comparison.table3(study)[("delta_m", "kappa")].notna().sum() == 2
+    assert effects.effects(study, draws=20)["low"].isna().all() == (seeds == 1)
+    assert len(evidence.consistency(study)) == 3 * seeds + 1 and len(evidence.cost(study, "none.json")) == 3
+    assert comparison.table3(study)[(":delta_m", "kappa")].notna().sum() == 2
 
 
-def test_thirty_realisations(tmp_path):
-    tasks = Tasks({"a": ["x", "y"]})
-    study = load_study(write_study(tmp_path, ("bl", "bl_ms"), 30, tasks, n=30))
-    row = comparison.compare(study, draws=10).query("a == 'bl_ms'").iloc[0]
-    assert row["n"] == 30 and 0 <= row["p"] <= row["p_holm"] <= 1
-    assert study.runs["seed"].tolist() == [*range(30), *range(30)], "in numeric order"
+def test_seeds_are_in_numeric_order(tmp_path):
+    study = load_study(write_study(tmp_path, ("bl", "bl_ms"), 12, Tasks({"a": ["x", "y"]}), n=30))
+    assert study.runs["seed"].tolist() == [*range(12), *range(12)]
+
+
+def test_no_name_of_a_task_meets_one_of_ours(tmp_path):
+    tasks = Tasks({name: ["NA", "yes", "1"] for name in RESERVED})
+    study = collect(write_study(tmp_path / "runs", ("stc", "bl", "lim_ms_all"), 1, tasks, n=60), tmp_path)
+    assert_same(study, load_study(tmp_path))
+    assert list(study.tasks) == RESERVED and set(study.counts["class"]) == {"NA", "yes", "1"}
+    table = comparison.table3(study)
+    assert (table[":runs", ""] == 1).all() and table["runs", "OA"].between(0, 100).all()
+    assert list(comparison.run_scores(study)["task"].unique()) == [*RESERVED, "mean"]
+    gains = evidence.class_gains(study)
+    assert len(gains) == 2 * tasks.total and len(comparison.class_scores(study)) == 3 * tasks.total
+    assert comparison.residuals(study, "densenet121")["value"].notna().all()
 
 
 @pytest.fixture
@@ -68,13 +92,33 @@ def test_what_is_wrong_is_listed_and_left_out(runs):
     (runs / "densenet121/bl/seed-1/predictions.parquet").write_bytes(b"cut off")
     write_run(runs, SMALL, "tlim", 0, n=40, data_seed=5)  # other test images
     write_run(runs, SMALL, "tlim", 3, n=40)
+    write_run(runs, SMALL, "lim_ms_all-own", 0, n=40, table="other")
     shutil.copytree(runs / "densenet121/bl/seed-0", runs / "copy/seed-0")
     study = load_study(runs)
     assert set(study.runs["run"]) == {f"densenet121/{name}" for name in ("bl/seed-0", "lim/seed-0", "tlim/seed-3")}
     said = study.problems.groupby("run")["problem"].agg(" ".join)
     assert "unreadable" in said["densenet121/bl/seed-1"] and "unfinished" in said["densenet121/lim/seed-1"]
     assert "not comparable" in said["densenet121/tlim/seed-0"] and "twice" in said["densenet121/bl/seed-0"]
-    assert "missing" in said["densenet121/bl/seed-3"] and len(study.only("densenet121").problems) == len(study.problems)
+    assert "missing" in said["densenet121/tlim/seed-1"] and "table" in said["densenet121/lim_ms_all-own/seed-0"]
+
+
+def test_states_of_the_code_are_not_mixed(runs, tmp_path):
+    write_run(runs, SMALL, "bl", 2, n=40, code="beef")
+    with pytest.raises(
+        ValueError, match=r"different states of the code.*beef: densenet121/bl/seed-2; c0de: .*lim/seed-1"
+    ):
+        load_study(runs)
+    study = collect(runs, tmp_path, code="c0")
+    assert len(study.runs) == 4 and set(study.runs["code"]) == {"c0de"}
+    assert "made by the code beef" in study.problems.set_index("run")["problem"]["densenet121/bl/seed-2"]
+    assert load_study(runs, code="beef").runs["run"].tolist() == ["densenet121/bl/seed-2"]
+    with pytest.raises(ValueError, match="no run has the code digest 'f00'"):
+        load_study(runs, code="f00")
+    shutil.rmtree(runs / "densenet121/lim"), shutil.rmtree(runs / "densenet121/bl/seed-0")
+    shutil.rmtree(runs / "densenet121/bl/seed-1")
+    with pytest.raises(ValueError, match="different states of the code"):
+        collect(runs, tmp_path)
+    assert len(load_study(tmp_path).runs) == 4, "what was there stays"
 
 
 def test_no_runs_say_what_to_do(tmp_path):
@@ -99,41 +143,42 @@ def test_collected_tables_are_appended_to(runs, tmp_path):
 def test_tables_of_another_study_are_kept(runs, tmp_path):
     collect(runs, tmp_path / "results")
     other = write_study(tmp_path / "other", ("bl",), 1, SMALL, n=41)
-    with pytest.raises(ValueError, match="other tasks or test images; choose another folder"):
+    with pytest.raises(ValueError, match="another table or other test images; choose another folder"):
         collect(other, tmp_path / "results")
     assert len(load_study(tmp_path / "results").runs) == 4
-
-
-def test_order_of_variants():
-    mixed = ["lim_ms_all-detach", "bl_fc", *reversed(VARIANTS)]
-    assert ordered(mixed) == [*VARIANTS, "lim_ms_all-detach", "bl_fc"]
 
 
 def test_labels_and_labelsets_are_those_of_the_run(runs):
     study, folder = load_study(runs), runs / "densenet121/bl/seed-0"
     frame = pd.read_parquet(folder / "predictions.parquet").sort_values("image")
-    for task, classes in SMALL.items():
-        assert np.array(classes)[study.test[task]].tolist() == frame[f"{task}:true"].tolist()
+    for n, (task, classes) in enumerate(SMALL.items()):
+        assert np.array(classes)[study.true[:, n]].tolist() == frame[f"{task}:true"].tolist()
     at = list(study.runs["run"]).index("densenet121/bl/seed-0")
-    assert np.array(SMALL["roof"])[study.predicted("roof")[at]].tolist() == frame["roof:pred"].tolist()
+    assert np.array(SMALL["roof"])[study.predicted[at, :, 1]].tolist() == frame["roof:pred"].tolist()
+    stored = json.loads((folder / "metrics.json").read_text())["val"]
+    assert study.runs["val_kappa"][at] == pytest.approx(np.mean([stored[t]["kappa"] for t in SMALL]))
+    assert study.runs["stopped"].tolist() == [1, 1, 1, 1] and study.runs["steps_to_best"][at] == 5 * 16
     counts = study.counts.query("split == 'test' and task == 'roof'").set_index("class")["count"]
     assert counts.to_dict() == frame["roof:true"].value_counts().to_dict()
 
 
-def test_scores_of_a_grid_are_kept_and_added_to(tmp_path):
-    def write(level: float, seed: int, kappa: float):
-        folder = write_run(tmp_path / f"i{level}-{kappa}", SMALL, "bl", seed, n=40)
-        config = f"\ninterdependency: {level}\nambiguity: 0.3\n"
-        (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + config)
-        part = {"kappa": kappa}
-        (folder / "metrics.json").write_text(json.dumps({"test": {"height": part, "roof": part, "mean": part}}))
-        return folder.parents[2]
+def test_contradictions_are_those_of_the_building_types(tmp_path):
+    """SBST's names hold material and storeys: the relation found in the labels is the one that the names say."""
+    study = load_study(write_study(tmp_path, ("bl",), 1, n=500))
+    labelsets, counts = study.training
+    pairs = {(a, b): never for a, b, never in excluded(labelsets, counts, SANTIAGO)}
+    materials = [name.rsplit("_", 1)[0] for name in SANTIAGO["sbst"]]
+    expected = np.array([[material != own for own in materials] for material in SANTIAGO["mat_llrs"]])
+    assert {(0, 2), (1, 2)} <= set(pairs) and (0, 1) not in pairs and (pairs[1, 2] == expected).all()
+    own = study.predicted[0].astype(int)
+    apart = np.array([SANTIAGO["mat_llrs"][m] != materials[s] for m, s in own[:, 1:3]])
+    assert contradictions(own, [(1, 2, pairs[1, 2])]) == apart.mean() > 0
+    joint = study.decoded.set_index("decoding")
+    assert joint.loc["joint", "contradictions"] == 0 < joint.loc["argmax", "contradictions"]
+    assert joint.loc["joint", "exact_match"] > joint.loc["argmax", "exact_match"]
 
-    stored = tmp_path / "results.csv"
-    grid_scores(write(0.0, 0, 0.5), stored).to_csv(stored, index=False)
-    grid_scores(write(1.0, 0, 0.6), stored).to_csv(stored, index=False)
-    table = grid_scores(write(1.0, 0, 0.7), stored)  # made again
-    assert table[["interdependency", "seed", "mean"]].to_numpy().tolist() == [[0.0, 0, 0.5], [1.0, 0, 0.7]]
-    assert list(table.columns[:4]) == ["interdependency", "ambiguity", "variant", "seed"]
-    with pytest.raises(FileNotFoundError, match="make grid"):
-        grid_scores(tmp_path / "none", tmp_path / "none.csv")
+
+def test_tasks_without_a_relation_cannot_contradict():
+    labelsets = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0, -1]])
+    assert excluded(labelsets, np.ones(5), Tasks({"a": "xy", "b": "uv"})) == []
+    assert np.isnan(contradictions(labelsets, []))

@@ -1,0 +1,112 @@
+"""The joint posterior against a loop over labelsets; unseen labelsets against a loop over pairs."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtclim import Tasks
+from mtclim.analysis import joint
+from mtclim.analysis.joint import Joint, fit_joint, unseen
+
+TASKS = Tasks({"a": ["x", "y", "z"], "b": ["u", "v"], "c": ["p", "q", "r", "s"]})
+seeds = st.integers(0, 2**32 - 1)
+
+
+def problem(seed: int, missing: bool, n: int = 5):
+    """Random probabilities (n images), distinct labelsets and their counts."""
+    rng = np.random.default_rng(seed)
+    probabilities = {t: rng.dirichlet(np.ones(k), n) for t, k in zip(TASKS, TASKS.sizes, strict=True)}
+    labelsets = np.unique(rng.integers(-1 if missing else 0, TASKS.sizes, (6, 3)), axis=0)
+    return probabilities, labelsets, rng.integers(1, 9, len(labelsets)).astype(float)
+
+
+def by_loop(p: list[np.ndarray], labelsets, log_ratio, strength):
+    """(labelset of training, complete labelset) -> posterior, for one image: missing labels are filled in every way."""
+    mass = {}
+    for i, own in enumerate(labelsets):
+        for full in product(*(range(k) if label < 0 else [label] for label, k in zip(own, TASKS.sizes, strict=True))):
+            mass[i, full] = np.exp(strength * log_ratio[i]) * np.prod([p[n][k] for n, k in enumerate(full)])
+    total = sum(mass.values())
+    return {key: value / total for key, value in mass.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.booleans(), st.sampled_from([0.0, 0.3, 1.0]))
+def test_decoding_by_a_loop(seed, missing, strength):
+    probabilities, labelsets, counts = problem(seed, missing)
+    ratio = np.random.default_rng(seed).normal(0, 1, len(labelsets))
+    found = Joint(TASKS, labelsets, ratio, strength, strength).decode(probabilities)
+    for i in range(len(found.index)):
+        mass = by_loop([p[i] for p in probabilities.values()], labelsets, ratio, strength)
+        assert mass[found.index[i], tuple(found.labels[i])] == pytest.approx(max(mass.values()))
+        assert found.entropy[i] == pytest.approx(-sum(m * np.log(m) for m in mass.values() if m > 0), abs=1e-9)
+        for n, task in enumerate(TASKS):
+            for k in range(TASKS.sizes[n]):
+                expected = sum(m for (_, full), m in mass.items() if full[n] == k)
+                assert found.marginals[task][i, k] == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_answers_are_labelsets_of_training(seed):
+    probabilities, labelsets, counts = problem(seed, missing=False)
+    truth = labelsets[np.random.default_rng(seed).integers(0, len(labelsets), 5)]
+    fitted = fit_joint(probabilities, truth, labelsets, counts, TASKS)
+    found = fitted.decode(probabilities)
+    assert not unseen(found.labels, labelsets).any() and (labelsets[found.index] == found.labels).all()
+    expected = np.log(counts / counts.sum())
+    for n in range(3):
+        expected -= np.log([counts[labelsets[:, n] == k].sum() / counts.sum() for k in labelsets[:, n]])
+    np.testing.assert_allclose(fitted.log_ratio, expected, atol=1e-12)
+
+
+def test_full_strength_is_bayes_rule():
+    """Independent measurements of a labelset drawn from the prior: no decoder is right more often than Bayes'."""
+    rng = np.random.default_rng(0)
+    labelsets, prior = np.array([[0, 0, 0], [1, 1, 1], [2, 0, 3]]), np.array([0.9, 0.05, 0.05])
+    n = 6000
+    truth = labelsets[rng.choice(3, n, p=prior)]
+    probabilities = {}
+    for k, (task, size) in enumerate(zip(TASKS, TASKS.sizes, strict=True)):
+        share = np.bincount(labelsets[:, k], weights=prior, minlength=size)
+        likely = np.exp(0.6 * rng.normal(0, 1, (n, size)) + 0.9 * np.eye(size)[truth[:, k]])  # p(measurement | class)
+        probabilities[task] = share * likely / (share * likely).sum(1, keepdims=True)
+    fitted = fit_joint(probabilities, truth, labelsets, prior * 1000, TASKS)
+    right = {s: (Joint(TASKS, labelsets, fitted.log_ratio, s).decode(probabilities).labels == truth).all(1).mean()
+             for s in (0.0, 1.0)}  # fmt: skip
+    assert fitted.exact_strength >= 0.8 and right[1.0] > right[0.0]
+
+
+def test_incomplete_labelsets_stand_for_those_that_complete_them():
+    labelsets, counts = np.array([[0, 0, 0], [0, 1, 1], [0, -1, -1], [2, -1, 3]]), np.array([1.0, 3.0, 4.0, 1.0])
+    p = {task: np.full((1, k), 1 / k) for task, k in zip(TASKS, TASKS.sizes, strict=True)}
+    fitted = fit_joint(p, np.full((1, 3), -1), labelsets, counts, TASKS)
+    assert fitted.labelsets.tolist() == [[0, 0, 0], [0, 1, 1], [2, -1, 3]]
+    share = np.exp(fitted.log_ratio[:2]) * (8 / 9) * np.array([[2 / 8, 2 / 9], [6 / 8, 6 / 9]]).prod(1)
+    np.testing.assert_allclose(share, [2 / 9, 6 / 9])
+    assert fitted.exact_strength == fitted.marginal_strength == 0, "no validation image says more"
+    with pytest.raises(ValueError, match="found no training labelset"):
+        fit_joint(p, np.full((1, 3), -1), labelsets[:0], counts[:0], TASKS)
+
+
+def test_chunks_do_not_show(monkeypatch):
+    probabilities, labelsets, counts = problem(3, True, n=50)
+    fitted = fit_joint(probabilities, np.zeros((50, 3), int), labelsets, counts, TASKS)
+    whole = fitted.decode(probabilities)
+    monkeypatch.setattr(joint, "CHUNK", 7)
+    parts = fitted.decode(probabilities)
+    assert (whole.labels == parts.labels).all()
+    np.testing.assert_allclose(whole.marginals["c"], parts.marginals["c"])
+    assert fitted.decode({task: p[:0] for task, p in probabilities.items()}).labels.shape == (0, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds)
+def test_unseen_by_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    train, said = rng.integers(-1, TASKS.sizes, (4, 3)), rng.integers(-1, TASKS.sizes, (300, 3))
+    agree = [any(all(t < 0 or s < 0 or s == t for s, t in zip(o, r, strict=True)) for r in train) for o in said]
+    assert (unseen(said, train) == ~np.array(agree)).all()

@@ -70,14 +70,8 @@ class Learner(L.LightningModule):
     ----------
     model, network, seed
         What to train, its name, and what its random numbers depend on beside the epoch.
-    learning_rate, new_layers_factor
-        The backbone's learning rate, and how many times as fast the other layers learn.
-    l2
-        Weight of the sum of squares of the softmax kernels in the loss.
-    lr_factor, lr_patience
-        The learning rates are multiplied by the factor after more than so many epochs without a better accuracy.
-    frozen_epochs
-        So many first epochs leave the backbone as it is.
+    learning_rate, new_layers_factor, l2, lr_factor, lr_patience, frozen_epochs
+        As in the configuration. The new layers are those outside the backbone.
     class_weights
         (N, Kmax) weights of classes in the training loss, or None.
     """
@@ -184,7 +178,7 @@ class Learner(L.LightningModule):
         if not np.isfinite(loss):  # the last step broke the weights: they must not be kept
             raise self._went_wrong("the loss on validation", loss, f"after {steps} steps")
         oa = right / annotated  # NaN for a task without a validation row, which the mean leaves out
-        self.log("val_oa", oa.nanmean())
+        self.log("val_oa", oa.nanmean(), sync_dist=True)
         row = {"network": self.network, "epoch": self.current_epoch, "lr": self.optimizers().param_groups[0]["lr"]}
         row |= {"train_loss": losses.sum().item(), "val_loss": loss / rows, "val_oa": oa.nanmean().item()}
         row |= {f"val_oa:{task}": value for task, value in zip(self.model.tasks, oa.tolist(), strict=True)}

@@ -238,11 +238,8 @@ def _check_enough(data: Data, variant: str, given: bool) -> list[str]:
     path, counts = data.table.path, data.counts()
     empty = [split for split in SPLITS if not len(data.rows(split))]
     if empty:
-        blocks = (
-            ""
-            if data.blocks is None
-            else f" in {data.blocks.nunique()} blocks, the largest of {data.blocks.value_counts().max()}"
-        )
+        largest = None if data.blocks is None else data.blocks.value_counts().max()
+        blocks = f" in {data.blocks.nunique()} blocks, the largest of {largest}" if largest else ""
         do = "Name such rows in the column split, or set `use_split: false`." if given else (
             "Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
         )  # fmt: skip

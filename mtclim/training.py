@@ -13,7 +13,7 @@ from scipy.stats import entropy
 from torch import Tensor
 
 from mtclim import runs
-from mtclim.config import Config, run_folder, to_dict
+from mtclim.config import Config, resolve, run_folder, to_dict
 from mtclim.learner import Learner, Photographs, TrainingError, optimise
 from mtclim.metrics import codes as codes_of
 from mtclim.model import SingleTaskModel, backbone_config, create_model
@@ -81,7 +81,8 @@ def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
     }  # fmt: skip
     if config.order_seed:
         settings["model_tasks"] = tasks.to_dict()
-    built = {"clim_units": config.clim_units, "tlim_units": config.tlim_units}
+    built = {"pretrained": config.pretrained, "weights": resolve(config.weights) if config.weights else None}
+    built |= {"clim_units": config.clim_units, "tlim_units": config.tlim_units}
     if config.variant.startswith("chain"):
         drawn = np.random.default_rng(config.seed).permutation(list(tasks)).tolist()
         built["order"] = drawn if config.variant == "chain-random" else chain_order(tasks, codes[rows["train"]])
@@ -104,7 +105,7 @@ def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
         for network, variant, own, columns, seed, checkpoint in _networks(config.variant, tasks, config.seed):
             torch.manual_seed(seed)
             try:
-                model = create_model(variant, own, config.timm_name, config.pretrained, config.weights or None, **built)
+                model = create_model(variant, own, config.timm_name, **built)
             except RuntimeError as error:  # pretrained weights that cannot be had; the message says what to do
                 raise TrainingError(str(error)) from error
             weights = class_weights(config.class_weights, own, codes[rows["train"]][:, columns])

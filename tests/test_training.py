@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.metrics import mutual_info_score
 from sklearn.utils.class_weight import compute_class_weight
-from tiny import TASKS, make_project, start
+from tiny import TASKS, contents, make_project, start
 
 import mtclim
 from mtclim import Tasks, load_config, training
@@ -253,6 +253,25 @@ def test_the_kept_weights_are_those_of_the_best_epoch(long):
     each = history[[f"val_oa:{task}" for task in TASKS]]
     assert np.allclose(each.mean(axis=1), history["val_oa"])
     assert np.allclose(history.filter(like="loss:bl:").sum(axis=1), history["train_loss"])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_with_depthwise_convolutions_too(monkeypatch):
+    """Their weights lie in another order in memory, which must survive a checkpoint."""
+    more = {"backbone": "test_efficientnet", "max_epochs": 3, "variant": "lim_ms_all", "new_layers_factor": 2.0}
+    whole = fit(load_config("tiny", more, out="runs/whole"), progress=False)
+    assert mtclim.learner.arrange(mtclim.load(whole), "cpu").layout == torch.channels_last
+    step = Learner.training_step
+
+    def interrupted(self, batch, index):
+        if self.current_epoch == 1 and index == 2:
+            raise ZeroDivisionError
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Learner, "training_step", interrupted)
+    with pytest.raises(ZeroDivisionError):
+        fit(load_config("tiny", more, out="runs/resumed"), progress=False)
+    monkeypatch.setattr(Learner, "training_step", step)
+    assert contents(fit(load_config("tiny", more, out="runs/resumed"), progress=False)) == contents(whole)
 
 
 # --- variants and controls ---

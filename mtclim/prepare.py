@@ -249,10 +249,11 @@ def _check_enough(data: Data, variant: str, given: bool) -> list[str]:
         )
     by_task = counts.groupby("task", sort=False)[list(SPLITS)].sum()
     for task, rows in by_task.iterrows():
-        if not rows["train"]:
+        least = 2 if variant == "stc" else 1  # batch normalisation needs two
+        if rows["train"] < least:
             raise TableError(
-                f"{path}: column {task!r}: no training row (train, val, test: {', '.join(map(str, rows))}); expected "
-                "annotated training rows. Annotate more, or leave the column out of `tasks`."
+                f"{path}: column {task!r}: found {rows['train']} annotated training rows (validation: {rows['val']}, test: "
+                f"{rows['test']}); expected at least {least}. Annotate more, or leave the column out of `tasks`."
             )
         if variant == "stc" and not rows["val"]:
             raise TableError(

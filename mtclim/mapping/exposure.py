@@ -1,21 +1,24 @@
 """From predictions to an exposure model: GEM Building Taxonomy v4 strings and OpenQuake exposure files.
 
-What a class means in the taxonomy is a table (``mtclim/data/gem_santiago.csv``: task, class, gem, note) that a user
-replaces for other tasks. Several atoms of a class are separated by "/", none means that the taxonomy can't say it.
+What a class means in the taxonomy is a table (``mtclim/mapping/gem_santiago.csv``: task, class, gem, note) that a user
+replaces for other tasks. Several atoms of a class are separated by "/"; none means that the taxonomy cannot say it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
 import pandas as pd
 
-from mtclim.mapping.frequencies import probabilities
-from mtclim.mapping.photographs import safe_cell
+from mtclim.analysis.joint import Joint
+from mtclim.data.reading import read_frame
+from mtclim.files import write_text
+from mtclim.mapping.frequencies import calibrate, probabilities
+from mtclim.mapping.photographs import write_csv
+from mtclim.tasks import Tasks
 
 NRML = """<?xml version="1.0" encoding="utf-8"?>
 <nrml xmlns="http://openquake.org/xmlns/nrml/0.5">
@@ -29,28 +32,38 @@ NRML = """<?xml version="1.0" encoding="utf-8"?>
 """
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
 SBST_MAPPING = files("mtclim.mapping") / "gem_santiago_sbst.csv"
+METHODS = ("argmax", "product", "joint")
+"""How façades are counted: by their most probable labels, by the product of the tasks' probabilities as if they were
+independent, or by the joint posterior over the labelsets of training."""
+_MOST = 2_000_000  # combinations of classes that are counted
+
+# ---------------------------------------------------------------- the taxonomy
+
+
+def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Columns of a table as text, "" where a cell is empty; ValueError where one of them is not there."""
+    source = read_frame(path, columns[0])
+    if not set(columns) <= set(source.frame):
+        raise ValueError(f"{path}: found the columns {list(source.frame)}; expected {', '.join(columns)}.")
+    cells = {name: source.cells(name, keep=source.missing) for name in columns}  # a class may be called "NA"
+    return pd.DataFrame({name: np.asarray(own, object) for name, own in cells.items()})
 
 
 def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Task -> class -> atoms of the taxonomy, from a table task, class, gem, note; the Santiago table by default.
+    """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default.
 
     Raises ValueError for missing columns, repeated classes and atoms that the taxonomy does not know.
     """
     path = SANTIAGO_MAPPING if path is None else path
-    with open(path, encoding="utf-8") as file:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    missing = {"task", "class", "gem"} - set(table)
-    if missing:
-        raise ValueError(f"{path}: found the columns {list(table)}; expected task, class, gem (and note).")
+    table = _read(path, ["task", "class", "gem"])
     repeated = table[table.duplicated(["task", "class"])]
     if len(repeated):
-        raise ValueError(
-            f"{path}: {repeated.iloc[0]['task']}:{repeated.iloc[0]['class']} is mapped twice; keep one row."
-        )
+        task, name, _ = repeated.iloc[0]
+        raise ValueError(f"{path}: {task}:{name} is mapped twice; keep one row.")
     canonical(set(table["gem"]) - {""})
     mapping: dict[str, dict[str, tuple[str, ...]]] = {}
-    for row in table.itertuples():
-        mapping.setdefault(row.task, {})[row[2]] = tuple(filter(None, row.gem.split("/")))
+    for task, name, gem in table.itertuples(index=False):
+        mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/")))
     return mapping
 
 
@@ -78,18 +91,17 @@ def _canonical(text: str) -> str:
 
 
 def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Series:
-    """A validated taxonomy string for each row of `labels` (a column a task); UNK where nothing can be said.
+    """A validated taxonomy string for each row of ``labels`` (a column a task); UNK where nothing can be said.
 
     >>> gem_strings(pd.DataFrame({"mat_llrs": ["CR"], "height": ["H13+"], "roof_shape": ["FLT"]})).tolist()
     ['CR/H:>12/RSH1']
     """
     mapping = mapping or read_mapping()
     used = _used(labels.columns, mapping)
-    combinations = labels[used].drop_duplicates()
-    atoms = [_join(mapping, zip(used, row, strict=True)) for row in combinations.itertuples(index=False)]
-    forms = canonical(set(atoms))
-    strings = combinations.assign(gem=[forms[text] for text in atoms])
-    return labels[used].merge(strings, how="left", on=used)["gem"].set_axis(labels.index)
+    rows = list(labels[used].itertuples(index=False, name=None))
+    strings = {row: _join(mapping, zip(used, row, strict=True)) for row in set(rows)}
+    forms = canonical(set(strings.values()))
+    return pd.Series([forms[strings[row]] for row in rows], labels.index, name="gem", dtype=object)
 
 
 def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
@@ -125,88 +137,139 @@ def _join(mapping: Mapping, labels: Iterable[tuple[str, str]]) -> str:
     return "/".join(atoms) or "UNK"
 
 
-def attributes(predictions: pd.DataFrame, tasks: Mapping, mapping: Mapping | None = None) -> pd.DataFrame:
-    """Flat attributes of each façade: image, block, lon, lat ..., each task's label and probability, and the string.
+def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None = None) -> pd.DataFrame:
+    """Flat attributes of each façade for a GIS: image, block, lon, lat and so on, and each task's answer.
 
-    The string (column gem) says what the mapping covers (see :func:`covered`); without any such task there is none.
+    Columns ``<task>:pred`` and ``<task>:probability`` (of that label), and gem: the string of the taxonomy, which says
+    what the mapping covers (see :func:`covered`). Without any such task there is none.
     """
-    known = ("image", "building", "weight", "block", "municipality", "lon", "lat")
+    known = ("image", "building", "weight", "block", "municipality", "lon", "lat", "bearing")
     frame = predictions[[name for name in known if name in predictions]].copy()
     for task, classes in tasks.items():
-        frame[task] = predictions[f"{task}:pred"]
-        frame[f"{task}_probability"] = probabilities(predictions, task, classes).max(1).round(4)
+        label = pd.Index(classes).get_indexer(predictions[f"{task}:pred"])
+        p = probabilities(predictions, task, classes)[np.arange(len(label)), label]
+        frame = frame.assign(**{f"{task}:pred": predictions[f"{task}:pred"], f"{task}:probability": p.round(4)})
     mapping = mapping or read_mapping()
     used, _ = covered(tasks, mapping)
     if used:
-        frame["gem"] = gem_strings(frame[list(used)], mapping)
+        labels = pd.DataFrame({task: predictions[f"{task}:pred"] for task in used})
+        frame["gem"] = gem_strings(labels, mapping)
     return frame
 
 
-def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
-    """A CSV in which no cell is run as a formula."""
-    frame = frame.rename(columns=str)
-    text = frame.select_dtypes(["object", "string", "category"])
-    safe = {name: column.astype(object).map(safe_cell) for name, column in text.items()}
-    frame.assign(**safe).rename(columns=safe_cell).to_csv(path, index=False, encoding="utf-8")
-    return Path(path)
+# ---------------------------------------------------------------- counts
 
 
-def buildings(predictions: pd.DataFrame, tasks: Mapping) -> pd.DataFrame:
-    """One row a building: several photographs of one `building` are averaged (probabilities, position, weight).
+def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
+    """One row a building: several photographs of one ``building`` are averaged (probabilities, position, weight).
 
-    Without that column every façade stands for itself; a façade without a building number too.
+    Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
+    ``weight`` is 1.
     """
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    frame = predictions[["lon", "lat", "block", *columns]].copy()
+    places = [name for name in ("block", "municipality") if name in predictions]
+    frame = predictions[["lon", "lat", *places, *columns]].copy()
     frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
     if "building" not in predictions:
         return frame
     alone = pd.Series([f"façade {n}" for n in range(len(frame))], predictions.index)
-    groups = frame.groupby(predictions["building"].fillna(alone), sort=False)
-    return groups.agg({"block": "first", **dict.fromkeys(["lon", "lat", "weight", *columns], "mean")}).reset_index(
-        drop=True
-    )
+    groups = frame.groupby(predictions["building"].replace("", None).fillna(alone), sort=False)
+    how = dict.fromkeys(places, "first") | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
+    return groups.agg(how).reset_index(drop=True)
 
 
 def exposure(
-    predictions: pd.DataFrame, tasks: Mapping, mapping: Mapping | None = None, tail: float = 0.01
+    predictions: pd.DataFrame,
+    tasks: Tasks,
+    mapping: Mapping | None = None,
+    joint: Joint | None = None,
+    tail: float = 0.01,
+    by: str = "block",
 ) -> pd.DataFrame:
-    """Counts per block and taxonomy: block, lon, lat, taxonomy, expected, argmax.
+    """Count buildings per area and taxonomy.
 
-    `expected` sums, over a block's buildings, the products of the tasks' probabilities (independent given the
-    photograph, as the softmax outputs are); pass predictions from :func:`mtclim.mapping.frequencies.reweighted` for corrected
-    counts. `argmax` counts the most probable labels. Of each block's expected counts the least likely taxonomies that
-    make up at most the share `tail` are dropped and the others scaled to the block's total. Positions are block means.
+    Parameters
+    ----------
+    predictions : DataFrame
+        The networks' own probabilities, or those of :func:`mtclim.mapping.frequencies.calibrate` for corrected counts,
+        not those of the joint, which would then count twice.
+    tasks : Tasks
+        All tasks of the predictions. The mapping says which of them make the taxonomy.
+    mapping : mapping, optional
+        From :func:`read_mapping`.
+    joint : Joint, optional
+        From :func:`mtclim.mapping.ensemble.joint_of`. All tasks take part in it, also those that the taxonomy does not
+        need, and combinations of classes that training never showed have no weight.
+    tail : float
+        Of each area's expected counts the least likely taxonomies that make up at most this share are dropped, and the
+        others are scaled to the area's total.
+    by : str
+        The column of the areas.
+
+    Returns
+    -------
+    DataFrame
+        Columns block (or ``by``), lon, lat (means), taxonomy, expected and argmax. ``expected`` sums the joint
+        posterior, or without a joint the product of the tasks' probabilities; ``argmax`` counts the most probable
+        labels.
+
+    Raises
+    ------
+    ValueError
+        Where the mapping covers no task or leaves out one of its classes, and for too many combinations.
     """
     mapping = mapping or read_mapping()
-    used = _used(tasks, mapping)
-    combinations = list(product(*(tasks[task] for task in used)))
-    raw = [_join(mapping, zip(used, row, strict=True)) for row in combinations]
-    forms = canonical(set(raw))
-    names, group = np.unique([forms[text] for text in raw], return_inverse=True)
+    used = [task for task in tasks if task in _used(tasks, mapping)]
+    shape = tuple(len(tasks[task]) for task in used)
+    if np.prod(shape, dtype=float) > _MOST:
+        raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
     stock = buildings(predictions, tasks)
-    stock["block"] = stock["block"].fillna("no block").astype(str)
-    parts = []
-    for block, rows in stock.groupby("block", sort=True):
+    stock[by] = stock[by].fillna(f"no {by}").astype(str)
+    parts, found = [], set()
+    for area, rows in stock.groupby(by, sort=True):
         weight = rows["weight"].to_numpy()
-        p = [probabilities(rows, task, tasks[task]) for task in used]
-        expected = np.bincount(group, _joint(p, weight), len(names))
-        best = np.ravel_multi_index([q.argmax(1) for q in p], [q.shape[1] for q in p])
-        counts = pd.DataFrame({"block": block, "lon": rows["lon"].mean(), "lat": rows["lat"].mean(), "taxonomy": names})
-        counts["expected"], counts["argmax"] = (
-            _without_tail(expected, tail),
-            np.bincount(group[best], weight, len(names)),
-        )
-        parts.append(counts[(counts["expected"] > 0) | (counts["argmax"] > 0)])
-    return pd.concat(parts, ignore_index=True)
+        p = {task: probabilities(rows, task, classes) for task, classes in tasks.items()}
+        best = np.ravel_multi_index([p[task].argmax(1) for task in used], shape)
+        argmax = np.bincount(best, weight, int(np.prod(shape)))
+        expected = _joint_counts(joint, p, used, weight) if joint else _product([p[task] for task in used], weight)
+        parts.append((area, rows["lon"].mean(), rows["lat"].mean(), expected, argmax))
+        found |= set(np.flatnonzero((expected > 0) | (argmax > 0)).tolist())
+    seen = np.array(sorted(found))
+    codes = np.unravel_index(seen, shape)
+    labels = pd.DataFrame({task: np.asarray(tasks[task], object)[c] for task, c in zip(used, codes, strict=True)})
+    names, group = np.unique(gem_strings(labels, mapping).to_numpy(str), return_inverse=True)
+    frames = []
+    for area, lon, lat, *both in parts:
+        expected, argmax = (np.bincount(group, counts[seen], len(names)) for counts in both)
+        frame = pd.DataFrame({by: area, "lon": lon, "lat": lat, "taxonomy": names})
+        frame = frame.assign(expected=_without_tail(expected, tail), argmax=argmax)
+        frames.append(frame[(frame["expected"] > 0) | (frame["argmax"] > 0)])
+    return pd.concat(frames, ignore_index=True)
 
 
-def _joint(p: Sequence[np.ndarray], weight: np.ndarray) -> np.ndarray:
+def _product(p: Sequence[np.ndarray], weight: np.ndarray) -> np.ndarray:
     """Sum over rows of weight times the outer product of the tasks' probabilities, flattened."""
     joint = weight[:, None]
     for q in p[:-1]:
         joint = (joint[:, :, None] * q[:, None, :]).reshape(len(weight), -1)
     return (joint.T @ p[-1]).ravel()
+
+
+def _joint_counts(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], weight: np.ndarray) -> np.ndarray:
+    """Sum over rows of weight times the posterior of each labelset, flattened over the classes of the tasks ``used``.
+
+    Where a labelset of training has no label for a task, the task's own probabilities say how it is shared out.
+    """
+    mass = weight[:, None] * joint.posterior(p)  # (n, L)
+    labelsets = joint.labelsets[:, [list(joint.tasks).index(task) for task in used]]
+    counts = np.zeros([len(joint.tasks[task]) for task in used])
+    whole = (labelsets >= 0).all(1)
+    np.add.at(counts, tuple(labelsets[whole].T), mass[:, whole].sum(0))
+    for labels, own in zip(labelsets[~whole], mass[:, ~whole].T, strict=True):
+        free = [p[task] for task, label in zip(used, labels, strict=True) if label < 0]
+        place = tuple(slice(None) if label < 0 else label for label in labels)
+        counts[place] += _product(free, own).reshape([q.shape[1] for q in free])
+    return counts.ravel()
 
 
 def _without_tail(counts: np.ndarray, tail: float) -> np.ndarray:
@@ -217,30 +280,133 @@ def _without_tail(counts: np.ndarray, tail: float) -> np.ndarray:
     return kept * (counts.sum() / kept.sum()) if kept.sum() else counts
 
 
-def write_openquake(
-    counts: pd.DataFrame, folder: str | Path, kind: str = "expected", name: str = "exposure", counted: str = "façades"
-) -> Path:
-    """Write ``<name>_<kind>.xml`` and its CSV, as the OpenQuake engine reads them; returns the XML.
+def compare(
+    predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Tasks, fit, mapping: Mapping | None = None
+) -> pd.DataFrame:
+    """Compare the ways of counting with the truth, on façades outside the blocks that hold a training image.
 
-    `kind` is "expected" or "argmax"; `counted` says in the description what is counted. No costs: none are known.
+    Parameters
+    ----------
+    predictions, validation : DataFrame
+        The networks' own answers, the first with the true labels of every façade.
+    tasks : Tasks
+        All tasks.
+    fit : callable
+        Validation answers -> Joint, such as ``lambda answers: joint_of(answers, run, tasks)``.
+    mapping : mapping, optional
+        From :func:`read_mapping`.
+
+    Returns
+    -------
+    DataFrame
+        Columns method (of ``METHODS``), calibrated, level ("city", "municipality": the mean over municipalities,
+        weighted by façades) and total_variation: half the summed difference of the counts per taxonomy, as a share;
+        lines: those of the exposure by blocks; impossible: the share of weight on taxonomies that no façade has.
+    """
+    training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
+    outside = predictions[~training].drop(columns="building", errors="ignore")
+    levels = {"city": "city"} | ({"municipality": "municipality"} if "municipality" in outside else {})
+    outside = outside.assign(city="city")
+    mapping = mapping or read_mapping()
+    labels = pd.DataFrame({task: outside[f"{task}:true"] for task in _used(tasks, mapping)})
+    truth = outside[[*levels]].assign(taxonomy=gem_strings(labels, mapping))
+    rows = []
+    for calibrated in (False, True):
+        answers, own = (calibrate(f, validation, tasks) if calibrated else f for f in (outside, validation))
+        joint = fit(own)
+        for method in METHODS:
+            kind = "argmax" if method == "argmax" else "expected"
+            ways = {"mapping": mapping, "joint": joint if method == "joint" else None}
+            lines = (exposure(answers, tasks, **ways)[kind] > 0).sum()
+            for level in levels:
+                counts = exposure(answers, tasks, **ways, tail=0.0, by=level)
+                counts = counts.set_index([level, "taxonomy"])[kind]
+                true = truth.groupby([level, "taxonomy"]).size()
+                difference = counts.sub(true, fill_value=0).abs().sum() / (2 * len(outside))
+                impossible = 1 - counts[counts.index.isin(true.index)].sum() / counts.sum()
+                rows.append((method, calibrated, level, difference, lines, impossible))
+    names = ["method", "calibrated", "level", "total_variation", "lines", "impossible"]
+    return pd.DataFrame(rows, columns=names)
+
+
+# ---------------------------------------------------------------- files for the OpenQuake engine
+
+
+def read_conversions(path: str | Path) -> pd.DataFrame:
+    """Read a table taxonomy, conversion (the vulnerability class), weight, as the OpenQuake engine takes it.
+
+    Raises ValueError for missing columns, empty conversions, and weights that are no numbers or do not sum to 1 for
+    each taxonomy.
+    """
+    table = _read(path, ["taxonomy", "conversion", "weight"])
+    blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
+    if len(blank):
+        raise ValueError(f"{path}: no conversion for {_some(blank)}; fill in the vulnerability class of each taxonomy.")
+    table["weight"] = pd.to_numeric(table["weight"].str.replace(",", "."), errors="coerce")
+    sums = table.groupby("taxonomy")["weight"].sum(min_count=1)
+    wrong = sums[~(np.abs(sums - 1) < 1e-3)].index.union(table.loc[~(table["weight"] >= 0), "taxonomy"])
+    if len(wrong):
+        raise ValueError(f"{path}: the weights of {_some(wrong)} do not sum to 1; give each taxonomy shares of 1.")
+    return table
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def write_openquake(
+    counts: pd.DataFrame,
+    folder: str | Path,
+    kind: str = "expected",
+    counted: str = "façades",
+    conversions: pd.DataFrame | None = None,
+    how: str = "",
+) -> Path:
+    """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        From :func:`exposure`. There are no costs: none are known.
+    folder : path
+        Made if it is not there.
+    kind : "expected" or "argmax"
+    counted, how : str
+        What is counted, and from which answers: the description says it.
+    conversions : DataFrame, optional
+        From :func:`read_conversions`. Without it ``exposure_<kind>_mapping.csv`` is a template to be filled in: one
+        line a taxonomy, its conversion empty.
+
+    Returns
+    -------
+    Path
+        The XML.
+
+    Raises
+    ------
+    ValueError
+        For another ``kind`` and for a taxonomy that ``conversions`` does not have.
     """
     if kind not in ("expected", "argmax"):
         raise ValueError(f"kind: found {kind!r}; expected 'expected' or 'argmax'.")
-    folder = Path(folder)
+    folder, stem = Path(folder), f"exposure_{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     assets = counts[counts[kind] > 0].reset_index(drop=True)
-    table = pd.DataFrame(
-        {
-            "id": [f"a{n:07d}" for n in range(len(assets))],
-            "lon": assets["lon"].round(5), "lat": assets["lat"].round(5), "taxonomy": assets["taxonomy"],
-            "number": assets[kind].round(6), "block": assets["block"],
-        }
-    )  # fmt: skip
-    stem = f"{name}_{kind}"
-    write_csv(table, folder / f"{stem}.csv")
-    description = (
-        f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
+    taxonomies = sorted(assets["taxonomy"].unique())
+    if conversions is None:
+        conversions = pd.DataFrame({"taxonomy": taxonomies, "conversion": "", "weight": 1})
+    missing = set(taxonomies) - set(conversions["taxonomy"])
+    if missing:
+        raise ValueError(f"conversions: found no line for {_some(sorted(missing))}; add one for each taxonomy.")
+    write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv")
+    table = pd.DataFrame({"id": [f"a{n:07d}" for n in range(len(assets))]})
+    table = table.assign(lon=assets["lon"].round(5), lat=assets["lat"].round(5), taxonomy=assets["taxonomy"])
+    write_csv(table.assign(number=assets[kind].round(6), block=assets["block"]), folder / f"{stem}.csv")
+    description = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
+    description += f"; {how}" if how else ""
+    write_text(
+        folder / f"{stem}.xml",
+        NRML.format(id=stem, description=escape(description), assets=escape(f"{stem}.csv")),
     )
-    text = NRML.format(id=escape(stem, {'"': "&quot;"}), description=escape(description), assets=escape(f"{stem}.csv"))
-    (folder / f"{stem}.xml").write_text(text, encoding="utf-8")
     return folder / f"{stem}.xml"

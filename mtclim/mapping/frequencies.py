@@ -1,68 +1,34 @@
-"""From predictions to frequencies: undoing the shift that training on balanced data causes.
+"""From predictions to class frequencies, and the shift that training on balanced data causes.
 
-A network trained after LPRUS (section 2.2.1) has learnt the balanced class frequencies; over a city its counts lean
-towards them. What is fitted on validation corrects that, in rising order of what it assumes: the mean of probabilities
-calibrated with a bias a class; expectation maximisation from there (Saerens et al. 2002, Alexandari et al. 2020); and
-the inverse of the confusion matrix (Lipton et al. 2018). The last two assume label shift: within a class, photographs
-look alike in the validation split and in the city.
+A network trained after LPRUS (section 2.2.1) has learnt the balanced class frequencies, and its counts over a city lean
+towards them. The mean of probabilities that are calibrated with a bias a class (Alexandari et al. 2020) corrects a part
+of that. It assumes that the probability of a class, given a photograph, is the same in the validation split and in the
+city. Balancing by labelset breaks this assumption a little.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize, nnls
+from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-METHODS = ("raw", "expected", "confusion", "em")
-PRIOR = 0.05
-"""What the validation split's frequencies count in :func:`em_estimate`, as a share of the city's images."""
+from mtclim.metrics import codes
+
+METHODS = {"raw": "predicted labels", "expected": "calibrated mean"}
+"""How class frequencies are estimated: column of :func:`class_frequencies` -> readable name."""
 
 
 def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) -> np.ndarray:
-    """(n, K) float64 of the columns ``task:p:class``."""
+    """The columns ``<task>:p:<class>`` as (n, K) float64."""
     return predictions[[f"{task}:p:{name}" for name in classes]].to_numpy(float)
 
 
-def confusion_estimate(true: np.ndarray, predicted: np.ndarray, city: np.ndarray) -> np.ndarray:
-    """Class frequencies (K,) of a city from its predicted shares `city` (K,) and validation codes `true`, `predicted`.
-
-    Solves P(predicted | true) q = city for q >= 0 with sum 1 (least squares). A class absent from validation gets 0.
-    """
-    size = len(city)
-    counts = np.zeros((size, size))
-    np.add.at(counts, (predicted, true), 1.0)
-    seen = counts.sum(0) > 0
-    rates = counts[:, seen] / counts[:, seen].sum(0)
-    heavy = 1e3  # the row that makes the estimate sum to one
-    solution, _ = nnls(np.vstack([rates, heavy * np.ones(seen.sum())]), np.append(city, heavy))
-    result = np.zeros(size)
-    result[seen] = solution / solution.sum()
-    return result
-
-
-def em_estimate(p: np.ndarray, balanced: np.ndarray, prior: float = PRIOR, steps: int = 1000) -> np.ndarray:
-    """Class frequencies (K,) most likely after a city's calibrated probabilities `p` (n, K).
-
-    `balanced` (K,) are the frequencies that the probabilities were trained for; a Dirichlet prior around them, worth
-    `prior` * n images, keeps small errors of calibration from growing step by step (0: maximum likelihood).
-    """
-    q = balanced.copy()
-    weight = np.divide(1.0, balanced, out=np.zeros_like(balanced), where=balanced > 0)
-    for _ in range(steps):
-        posterior = p * (q * weight)
-        posterior /= np.maximum(posterior.sum(1, keepdims=True), 1e-300)
-        q, last = (posterior.mean(0) + prior * balanced) / (1 + prior), q
-        if np.abs(q - last).max() < 1e-6:
-            break
-    return q / q.sum()
-
-
 def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Bias-corrected temperature scaling (Alexandari et al. 2020): (1 + K,) log scale and a bias a class.
+    """Fit a temperature and a bias a class (Alexandari et al. 2020) to probabilities ``p`` (n, K) and codes ``true`` (n,).
 
-    Minimises the cross-entropy of softmax(exp(w[0]) * log p + w[1:]) for codes `true` (n,); a class that doesn't occur
-    gets bias 0. Its mean over the images it was fitted on is the frequency of each class there.
+    The result w (1 + K,) minimises the cross-entropy of softmax(exp(w[0]) * log p + w[1:]). A class that does not occur
+    gets the bias 0. The mean of the corrected probabilities is the frequency of each class in ``true``.
     """
     logits, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
     seen = np.bincount(true, minlength=p.shape[1]) > 0
@@ -79,78 +45,74 @@ def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """A copy of `predictions` with probabilities corrected as :func:`bias_correction` fits them on `validation`.
+    """Correct the probabilities of ``predictions`` as :func:`bias_correction` fits them on ``validation``.
 
-    Labels (``task:pred``) stay. `validation` holds labels and probabilities of the same model, as predictions do. Tasks
-    without a label in it stay as they are.
+    Parameters
+    ----------
+    predictions : DataFrame
+        With the columns ``<task>:p:<class>``.
+    validation : DataFrame
+        Labels (``<task>:true``) and probabilities of the same model on its validation images.
+    tasks : mapping
+        Task -> its classes.
+
+    Returns
+    -------
+    DataFrame
+        A copy with other probabilities. The labels (``<task>:pred``) stay, and so do the probabilities of a task
+        without a label in ``validation``.
     """
     columns = {}
     for task, classes in tasks.items():
-        labelled = validation[validation[f"{task}:true"].notna()]
-        if len(labelled):
-            true = pd.Index(classes).get_indexer(labelled[f"{task}:true"])
-            w = bias_correction(probabilities(labelled, task, classes), true)
+        true = codes(validation[f"{task}:true"], tuple(classes))
+        if (true >= 0).any():
+            w = bias_correction(probabilities(validation, task, classes)[true >= 0], true[true >= 0])
             logits = np.log(np.maximum(probabilities(predictions, task, classes), 1e-12))
-            columns |= _columns(task, classes, softmax(np.exp(w[0]) * logits + w[1:], axis=1))
+            p = softmax(np.exp(w[0]) * logits + w[1:], axis=1).astype(np.float32)
+            columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
     return predictions.assign(**columns)
 
 
-def _columns(task: str, classes: Sequence[str], p: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"{task}:p:{name}": p[:, k].astype(np.float32) for k, name in enumerate(classes)}
+def _shares(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    """The share (K,) of each class among the labels that are there; NaN where there is none."""
+    found = codes(labels, tuple(classes))
+    counts = np.bincount(found[found >= 0], minlength=len(classes))
+    return counts / counts.sum() if counts.sum() else np.full(len(classes), np.nan)
 
 
-def corrected_frequencies(
+def class_frequencies(
     predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """Class frequencies of a city, raw and corrected, one row a task and class.
+    """Class frequencies of a city, one row a task and class.
 
-    Columns: task, class, balanced (share in the validation split), raw (share of predicted labels), expected (mean
-    calibrated probability), em, confusion; and truth (share of ``task:true``) where every prediction has one.
-    Give predictions from :func:`calibrate`; `validation` holds labels and predictions of the same model.
+    Parameters
+    ----------
+    predictions : DataFrame
+        From :func:`calibrate`.
+    validation : DataFrame
+        Labels of the model's validation images (``<task>:true``).
+    tasks : mapping
+        Task -> its classes.
+
+    Returns
+    -------
+    DataFrame
+        Columns task, class, balanced (share in the validation split, NaN without a label there), raw (share of the
+        predicted labels), expected (mean probability), and truth (share of ``<task>:true``; NaN for a task in which not
+        every prediction has a true label).
     """
     rows = []
     for task, classes in tasks.items():
-        index = pd.Index(classes)
-        labelled = validation[validation[f"{task}:true"].notna()]
-        true, predicted = (index.get_indexer(labelled[f"{task}:{kind}"]) for kind in ("true", "pred"))
-        balanced = np.bincount(true, minlength=len(classes)) / max(len(true), 1)
-        raw = index.get_indexer(predictions[f"{task}:pred"])
-        raw = np.bincount(raw, minlength=len(classes)) / max(len(raw), 1)
-        p = probabilities(predictions, task, classes)
-        columns = {
-            "task": task, "class": classes, "balanced": balanced, "raw": raw, "expected": p.mean(0),
-            "em": em_estimate(p, balanced), "confusion": confusion_estimate(true, predicted, raw),
-        }  # fmt: skip
         truth = predictions.get(f"{task}:true")
-        if truth is not None and truth.notna().all():
-            columns["truth"] = np.bincount(index.get_indexer(truth), minlength=len(classes)) / len(truth)
-        rows.append(pd.DataFrame(columns))
+        known = truth is not None and truth.notna().all()
+        columns = {"task": task, "class": classes, "balanced": _shares(validation[f"{task}:true"], classes)}
+        columns |= {"raw": _shares(predictions[f"{task}:pred"], classes)}
+        columns |= {"expected": probabilities(predictions, task, classes).mean(0)}
+        rows.append(pd.DataFrame(columns | {"truth": _shares(truth, classes) if known else np.nan}))
     return pd.concat(rows, ignore_index=True)
 
 
-def reweighted(
-    predictions: pd.DataFrame, frequencies: pd.DataFrame, tasks: Mapping[str, Sequence[str]], method: str = "expected"
-) -> pd.DataFrame:
-    """A copy of calibrated `predictions` whose probabilities and labels follow corrected frequencies: p' ~ p q / balanced.
-
-    "expected" leaves the calibrated probabilities as they are and takes the labels from them.
-    """
-    if method not in METHODS[1:]:
-        raise ValueError(f"method: found {method!r}; expected one of {', '.join(METHODS[1:])}.")
-    columns = {}
-    for task, classes in tasks.items():
-        part = frequencies[frequencies["task"] == task].set_index("class").loc[list(classes)]
-        balanced, before = part["balanced"].to_numpy(), probabilities(predictions, task, classes)
-        ratio = np.divide(part[method].to_numpy(), balanced, out=np.zeros(len(classes)), where=balanced > 0)
-        p = before if method == "expected" else before * ratio
-        total = p.sum(1, keepdims=True)
-        p = np.where(total > 0, p / np.maximum(total, 1e-300), before)
-        columns |= _columns(task, classes, p)
-        columns[f"{task}:pred"] = np.asarray(classes, object)[p.argmax(1)]
-    return predictions.assign(**columns)
-
-
 def total_variation(frequencies: pd.DataFrame) -> pd.DataFrame:
-    """Half the summed difference from the truth: the share of façades put into a wrong class count; task x method."""
+    """Half the summed difference from the truth: the share of façades counted in a wrong class; task x method."""
     difference = frequencies[list(METHODS)].sub(frequencies["truth"], axis=0).abs() / 2
-    return difference.groupby(frequencies["task"], sort=False).sum()
+    return difference.groupby(frequencies["task"], sort=False).sum(min_count=1)

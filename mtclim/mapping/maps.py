@@ -1,15 +1,14 @@
-"""Maps of predictions: Fig. 13, aggregates, an interactive page and a GeoPackage with QGIS styles (section 4.5).
+"""Maps of predictions: Fig. 13, aggregates and a GeoPackage with QGIS styles (section 4.5).
 
-All functions take the frame that :func:`mtclim.mapping.predict.predict` writes (``pd.read_parquet``) and the tasks; polygons
-are GeoDataFrames in any CRS. Maps are drawn in metres, in the UTM zone of the data.
+The functions take the frame of :func:`mtclim.mapping.predict.predict` and the tasks. Polygons are GeoDataFrames in any
+CRS. Maps are drawn in metres, in the UTM zone of the data.
 """
 
-import base64
 import hashlib
-import json
 import sqlite3
+import textwrap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -20,14 +19,23 @@ import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from mtclim.mapping.frequencies import probabilities
-from mtclim.metrics import metrics
+from mtclim.analysis.joint import unseen
+from mtclim.files import whole_or_absent
+from mtclim.mapping.frequencies import METHODS, probabilities
+from mtclim.metrics import codes, metrics
 from mtclim.style import WIDTH, drawn, masonry, palette, rows_axis
+from mtclim.tasks import Tasks
 
-LAND, LINE = "#f1efea", "#c9c4b8"
+LAND, LINE, FEW = "#f1efea", "#c9c4b8", "#d9d9d9"
+FEWEST = 20
+"""Façades: an area with fewer is drawn in grey, because its shares say little."""
+MOST_CLASSES = 20
+"""Classes of a task that a figure shows; the others are named in one line."""
 SCALES = (1, 2, 5)
 _TEMPLATES = files("mtclim.mapping")
 
@@ -88,7 +96,7 @@ def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path
         return loaded["image"], tuple(loaded["extent"]), source.get("attribution", "")
 
 
-def _outlines(layer: gpd.GeoDataFrame) -> list[np.ndarray]:
+def outlines(layer: gpd.GeoDataFrame) -> list[np.ndarray]:
     """The outer rings of a layer's polygons, each (n, 2) in its CRS."""
     shapes = layer.geometry.explode(index_parts=False).dropna()
     return [np.array(s.exterior.coords)[:, :2] for s in shapes if s.geom_type == "Polygon"]
@@ -142,63 +150,103 @@ def north_and_scale(ax) -> None:
 # ---------------------------------------------------------------- Fig. 13
 
 
+def most_frequent(shares: np.ndarray, most: int = MOST_CLASSES) -> np.ndarray:
+    """Positions, in their own order, of the ``most`` largest shares (K,)."""
+    return np.sort(np.argsort(-shares, kind="stable")[:most])
+
+
+def _short(name: str, width: int) -> str:
+    """A name on two lines at most."""
+    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" ...")) or name[:width]
+
+
 @drawn
 def fig13(
-    predictions: pd.DataFrame, tasks: Mapping, polygons: Sequence[gpd.GeoDataFrame] = (), columns: int = 5,
-    web: bool = True, timeout: float = 10.0, scores: Mapping | None = None, title: str = "",
-) -> Figure:  # fmt: skip
+    predictions: pd.DataFrame,
+    tasks: Tasks,
+    polygons: Sequence[gpd.GeoDataFrame] = (),
+    columns: int = 5,
+    web: bool = True,
+    timeout: float = 10.0,
+    title: str = "",
+) -> Figure:
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
-    `polygons` (built-up blocks first, then municipalities) lie beneath. With `web` and a network, map tiles do; the
-    figure says which. `scores` defaults to those of the test blocks among the predictions.
+    Parameters
+    ----------
+    predictions : DataFrame
+        Accuracies are those of its test blocks.
+    tasks : Tasks
+        Of a task with many classes the most frequent are shown; a line names the number and share of the others.
+    polygons : sequence of GeoDataFrame
+        Drawn beneath: built-up blocks first, then municipalities.
+    columns : int
+        Panels in a row.
+    web : bool
+        Whether map tiles lie beneath where there is a network; the figure says which.
+    timeout : float
+        Seconds to wait for them.
+    title : str
+        Of the figure.
     """
     frame, colours = points(predictions), palette(tasks)
-    scores = scores or test_scores(predictions, tasks) or {}
+    scores = test_scores(predictions, tasks) or {}
     polygons = [layer.to_crs(frame.crs) for layer in polygons]
     bounds = polygons[-1].total_bounds if polygons else frame.total_bounds
     tile = tiles(bounds, frame.crs, timeout) if web else None
-    layers = [_outlines(layer) for layer in polygons]
-    shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.6)
-    rows = [-(-len(classes) // columns) for classes in tasks.values()]
-    panel = WIDTH / columns
-    figure = plt.figure(figsize=(WIDTH, sum(rows) * (panel * shape + 0.3) + 0.25 * len(rows) + 0.6))
-    parts = figure.subfigures(
-        len(rows), 1, height_ratios=[n * (panel * shape + 0.3) + 0.25 for n in rows], squeeze=False
-    )
+    layers = [outlines(layer) for layer in polygons]
+    found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()}
+    shares = {task: np.bincount(k, minlength=len(tasks[task])) / len(k) for task, k in found.items()}
+    shown = {task: most_frequent(share, max(columns, min(MOST_CLASSES, 80 // len(tasks)))) for task, share in shares.items()}
+    shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.3)
+    rows = [-(-len(chosen) // columns) for chosen in shown.values()]
+    heights = [n * (WIDTH / columns * shape + 0.5) + 0.3 for n in rows]
+    figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.7))
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
     size = np.clip(12000 / len(frame), 0.08, 6)  # points2: a dot of a third of a pixel still shows, many don't merge
     for part, (task, classes), n in zip(parts[:, 0], tasks.items(), rows, strict=True):
-        part.suptitle(_task_title(task, scores.get(task, {})), fontsize=9, x=0.01, ha="left", weight="bold")
-        axes = iter(part.subplots(n, columns, squeeze=False).flat)
-        labels = frame[f"{task}:pred"].to_numpy()
-        for name in classes:
-            ax, here = next(axes), labels == name
+        score = scores.get(task, {})
+        part.suptitle(_task_title(tasks, task, score, shares[task], shown[task]), fontsize=9, x=0.01, ha="left")
+        axes = list(part.subplots(n, columns, squeeze=False).flat)
+        for ax, k in zip(axes, shown[task], strict=False):
+            here, name = found[task] == k, classes[k]
             _backdrop(ax, tile, layers)
             ax.scatter(x[here], y[here], s=size, color=colours[task][name], linewidths=0, zorder=3, rasterized=True)
             _frame(ax, bounds)
-            f1 = scores.get(task, {}).get("f1", {}).get(name)
-            text = f"{100 * here.mean():.1f} %" + (f", F1 {100 * f1:.1f}" if f1 is not None else "")
-            ax.set_title(f"{name}\n{text}", fontsize=7, pad=2, weight="normal")
-        for ax in axes:  # those left over
+            f1 = score.get("f1", {}).get(name)
+            text = f"{100 * shares[task][k]:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
+            ax.set_title(f"{_short(tasks.title(task, name), 22)}\n{text}", fontsize=8, pad=2, weight="normal")
+        for ax in axes[len(shown[task]) :]:
             ax.set_axis_off()
     north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
     figure.suptitle(title or f"Predicted classes of {len(frame):,} façades", fontsize=10)
-    figure.supxlabel(f"{under}. Share of façades above each panel; {note}.", fontsize=6.5, x=0.01, ha="left")
+    note = textwrap.fill(f"{under}. Share of façades above each panel; {note}.", 120)
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 
 
-def _task_title(task: str, score: Mapping) -> str:
-    known = score.get("oa") is not None
-    return task + (f": OA {100 * score['oa']:.1f}, κ {100 * score['kappa']:.1f}" if known else "")
+def _task_title(tasks: Tasks, task: str, score: Mapping, shares: np.ndarray, shown: np.ndarray) -> str:
+    text = tasks.title(task)
+    if score.get("oa") is not None:
+        text += f": OA {100 * score['oa']:.1f}, κ {100 * score['kappa']:.1f}"
+    rest = len(shares) - len(shown)
+    return text + (f" ({rest} rarer classes, {100 * (1 - shares[shown].sum()):.1f} %, not shown)" if rest else "")
 
 
 # ---------------------------------------------------------------- aggregates
 
 
+def check_width(width: float) -> None:
+    """ValueError where hexagons of this width in metres cannot be drawn."""
+    if not (np.isfinite(width) and width >= 1):
+        raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
+
+
 def hexagons(x: np.ndarray, y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Axial coordinates (q, r), int64 (n,), of the hexagons, `width` metres across, that hold the points."""
+    """Axial coordinates (q, r), int64 (n,), of the hexagons, ``width`` metres across, that hold the points."""
     side = width / np.sqrt(3)
     q, r = (np.sqrt(3) / 3 * x - y / 3) / side, (2 / 3 * y) / side
     s = -q - r
@@ -224,25 +272,42 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(p.shape[1])
 
 
-def unseen(predictions: pd.DataFrame, tasks: Mapping, labelsets: pd.DataFrame) -> np.ndarray:
-    """Which façades (n,) have a predicted labelset that never occurs in training (`labelsets`: a run's labelsets.csv).
-
-    Rows of `labelsets` with a missing label don't count as having been seen.
-    """
-    seen = pd.MultiIndex.from_frame(labelsets[list(tasks)].dropna().astype(str))
-    return ~pd.MultiIndex.from_frame(predictions[[f"{task}:pred" for task in tasks]].astype(str)).isin(seen)
-
-
 def aggregate(
-    predictions: pd.DataFrame, tasks: Mapping, by: str = "hexagon", width: float = 500.0,
-    labelsets: pd.DataFrame | None = None, polygons: gpd.GeoDataFrame | None = None,
-) -> gpd.GeoDataFrame:  # fmt: skip
-    """One row a hexagon (`width` metres across) or a value of the column `by` (such as "block").
+    predictions: pd.DataFrame,
+    tasks: Tasks,
+    by: str = "hexagon",
+    width: float = 500.0,
+    labelsets: np.ndarray | None = None,
+    polygons: gpd.GeoDataFrame | None = None,
+) -> gpd.GeoDataFrame:
+    """Summarise predictions by area, one row an area.
 
-    Columns: `by`, façades, and per task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``, ``<task>:entropy``
-    (mean, 0 sure to 1 unsure), ``<task>:mode``; and ``unseen``, the share of labelsets that never occur in training.
-    Shapes come from `polygons` (which has the column `by`), else hexagons or the hull of the points.
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : Tasks
+    by : str
+        "hexagon", or a column such as "block".
+    width : float
+        Of a hexagon in metres.
+    labelsets : (L, N) array, optional
+        Class positions of the training labelsets, -1 where there was no label.
+    polygons : GeoDataFrame, optional
+        The areas' shapes, with the column ``by``; without them the hexagons or the hulls of the points.
+
+    Returns
+    -------
+    GeoDataFrame
+        ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
+        ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``; with ``labelsets`` also unseen, the share of
+        labelsets that training never showed (:func:`mtclim.analysis.joint.unseen`).
+
+    Raises
+    ------
+    ValueError
+        For a ``by`` or a ``width`` that cannot be.
     """
+    check_width(width)
     frame = points(predictions)
     if by == "hexagon":
         q, r = hexagons(frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy(), width)
@@ -254,15 +319,15 @@ def aggregate(
     names, group = np.unique(key.to_numpy(str), return_inverse=True)
     total = np.bincount(group)
     columns: dict[str, object] = {by: names, "façades": total}
-    for task, classes in tasks.items():
-        codes = pd.Index(classes).get_indexer(frame[f"{task}:pred"])
-        counts = np.bincount(group * len(classes) + codes, minlength=len(names) * len(classes)).reshape(len(names), -1)
+    answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)  # (n, N)
+    for own, (task, classes) in zip(answers.T, tasks.items(), strict=True):
+        counts = np.bincount(group * len(classes) + own, minlength=len(names) * len(classes)).reshape(len(names), -1)
         columns |= {f"{task}:n:{name}": counts[:, k] for k, name in enumerate(classes)}
         columns |= {f"{task}:share:{name}": counts[:, k] / total for k, name in enumerate(classes)}
         columns[f"{task}:entropy"] = np.bincount(group, entropy(probabilities(frame, task, classes))) / total
         columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
     if labelsets is not None:
-        columns["unseen"] = np.bincount(group, unseen(frame, tasks, labelsets)) / total
+        columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
     if polygons is not None:
         shapes = polygons.assign(**{by: polygons[by].astype(str)}).to_crs(frame.crs).set_index(by).geometry
         geometry = shapes[~shapes.index.duplicated()].reindex(names).to_numpy()
@@ -274,128 +339,127 @@ def aggregate(
 
 
 @drawn
-def fig_aggregates(
-    areas: gpd.GeoDataFrame, columns: Sequence[str], titles: Sequence[str] = (), ncols: int = 3
-) -> Figure:
-    """Choropleth maps of some columns of :func:`aggregate`, each with its own colour bar."""
-    ncols = min(ncols, len(columns))
-    nrows = -(-len(columns) // ncols)
-    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, WIDTH / ncols * nrows), squeeze=False)
-    for ax, column, title in zip(axes.flat, columns, titles or columns, strict=False):
-        areas.plot(column, ax=ax, cmap="viridis", legend=True, legend_kwds={"shrink": 0.7}, rasterized=True)
-        _frame(ax, areas.total_bounds)
-        ax.set_title(title, fontsize=9)
-    for ax in axes.flat[len(columns) :]:
+def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Figure:
+    """Maps of :func:`aggregate`: façades, unseen labelsets, and the entropy of each task, all on one scale.
+
+    Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
+    """
+    enough = areas["façades"] >= FEWEST
+    kinds = {"façades": "façades"} | ({"unseen": "labelsets never seen [%]"} if "unseen" in areas else {})
+    kinds |= {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in tasks}
+    most = max([areas.loc[enough, f"{task}:entropy"].max() for task in tasks if enough.any()], default=1.0)
+    ncols = min(ncols, len(kinds))
+    nrows = -(-len(kinds) // ncols)
+    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.5) * nrows + 0.3), squeeze=False)
+    few = f"{int(enough.sum()):,} of {len(areas):,} areas" + ("" if enough.all() else f"; grey: fewer than {FEWEST} façades")
+    bounds = areas.total_bounds
+    for ax, (column, title) in zip(axes.flat, kinds.items(), strict=False):
+        part, values = (areas, areas[column]) if column == "façades" else (areas[enough], areas.loc[enough, column])
+        values = 100 * values if column == "unseen" else values
+        high = most if column.endswith(":entropy") else max(float(values.max()) if len(values) else 1.0, 1e-9)
+        scale = ScalarMappable(Normalize(0, high), "viridis")
+        if len(part) < len(areas):
+            areas[~enough].plot(ax=ax, color=FEW, rasterized=True)
+        if len(part):
+            part.plot(ax=ax, color=scale.to_rgba(values.to_numpy()), rasterized=True)
+        _frame(ax, bounds)
+        ax.set_title(_short(title, 34), fontsize=9)
+        bar = figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.8, aspect=30, pad=0.02)
+        n = int(part["façades"].sum())
+        bar.set_label(f"n = {n:,} façades in {len(part):,} areas", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+    for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()
     north_and_scale(axes[0][0])
+    figure.supxlabel(f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {few}.", fontsize=8, x=0.01, ha="left")
     return figure
 
 
 @drawn
-def fig_frequencies(frequencies: pd.DataFrame) -> Figure:
-    """Raw and corrected class frequencies (:func:`mtclim.mapping.frequencies.corrected_frequencies`) beside the truth, if known."""
-    kinds = {"truth": ("truth", "black", "_"), "balanced": ("validation (balanced)", "#999999", "x")}
-    kinds |= {"raw": ("predicted labels", "#EE6677", "o"), "expected": ("calibrated mean", "#228833", "D")}
-    kinds |= {"em": ("EM", "#4477AA", "s"), "confusion": ("confusion matrix", "#66CCEE", "^")}
-    sizes = frequencies.groupby("task", sort=False).size()
-    figure, axes = masonry([0.8 * k + 2.2 for k in sizes], min(2, len(sizes)), 0.2, 0.0)
-    for ax, (task, part) in zip(axes, frequencies.groupby("task", sort=False), strict=True):
-        for kind, (label, colour, marker) in kinds.items():
-            if kind in part and part[kind].notna().all():
-                look = {"s": 60, "marker": "|", "linewidths": 2} if kind == "truth" else {"s": 16, "marker": marker}
-                ax.scatter(100 * part[kind], range(len(part)), color=colour, label=label, alpha=0.85, **look)
-        rows_axis(ax, list(part["class"]))
-        ax.set(title=task, xlim=(0, None))
+def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
+    """Class frequencies (:func:`mtclim.mapping.frequencies.class_frequencies`) of n façades, beside the truth if known."""
+    looks = {"truth": ("truth", "black", "|"), "balanced": ("validation (balanced)", "#999999", "x")}
+    looks |= {"raw": (METHODS["raw"], "#EE6677", "o"), "expected": (METHODS["expected"], "#228833", "D")}
+    parts = {task: frequencies[frequencies["task"] == task] for task in tasks}
+    parts = {task: part.iloc[most_frequent(part["expected"].to_numpy())] for task, part in parts.items()}
+    figure, axes = masonry([0.8 * len(part) + 2.6 for part in parts.values()], min(2, len(parts)), 0.22, 0.0)
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+        for kind, (label, colour, marker) in looks.items():
+            if part[kind].notna().all():
+                size = {"s": 70, "linewidths": 2} if kind == "truth" else {"s": 18}
+                ax.scatter(100 * part[kind], range(len(part)), color=colour, label=label, marker=marker, alpha=0.85, **size)
+        rows_axis(ax, [_short(tasks.title(task, name), 26) for name in part["class"]], 8)
+        rest = len(tasks[task]) - len(part)
+        ax.set(title=tasks.title(task) + (f" ({rest} rarer classes not shown)" if rest else ""), xlim=(0, None))
         ax.grid(axis="both")
-    axes[-1].set_xlabel("façades [%]")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6, handletextpad=0.1)
+    axes[-1].set_xlabel(f"share of n = {n:,} façades [%]")
+    labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    options = {"loc": "outside lower left", "ncols": 4, "handletextpad": 0.1, "fontsize": 8}
+    figure.legend(list(labelled.values()), list(labelled), **options)
     return figure
-
-
-# ---------------------------------------------------------------- interactive page
-
-
-def _packed(array: np.ndarray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, dtype=kind).tobytes()).decode()
-
-
-def _rings(polygons: Sequence[gpd.GeoDataFrame], crs, x: float, y: float) -> list[list[int]]:
-    simple = [gpd.GeoDataFrame(geometry=layer.to_crs(crs).geometry.simplify(2.0)) for layer in reversed(polygons)]
-    rings = [ring for layer in simple for ring in _outlines(layer)]
-    return [(ring - [x, y]).round().astype(int).ravel().tolist() for ring in rings]
-
-
-def write_page(
-    predictions: pd.DataFrame, tasks: Mapping, path: str | Path, polygons: Sequence[gpd.GeoDataFrame] = (),
-    title: str = "Predicted classes", note: str = "",
-) -> Path:  # fmt: skip
-    """An interactive map in one HTML file without any outside resource: tasks, classes, confidence, labels on hover.
-
-    Text from tables travels as JSON and is shown with ``textContent`` only: it can't become HTML or script.
-    """
-    frame, colours = points(predictions), palette(tasks)
-    x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
-    middle = float(x.mean()), float(y.mean())
-    entries = []
-    for task, classes in tasks.items():
-        p = probabilities(frame, task, classes)
-        codes = pd.Index(classes).get_indexer(frame[f"{task}:pred"])
-        fills = [colours[task][name] for name in classes]
-        packed = {"codes": _packed(codes, "<u2"), "p": _packed((p * 200).round(), "u1")}
-        entries.append({"name": task, "classes": list(classes), "colours": fills, **packed})
-    content = {
-        "title": title, "note": note, "tasks": entries, "rings": _rings(polygons, frame.crs, *middle),
-        "x": _packed(x - middle[0], "<f4"), "y": _packed(y - middle[1], "<f4"),
-        "images": frame["image"].astype(str).tolist(),
-        "training": _packed(frame.get("in_training", pd.Series(0, frame.index)).eq(True).fillna(False), "u1"),
-    }  # fmt: skip
-    text = json.dumps(content, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    page = (_TEMPLATES / "map.html").read_text(encoding="utf-8").replace("/*CONTENT*/", text)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page, encoding="utf-8")
-    return Path(path)
 
 
 # ---------------------------------------------------------------- GeoPackage
 
 
-def qgis_style(task: str, classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    """A QGIS style (QML) that colours points by the classes of the column `task`."""
+def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str]) -> str:
+    """A QGIS style (QML) that colours points by the classes in a field."""
     categories, symbols = [], []
     for number, name in enumerate(classes):
         categories.append(
             f'<category render="true" type="string" symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}/>'
         )
         r, g, b = (int(colours[name][i : i + 2], 16) for i in (1, 3, 5))
-        symbols.append(Template((_TEMPLATES / "symbol.qml").read_text()).substitute(number=number, r=r, g=g, b=b))
+        symbols.append(Template((_TEMPLATES / "symbol.qml").read_text(encoding="utf-8")).substitute(number=number, r=r, g=g, b=b))
     style = Template((_TEMPLATES / "style.qml").read_text(encoding="utf-8"))
-    return style.substitute(column=quoteattr(task), categories="".join(categories), symbols="".join(symbols))
+    return style.substitute(column=quoteattr(field), categories="".join(categories), symbols="".join(symbols))
+
+
+def gis_names(columns: Iterable[str]) -> dict[str, str]:
+    """Column -> name of the field in a GeoPackage, where names may not differ only in case or be fid, geom or ogc_fid.
+
+    A name that would clash gets a number at its end: the keys that differ from their values were renamed.
+    """
+    taken, names = {"fid", "geom", "ogc_fid", "geometry"}, {}
+    for column in columns:
+        tries = (f"{column}{suffix}" for suffix in ["", *(f"_{n}" for n in range(1, len(taken) + 2))])
+        names[column] = next(name for name in tries if name.casefold() not in taken)
+        taken.add(names[column].casefold())
+    return names
 
 
 def write_geopackage(
     attributes: pd.DataFrame, tasks: Mapping, path: str | Path, layers: Mapping[str, gpd.GeoDataFrame] | None = None
 ) -> Path:
-    """A GeoPackage with the façades (flat columns; see :func:`mtclim.mapping.exposure.attributes`) and a QGIS style a task.
+    """Write a GeoPackage with the façades and a QGIS style a task, whole or not at all.
 
-    The first task's style is the default; other `layers` (blocks, municipalities, aggregates) are added as they are.
+    Parameters
+    ----------
+    attributes : DataFrame
+        From :func:`mtclim.mapping.exposure.attributes`. Fields are renamed as :func:`gis_names` says.
+    tasks : mapping
+        Task -> its classes. The first task's style is the default.
+    path : path
+        Of the file.
+    layers : mapping, optional
+        Other layers by name: blocks, municipalities, aggregates.
     """
     path, colours = Path(path), palette(tasks)
-    beside = path.with_name(f".partial-{path.name}")
-    beside.unlink(missing_ok=True)
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
     facades = gpd.GeoDataFrame(attributes.reset_index(drop=True), geometry=geometry)
-    facades.to_file(beside, layer="facades", driver="GPKG", engine="pyogrio")
-    for name, layer in (layers or {}).items():
-        layer.to_file(beside, layer=name, driver="GPKG", engine="pyogrio")
-    with closing(sqlite3.connect(beside)) as database, database:
-        database.executescript((_TEMPLATES / "layer_styles.sql").read_text())
-        for number, (task, classes) in enumerate(tasks.items()):
-            row = ("facades", "geom", task, qgis_style(task, classes, colours[task]), number == 0)
-            database.execute(
-                "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, styleQML, useAsDefault)"
-                " VALUES (?, ?, ?, ?, ?)", row
-            )  # fmt: skip
-    beside.replace(path)
+    with whole_or_absent(path) as beside:
+        for name, layer in ({"facades": facades} | dict(layers or {})).items():
+            fields = gis_names(column for column in layer.columns if column != layer.geometry.name)
+            layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", engine="pyogrio")
+        fields = gis_names(attributes.columns)
+        with closing(sqlite3.connect(beside)) as database, database:
+            database.executescript((_TEMPLATES / "layer_styles.sql").read_text(encoding="utf-8"))
+            for number, (task, classes) in enumerate(tasks.items()):
+                field = fields[f"{task}:pred" if f"{task}:pred" in fields else task]
+                row = ("facades", "geom", task, qgis_style(field, classes, colours[task]), number == 0)
+                database.execute(
+                    "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, styleQML, useAsDefault)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    row,
+                )
     return path

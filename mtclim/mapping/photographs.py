@@ -1,94 +1,255 @@
-"""Photographs to predict: from a table or a geotagged folder, decoded ahead of the model by workers."""
+"""Photographs to predict: the files of a list, a folder or a table, where each was taken, and decoding ahead."""
 
-import multiprocessing
 import os
 import re
-import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from mmap import mmap
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mtclim.data.images import ImageError, decode
-from mtclim.data.table import grid_blocks, read_table
+from mtclim import machine
+from mtclim.data.images import FORMATS, SUFFIXES, ImageError, decode, digest_of
+from mtclim.data.table import TableError, grid_blocks, read_table
+from mtclim.files import whole_or_absent
 from mtclim.tasks import Tasks
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 CARRIED = ("building", "weight", "municipality")
-_GPS, _CHUNK = 0x8825, 16
-_rings: dict[int, dict[int, np.ndarray]] = {}  # batches that decoding workers fill; forked workers inherit the memory
+"""Columns of a table that predictions keep."""
+BUILDING_SPAN = 500.0
+"""Metres: photographs further apart do not show one building."""
+_AHEAD = 2  # batches that are decoded while one is predicted; this bounds the memory
+_GPS = 0x8825
+_NORTH_SOUTH = {"N": 1, "NORTH": 1, "S": -1, "SOUTH": -1}
+_EAST_WEST = {"E": 1, "EAST": 1, "W": -1, "WEST": -1}
+
+# ---------------------------------------------------------------- where a photograph was taken
+
+
+def _gps(path: str | Path) -> dict:
+    """The GPS block of a photograph's EXIF data, {} where there is none; ValueError where the file cannot be read."""
+    if not os.path.isfile(path):
+        raise ValueError("no such file, or not a file")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.getexif().get_ifd(_GPS)
+    except Exception as error:  # Pillow raises many kinds of error for damaged files
+        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
+    """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
+    text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
+    name = text.strip("\0 \t\r\n").upper()
+    if name not in signs:
+        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected one of {', '.join(signs)}")
+    parts = [float(part) for part in (value if isinstance(value, (tuple, list)) else [value])]
+    degrees = sum(part / 60**k for k, part in enumerate(parts))
+    if not (all(part >= 0 for part in parts) and all(part <= 60 for part in parts[1:]) and degrees <= most):
+        raise ValueError(f"doubtful GPS position: {' '.join(f'{part:g}' for part in parts)} {name} is impossible")
+    return signs[name] * degrees
+
+
+def _position(gps: Mapping) -> tuple[float, float]:
+    """(lon, lat) in degrees from an EXIF GPS block; ValueError says why there is none or why it is doubtful."""
+    if 2 not in gps or 4 not in gps:
+        raise ValueError("no GPS position in its EXIF data")
+    try:
+        lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
+        lon = _degrees(gps[4], gps.get(3), _EAST_WEST, 180)
+    except (TypeError, ZeroDivisionError):
+        raise ValueError("doubtful GPS position: it is not made of numbers") from None
+    if lon == lat == 0:
+        raise ValueError("doubtful GPS position: 0, 0 is what a receiver without a fix writes")
+    return lon, lat
+
+
+def _bearing(gps: Mapping) -> float:
+    """The viewing direction (``GPSImgDirection``) in degrees clockwise from north; NaN where there is none."""
+    try:
+        direction = float(gps[17])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return np.nan
+    return direction % 360 if 0 <= direction <= 360 else np.nan
+
+
+def exif_position(path: str | Path) -> tuple[float, float]:
+    """(lon, lat) of a photograph in degrees, from its EXIF data.
+
+    Raises ValueError where there is no position and where it is doubtful: an unknown or empty reference, impossible
+    degrees, minutes or seconds, or exactly (0, 0). The message is the reason.
+    """
+    return _position(_gps(path))
+
+
+def _place(path: Path) -> tuple[float, float, float, str]:
+    """Longitude, latitude, bearing, and the reason why there is no position."""
+    bearing = np.nan
+    try:
+        gps = _gps(path)
+        bearing = _bearing(gps)
+        return *_position(gps), bearing, ""
+    except ValueError as error:
+        return np.nan, np.nan, bearing, str(error)
+
 
 # ---------------------------------------------------------------- what is to be predicted
 
 
-def exif_position(path: str | Path) -> tuple[float, float]:
-    """(lon, lat) in degrees from a photograph's EXIF GPS block; ValueError says why where there is none."""
-    try:
-        with Image.open(path) as image:
-            gps = image.getexif().get_ifd(_GPS)
-    except Exception as error:  # Pillow raises many kinds for broken files; each is a photograph that can't be placed
-        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
-    try:
-        degrees = [float(np.dot([float(part) for part in gps[tag]], [1, 1 / 60, 1 / 3600])) for tag in (4, 2)]
-        lon, lat = degrees[0] * (-1 if gps[3] in ("W", "w") else 1), degrees[1] * (-1 if gps[1] in ("S", "s") else 1)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise ValueError("no GPS position in its EXIF data") from None
-    if not (np.isfinite([lon, lat]).all() and abs(lon) <= 180 and abs(lat) <= 90):
-        raise ValueError(f"GPS position out of range: lon {lon}, lat {lat}")
-    return lon, lat
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs to predict, one row each.
 
-
-def read_folder(folder: str | Path, cell: float = 500.0) -> pd.DataFrame:
-    """The photographs of a folder, sorted: image, lon, lat, block (a grid of `cell` metres), reason, path."""
-    folder = Path(folder)
-    found = [Path(root, name) for root, folders, files in os.walk(folder) for name in files + folders]
-    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise FileNotFoundError(f"{folder}: found no photograph; expected files ending in {', '.join(SUFFIXES)}.")
-
-    def place(path: Path) -> tuple[float, float, str]:
-        try:
-            return *exif_position(path), ""
-        except ValueError as error:
-            return np.nan, np.nan, str(error)
-
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(place, paths))
-    frame = pd.DataFrame(rows, columns=["lon", "lat", "reason"])
-    frame.insert(0, "image", [path.relative_to(folder).as_posix() for path in paths])
-    frame["path"] = [str(path) for path in paths]
-    placed = frame["lon"].notna()
-    frame["block"] = None
-    if placed.any():
-        frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], cell).to_numpy()
-    return frame
-
-
-def read_source(source: str | Path, tasks: Tasks, cell: float = 500.0, require_position: bool = True) -> pd.DataFrame:
-    """The images of a table or folder: image, path, lon, lat, block, the tasks' true labels, `CARRIED` columns, reason.
-
-    `reason` is empty for images to predict, and says why for those that can't be placed.
+    ``frame`` has image (the name), path, lon, lat (degrees), bearing (degrees), block, the columns ``CARRIED`` and true
+    labels (``<task>:true``) that a table gives, and reason: why there is no position, else "". ``folder`` is what names are relative to.
+    ``others`` counts the files of a folder that are not photographs, by suffix.
     """
-    if Path(source).is_dir():
-        return read_folder(source, cell)
-    table = read_table(source, tasks, require_images=False, require_labels=False)
-    frame = table.frame.assign(path=[str(path) for path in table.paths])
-    known = [name for name in dict.fromkeys((*CARRIED, *tasks)) if name in frame and frame[name].notna().any()]
-    frame = frame.reindex(columns=["image", "path", "lon", "lat", "block", *known])
+
+    frame: pd.DataFrame
+    folder: Path | None = None
+    others: Counter = field(default_factory=Counter)
+
+
+def read_source(
+    source: str | Path | Sequence[str | Path], tasks: Tasks, require_position: bool = True, cell: float = 500.0
+) -> Photographs:
+    """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        A folder, a table, or files. The positions of files are read from their EXIF data.
+    tasks : Tasks
+        Their true labels are kept where a table has them.
+    require_position : bool
+        Whether it is an error that no row of a table has a position.
+    cell : float
+        Width in metres of the grid of blocks where a table has none.
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder without a photograph.
+    TableError
+        A table that cannot be read as meant.
+    """
+    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in SUFFIXES:
+        files = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
+        if not files:
+            raise ValueError("source: found an empty list; expected at least one photograph, a folder or a table.")
+        found = Photographs(_read_files(files, [str(path) for path in files]))
+    elif Path(source).is_dir():
+        found = _read_folder(Path(source))
+    else:
+        found = _read_rows(Path(source), tasks, require_position)
+    frame = found.frame
     placed = frame[["lon", "lat"]].notna().all(axis=1)
-    if require_position and not placed.any():
-        raise ValueError(f"{source}: no image has a position; add lon and lat columns, or set require_position=False.")
     if placed.any() and frame["block"].isna().all():
         frame["block"] = frame["block"].astype(object)
         frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], cell).to_numpy()
-    frame["reason"] = np.where(placed | (not require_position), "", "no position (lon, lat) in the table")
-    return frame
+    return found
+
+
+def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        frame = pd.DataFrame(list(pool.map(_place, paths)), columns=["lon", "lat", "bearing", "reason"])
+    frame.insert(0, "image", names)
+    return frame.assign(path=[str(path) for path in paths], block=None)
+
+
+def _read_folder(folder: Path) -> Photographs:
+    paths, others = [], Counter()
+    for root, folders, files in os.walk(folder):
+        for name in files + folders:
+            path = Path(root, name)
+            if path.suffix.lower() in SUFFIXES:
+                paths.append(path)
+            elif name in files or path.is_symlink():
+                others["link to a folder" if name in folders else path.suffix.lower() or "no suffix"] += 1
+    if not paths:
+        found = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5)) or "no file"
+        raise FileNotFoundError(f"{folder}: found no photograph ({found}); expected files such as .jpg, .png or .tif.")
+    paths.sort()
+    return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
+
+
+def _read_rows(path: Path, tasks: Tasks, require_position: bool) -> Photographs:
+    table = read_table(path, tasks, require_images=False, require_labels=False)
+    known = [name for name in ("image", "lon", "lat", "bearing", "block", *CARRIED) if name in table.frame]
+    frame = table.frame[known].reindex(columns=[*dict.fromkeys(["image", "lon", "lat", "bearing", "block", *known])])
+    frame = frame.assign(path=[str(path) for path in table.paths])
+    for name in {"block", "building", "municipality"} & set(frame):  # a blank cell is a missing one
+        frame[name] = frame[name].astype(object).map(str, na_action="ignore").replace(r"^\s*$", None, regex=True)
+    for task in tasks:
+        if task in table.frame and table.frame[task].notna().any():
+            frame[f"{task}:true"] = table.frame[task].astype(object)
+    placed = frame[["lon", "lat"]].notna().all(axis=1)
+    if require_position and not placed.any():
+        raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
+    if "building" in frame:
+        _check_buildings(frame[placed], path)
+    frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
+    return Photographs(frame, getattr(table, "image_root", None) or path.absolute().parent)
+
+
+def _check_buildings(frame: pd.DataFrame, path: Path) -> None:
+    """TableError where photographs of one ``building`` lie too far apart: the column then holds something else."""
+    y, x = frame["lat"] * 111_320, frame["lon"] * 111_320 * np.cos(np.radians(frame["lat"]))
+    groups = pd.DataFrame({"x": x, "y": y}).groupby(frame["building"])
+    span = (groups.max() - groups.min()).max(axis=1)
+    if (span > BUILDING_SPAN).any():
+        name, count = span.idxmax(), int((frame["building"] == span.idxmax()).sum())
+        raise TableError(
+            f"{path}: column 'building': {count} photographs of the building {name!r} lie up to {span.max():,.0f} m apart; "
+            "expected the number of one building, or an empty cell. Rename the column (to '_building' to leave it out)."
+        )
+
+
+# ---------------------------------------------------------------- decoding, ahead of the model
+
+
+def _decode(path: str, sizes: Sequence[int]) -> tuple[list[np.ndarray], str, str]:
+    """The picture at every size, the digest of the file's content, and the reason why it cannot be read, else ""."""
+    try:
+        content = Path(path).read_bytes() if os.path.isfile(path) else path
+        return [decode(content, size) for size in sizes], digest_of(content), ""
+    except (ImageError, OSError) as error:
+        return [np.zeros((size, size, 3), np.uint8) for size in sizes], "", str(error) or type(error).__name__
+
+
+def decoded_batches(
+    batches: Sequence[Sequence[str]], sizes: Sequence[int], batch_size: int, workers: int | None = None
+) -> Iterator[tuple[dict[int, np.ndarray], list[str], list[str]]]:
+    """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
+
+    Yields
+    ------
+    tuple
+        ``{size: (batch_size, size, size, 3) uint8}``, and for each path the digest of its content and the reason why it
+        cannot be read, else "". Rows past the end of a short batch, and unreadable pictures, are zeros.
+    """
+    pool = ThreadPoolExecutor(workers or machine.cores())
+    tasks = ([pool.submit(_decode, path, sizes) for path in paths] for paths in batches)
+    waiting = deque(islice(tasks, _AHEAD))
+    try:
+        while waiting:
+            done = [future.result() for future in waiting.popleft()]
+            waiting.extend(islice(tasks, 1))
+            pixels = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
+            for row, (pictures, _, _) in enumerate(done):
+                for size, picture in zip(sizes, pictures, strict=True):
+                    pixels[size][row] = picture
+            yield pixels, [digest for _, digest, _ in done], [reason for _, _, reason in done]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---------------------------------------------------------------- files that people open
 
 
 def safe_cell(value: object) -> object:
@@ -96,80 +257,11 @@ def safe_cell(value: object) -> object:
     return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
-# ---------------------------------------------------------------- decoding, ahead of the model
-
-
-def _fill(ring: int, slot: int, first: int, paths: Sequence[str]) -> list[str]:
-    """Decode `paths` into a ring's slot from position `first` on, at every size; returns a reason (or "") an image."""
-    reasons = []
-    for position, path in enumerate(paths, first):
-        try:
-            for size, batches in _rings[ring].items():
-                batches[slot, position] = decode(path, size)
-            reasons.append("")
-        except ImageError as error:
-            reasons.append(str(error) or type(error).__name__)
-    return reasons
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed ends too (nothing else tells it)."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _executor(workers: int, processes: bool) -> Executor:
-    if processes and "fork" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("fork")
-        return ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),))
-    return ThreadPoolExecutor(workers)
-
-
-def decoded_batches(
-    batches: Sequence[Sequence[str]],
-    sizes: Sequence[int],
-    batch_size: int,
-    workers: int | None = None,
-    processes: bool = True,
-) -> Iterator[tuple[dict[int, np.ndarray], list[str]]]:
-    """Yield ({size: (batch_size, size, size, 3) uint8}, reasons) for each batch of paths, in order, decoded ahead.
-
-    Rows past the end of a short batch, and unreadable images, are zeros. The arrays are reused: copy what you keep.
-    Beside a model on the CPU `processes` don't pay: after a fork each page that the model works on is copied once.
-    """
-    workers = workers or min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    slots = max(3, 2 + workers * _CHUNK // batch_size)
-    # anonymous shared memory: the pages are those that workers fill, and /dev/shm (tiny in containers) isn't needed
-    ring = {size: np.frombuffer(mmap(-1, slots * batch_size * size * size * 3), np.uint8) for size in sizes}
-    ring = {size: memory.reshape(slots, batch_size, size, size, 3) for size, memory in ring.items()}
-    key = id(ring)
-    _rings[key] = ring
-    waiting: deque = deque()
-    ahead = iter(enumerate(batches))
-    executor = _executor(workers, processes)
-
-    def start() -> None:
-        number, paths = next(ahead, (None, None))
-        if paths is not None:
-            slot = number % slots
-            parts = [(first, list(paths[first : first + _CHUNK])) for first in range(0, len(paths), _CHUNK)]
-            waiting.append((slot, [executor.submit(_fill, key, slot, *part) for part in parts]))
-
-    try:
-        for _ in range(slots - 1):
-            start()
-        while waiting:
-            slot, parts = waiting.popleft()
-            reasons = [reason for part in parts for reason in part.result()]
-            for batch in ring.values():
-                batch[slot, [n for n in range(batch_size) if n >= len(reasons) or reasons[n]]] = 0
-            yield {size: batch[slot] for size, batch in ring.items()}, reasons
-            start()
-    finally:
-        executor.shutdown(cancel_futures=True)
-        del _rings[key]
+def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
+    """Write a CSV, whole or not at all, in which no cell is run as a formula."""
+    frame = frame.rename(columns=lambda name: safe_cell(str(name)))
+    text = frame.select_dtypes(["object", "string", "category"])
+    safe = {name: column.astype(object).map(safe_cell) for name, column in text.items()}
+    with whole_or_absent(path) as beside:
+        frame.assign(**safe).to_csv(beside, index=False, encoding="utf-8")
+    return Path(path)

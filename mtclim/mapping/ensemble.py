@@ -1,0 +1,210 @@
+"""Trained models made ready to predict: one or several, calibrated, and with answers that agree if so wished."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mtclim import runs
+from mtclim.analysis.joint import Joint, fit_joint
+from mtclim.mapping.frequencies import probabilities
+from mtclim.metrics import codes, rescale
+from mtclim.results import normalised
+from mtclim.tasks import Tasks
+
+SPLITS = ("train", "val", "test")
+Run = str | Path
+
+# ---------------------------------------------------------------- the models
+
+
+@dataclass
+class Ensemble:
+    """Trained models of the same tasks, with what their runs know."""
+
+    models: list[torch.nn.Module]
+    temperatures: list[dict[str, float]]  # task -> temperature; 1 where it is absent
+    tasks: Tasks
+    device: torch.device
+    digest: str = ""
+    splits: pd.Series | None = None  # digest of an image's content -> "train", "val" or "test"; None without a run
+    joint: Joint | None = None
+    limit: int | None = None  # rows of a forward pass; set once memory was short
+
+    def __post_init__(self):
+        # The columns of each model in the order of ``tasks``: a run may have been trained in an order of its own.
+        self.orders = [[model.tasks.columns.index(name) for name in self.tasks.columns] for model in self.models]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The distinct image sizes in pixels."""
+        return sorted({model.image_size for model in self.models})
+
+    def probabilities(self, batch: dict[int, np.ndarray]) -> np.ndarray:
+        """The models' mean probabilities (B, S) float32, classes in the order of ``tasks.columns``.
+
+        ``batch`` holds the pictures (B, size, size, 3) uint8 at every size. On a CPU each thread takes a slice of the
+        batch through the whole network: threads that share each operation would wait for one another at its end.
+        """
+        rows, threads = len(next(iter(batch.values()))), torch.get_num_threads()
+        if self.device.type == "cpu" and threads > 1:
+            try:
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    return np.concatenate(list(pool.map(self._forward, _slices(batch, -(-rows // threads)))))
+            finally:
+                torch.set_num_threads(threads)  # threads that start later take over what was set last
+        while True:
+            limit = self.limit or rows
+            try:
+                return np.concatenate([self._forward(part) for part in _slices(batch, limit)])
+            except torch.cuda.OutOfMemoryError:
+                if limit == 1:
+                    raise
+                self.limit = max(1, limit // 2)
+                torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward(self, batch: dict[int, np.ndarray]) -> np.ndarray:
+        total = 0.0
+        gpu = self.device.type == "cuda"
+        for model, temperature, order in zip(self.models, self.temperatures, self.orders, strict=True):
+            images = normalised(torch.from_numpy(batch[model.image_size]).to(self.device), model)  # (B, 3, H, W)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
+                out = model(images.contiguous(memory_format=torch.channels_last) if gpu else images.contiguous())
+            p = {task: out.probabilities[task].float() for task in model.tasks}
+            # softmax(logits / T) from probabilities: log p is the logits up to a constant
+            scaled = [torch.softmax(p[t].log() / temperature[t], 1) if t in temperature else p[t] for t in model.tasks]
+            total = total + torch.cat(scaled, 1)[:, order]  # (B, S)
+        return (total / len(self.models)).cpu().numpy()
+
+
+def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarray]]:
+    rows = len(next(iter(batch.values())))
+    return [{size: pixels[i : i + step] for size, pixels in batch.items()} for i in range(0, rows, step)]
+
+
+def listed_runs(model_or_runs: Run | Sequence[Run]) -> list[Path]:
+    given = [model_or_runs] if isinstance(model_or_runs, (str, Path)) else list(model_or_runs)
+    if not given:
+        raise ValueError("predict: found no run folder; name at least one.")
+    return [Path(run) for run in given]
+
+
+def load_ensemble(
+    model_or_runs: torch.nn.Module | Run | Sequence[Run],
+    calibrated: bool = False,
+    consistent: bool = False,
+    device: str | None = None,
+) -> Ensemble:
+    """Make a loaded model, or one or several run folders, ready to predict.
+
+    Parameters
+    ----------
+    model_or_runs : Module, path or sequence of paths
+        What :func:`mtclim.load` returns, or run folders, whose probabilities are averaged.
+    calibrated : bool
+        Whether the probabilities are temperature-scaled as validation told.
+    consistent : bool
+        Whether the answers are those of the joint over labelsets. This needs run folders.
+    device : str, optional
+        By default a loaded model stays where it is, and run folders go to the GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        Where the models' tasks differ, and where a model does not know its image size.
+    """
+    if isinstance(model_or_runs, torch.nn.Module):
+        model = model_or_runs
+        if consistent:
+            raise ValueError("consistent: a loaded model does not know its training labelsets; give its run folder.")
+        if getattr(model, "image_size", None) is None:
+            raise ValueError("predict: the model has no image_size; expected one that mtclim.load(run_folder) returns.")
+        device = torch.device(device) if device else next(model.parameters()).device
+        temperatures = [dict(model.temperatures) if calibrated else {}]
+        return Ensemble([model.to(device).eval()], temperatures, model.tasks, device)
+    folders = listed_runs(model_or_runs)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tasks, models = tasks_of(folders[0]), [runs.load(folder).to(device) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if set(model.tasks.columns) != set(tasks.columns):
+            raise ValueError(f"{folder}: tasks {model.tasks.to_dict()} differ from {folders[0]}'s {tasks.to_dict()}.")
+        if device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+    temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
+    digest = hashlib.sha256(b"".join((folder / "model.safetensors").read_bytes() for folder in folders)).hexdigest()
+    joint = joint_of(validation(folders, calibrated), folders[0], tasks) if consistent else None
+    return Ensemble(models, temperatures, tasks, device, digest, splits_of(folders), joint)
+
+
+def tasks_of(run: Run) -> Tasks:
+    """The tasks of a run, in the order of its table."""
+    settings = runs.read_settings(run)
+    return Tasks(settings["tasks"], settings.get("titles"))
+
+
+def splits_of(folders: Sequence[Run]) -> pd.Series:
+    """Digest of an image's content -> "train", "val" or "test" as the runs used it; "train" if any of them did."""
+    used = pd.concat([pd.read_parquet(Path(run) / "split.parquet", columns=["digest", "split"]) for run in folders])
+    rank = used["split"].map(SPLITS.index).groupby(used["digest"]).min()
+    return rank.map(dict(enumerate(SPLITS))).astype(object)
+
+
+def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.DataFrame:
+    """What runs answer together on the validation images that all of them have: the columns of validation.parquet.
+
+    Raises ValueError where the runs have no validation image in common or were trained on different tables.
+    """
+    folders = listed_runs(folders)
+    frames = [pd.read_parquet(run / "validation.parquet").set_index("image") for run in folders]
+    common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]
+    if not len(common) or len({runs.read_settings(run).get("table") for run in folders}) > 1:
+        raise ValueError(f"{', '.join(map(str, folders))}: no validation image in common; use runs of one partition.")
+    result = frames[0].loc[common].copy()
+    for task, classes in tasks_of(folders[0]).items():
+        names, total = [f"{task}:p:{name}" for name in classes], 0.0
+        for run, frame in zip(folders, frames, strict=True):
+            temperature = json.loads((run / "calibration.json").read_text(encoding="utf-8"))[task]["temperature"]
+            p = frame.loc[common, names].to_numpy(float)
+            total = total + (rescale(p, temperature) if calibrated else p)
+        result[names] = total / len(folders)
+        result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
+    return result.reset_index()
+
+
+# ---------------------------------------------------------------- answers that agree
+
+
+def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
+    """A run's training labelsets (L, N) as class positions, -1 = not annotated, and how many images have each (L,)."""
+    table = pd.read_csv(Path(run) / "labelsets.csv", dtype=str, keep_default_na=False)
+    labels = [codes(table[task].where(table[task] != "", None), classes) for task, classes in tasks.items()]
+    return np.stack(labels, axis=1), table[":count"].to_numpy(np.int64)
+
+
+def joint_of(answers: pd.DataFrame, run: Run, tasks: Tasks) -> Joint:
+    """Fit the joint over a run's training labelsets to answers on its validation images (see :func:`validation`)."""
+    p = {task: probabilities(answers, task, classes) for task, classes in tasks.items()}
+    true = np.stack([codes(answers[f"{task}:true"], classes) for task, classes in tasks.items()], axis=1)
+    return fit_joint(p, true, *labelsets_of(run, tasks), tasks)
+
+
+def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd.DataFrame:
+    """A copy of predictions with the joint's answers in place of the networks'.
+
+    ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
+    consistent marginals, which are for each task alone and for counts.
+    """
+    found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
+    columns = {}
+    for n, (task, classes) in enumerate(tasks.items()):
+        columns[f"{task}:pred"] = np.asarray(classes, object)[found.labels[:, n]]
+        p = found.marginals[task].astype(np.float32)
+        columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+    return predictions.assign(**columns)

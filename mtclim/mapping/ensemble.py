@@ -89,8 +89,9 @@ def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarra
     return [{size: pixels[i : i + step] for size, pixels in batch.items()} for i in range(0, rows, step)]
 
 
-def listed_runs(model_or_runs: Run | Sequence[Run]) -> list[Path]:
-    given = [model_or_runs] if isinstance(model_or_runs, (str, Path)) else list(model_or_runs)
+def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
+    """One or several run folders as a list; ValueError where there is none."""
+    given = [given] if isinstance(given, (str, Path)) else list(given)
     if not given:
         raise ValueError("predict: found no run folder; name at least one.")
     return [Path(run) for run in given]

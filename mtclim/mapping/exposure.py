@@ -160,21 +160,20 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
 # ---------------------------------------------------------------- counts
 
 
-def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
-    """One row a building: several photographs of one ``building`` are averaged (probabilities, position, weight).
+def buildings(predictions: pd.DataFrame, tasks: Tasks, by: str = "block") -> pd.DataFrame:
+    """One row a building, with its area ``by``: photographs of one ``building`` are averaged, also their weights.
 
     Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
     ``weight`` is 1.
     """
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    places = [name for name in ("block", "municipality") if name in predictions]
-    frame = predictions[["lon", "lat", *places, *columns]].copy()
+    frame = predictions[["lon", "lat", by, *columns]].copy()
     frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
     if "building" not in predictions:
         return frame
     alone = pd.Series([f"façade {n}" for n in range(len(frame))], predictions.index)
     groups = frame.groupby(predictions["building"].replace("", None).fillna(alone), sort=False)
-    how = dict.fromkeys(places, "first") | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
+    how = {by: "first"} | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
     return groups.agg(how).reset_index(drop=True)
 
 
@@ -223,7 +222,7 @@ def exposure(
     shape = tuple(len(tasks[task]) for task in used)
     if np.prod(shape, dtype=float) > _MOST:
         raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
-    stock = buildings(predictions, tasks)
+    stock = buildings(predictions, tasks, by)
     stock[by] = stock[by].fillna(f"no {by}").astype(str)
     parts, found = [], set()
     for area, rows in stock.groupby(by, sort=True):
@@ -403,7 +402,9 @@ def write_openquake(
     table = pd.DataFrame({"id": [f"a{n:07d}" for n in range(len(assets))]})
     table = table.assign(lon=assets["lon"].round(5), lat=assets["lat"].round(5), taxonomy=assets["taxonomy"])
     write_csv(table.assign(number=assets[kind].round(6), block=assets["block"]), folder / f"{stem}.csv")
-    description = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
+    description = (
+        f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
+    )
     description += f"; {how}" if how else ""
     write_text(
         folder / f"{stem}.xml",

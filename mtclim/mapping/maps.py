@@ -23,6 +23,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from mtclim.analysis.joint import unseen
 from mtclim.files import whole_or_absent
@@ -138,13 +139,14 @@ def north_and_scale(ax) -> None:
     """A north arrow and a scale bar, in the corners of an axes in metres."""
     (west, east), (south, north) = ax.get_xlim(), ax.get_ylim()
     length, height = scale_length(east - west), north - south
+    halo = [withStroke(linewidth=3, foreground="white")]
     x, y = west + 0.05 * (east - west), south + 0.05 * height
     ax.plot([x, x + length], [y, y], color="black", linewidth=2, solid_capstyle="butt", zorder=5)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    ax.text(x, y + 0.02 * height, text, fontsize=6, zorder=5)
-    arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+    ax.text(x, y + 0.02 * height, text, fontsize=8, zorder=5, path_effects=halo)
+    arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0, "path_effects": halo}
     ax.annotate("", (0.93, 0.96), (0.93, 0.84), xycoords="axes fraction", arrowprops=arrow, zorder=5)
-    ax.text(0.93, 0.78, "N", transform=ax.transAxes, ha="center", fontsize=7, zorder=5)
+    ax.text(0.93, 0.78, "N", transform=ax.transAxes, ha="center", fontsize=8, zorder=5, path_effects=halo)
 
 
 # ---------------------------------------------------------------- Fig. 13
@@ -197,10 +199,12 @@ def fig13(
     layers = [outlines(layer) for layer in polygons]
     found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()}
     shares = {task: np.bincount(k, minlength=len(tasks[task])) / len(k) for task, k in found.items()}
-    shown = {task: most_frequent(share, max(columns, min(MOST_CLASSES, 80 // len(tasks)))) for task, share in shares.items()}
+    shown = {
+        task: most_frequent(share, max(columns, min(MOST_CLASSES, 80 // len(tasks)))) for task, share in shares.items()
+    }
     shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.3)
     rows = [-(-len(chosen) // columns) for chosen in shown.values()]
-    heights = [n * (WIDTH / columns * shape + 0.5) + 0.3 for n in rows]
+    heights = [n * (WIDTH / columns * shape + 0.4) + 0.3 for n in rows]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.7))
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
@@ -351,7 +355,9 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Fig
     ncols = min(ncols, len(kinds))
     nrows = -(-len(kinds) // ncols)
     figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.5) * nrows + 0.3), squeeze=False)
-    few = f"{int(enough.sum()):,} of {len(areas):,} areas" + ("" if enough.all() else f"; grey: fewer than {FEWEST} façades")
+    few = f"{int(enough.sum()):,} of {len(areas):,} areas" + (
+        "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
+    )
     bounds = areas.total_bounds
     for ax, (column, title) in zip(axes.flat, kinds.items(), strict=False):
         part, values = (areas, areas[column]) if column == "façades" else (areas[enough], areas.loc[enough, column])
@@ -371,7 +377,9 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Fig
     for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()
     north_and_scale(axes[0][0])
-    figure.supxlabel(f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {few}.", fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(
+        f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {few}.", fontsize=8, x=0.01, ha="left"
+    )
     return figure
 
 
@@ -382,15 +390,19 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
     looks |= {"raw": (METHODS["raw"], "#EE6677", "o"), "expected": (METHODS["expected"], "#228833", "D")}
     parts = {task: frequencies[frequencies["task"] == task] for task in tasks}
     parts = {task: part.iloc[most_frequent(part["expected"].to_numpy())] for task, part in parts.items()}
-    figure, axes = masonry([0.8 * len(part) + 2.6 for part in parts.values()], min(2, len(parts)), 0.22, 0.0)
+    names = {task: [_short(tasks.title(task, name), 26) for name in part["class"]] for task, part in parts.items()}
+    heights = [(1.3 if any("\n" in name for name in own) else 0.8) * len(own) + 2.6 for own in names.values()]
+    figure, axes = masonry(heights, min(2, len(parts)), 0.22, 0.0)
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
         for kind, (label, colour, marker) in looks.items():
             if part[kind].notna().all():
-                size = {"s": 70, "linewidths": 2} if kind == "truth" else {"s": 18}
-                ax.scatter(100 * part[kind], range(len(part)), color=colour, label=label, marker=marker, alpha=0.85, **size)
-        rows_axis(ax, [_short(tasks.title(task, name), 26) for name in part["class"]], 8)
+                look = {"color": colour, "marker": marker, "alpha": 0.85, "s": 70 if kind == "truth" else 18}
+                ax.scatter(100 * part[kind], range(len(part)), label=label, **look)
+        rows_axis(ax, names[task], 8)
         rest = len(tasks[task]) - len(part)
-        ax.set(title=tasks.title(task) + (f" ({rest} rarer classes not shown)" if rest else ""), xlim=(0, None))
+        title = tasks.title(task) + (f" ({rest} rarer classes not shown)" if rest else "")
+        ax.set_title(_short(title, 30), fontsize=9)
+        ax.set_xlim(0, 108 * np.nanmax(part[list(looks)].to_numpy(float)))
         ax.grid(axis="both")
     axes[-1].set_xlabel(f"share of n = {n:,} façades [%]")
     labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -410,7 +422,9 @@ def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str]) -
             f'<category render="true" type="string" symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}/>'
         )
         r, g, b = (int(colours[name][i : i + 2], 16) for i in (1, 3, 5))
-        symbols.append(Template((_TEMPLATES / "symbol.qml").read_text(encoding="utf-8")).substitute(number=number, r=r, g=g, b=b))
+        symbols.append(
+            Template((_TEMPLATES / "symbol.qml").read_text(encoding="utf-8")).substitute(number=number, r=r, g=g, b=b)
+        )
     style = Template((_TEMPLATES / "style.qml").read_text(encoding="utf-8"))
     return style.substitute(column=quoteattr(field), categories="".join(categories), symbols="".join(symbols))
 

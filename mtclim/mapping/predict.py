@@ -51,8 +51,8 @@ def _answers(
 def _frame(rows: pd.DataFrame, p: np.ndarray, digests: np.ndarray, ensemble: Ensemble) -> pd.DataFrame:
     """One row a photograph: what is known of it, then the columns of each task."""
     carried = [name for name in CARRIED if name in rows]
-    frame = rows[["image", "lon", "lat", "bearing", "block", *carried, "reason"]].rename(columns={"reason": "unplaced"})
-    frame["unplaced"] = frame["unplaced"].replace("", None)
+    frame = rows[["image", "lon", "lat", "bearing", "block", *carried]].copy()
+    frame["doubtful"] = rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)
     columns: dict[str, object] = {}
     if ensemble.splits is not None:
         split = pd.Series(digests, frame.index, dtype=object).map(ensemble.splits)
@@ -121,7 +121,7 @@ def predict(
     if listed:
         warnings.warn(f"{len(listed)} of {len(found.frame)} photographs cannot be read: {first}", stacklevel=2)
     frame = pd.concat([part for part, _ in answers if len(part)], ignore_index=True)
-    optional = ["lon", "lat", "bearing", "block", "unplaced", "split"]
+    optional = ["lon", "lat", "bearing", "block", "doubtful", "split"]
     empty = [name for name in optional if name in frame and frame[name].isna().all()]
     frame = frame.drop(columns=empty)
     frame.attrs |= {"listed": listed, "others": dict(found.others)}

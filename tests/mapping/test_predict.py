@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from safetensors.torch import save_file
 
 import mtclim
 from mtclim.data import table
-from mtclim.data.images import decode
-from mtclim.mapping import predict
+from mtclim.data.images import decode, digest_of
+from mtclim.mapping import ensemble, predict
 from mtclim.mapping.photographs import decoded_batches, exif_position, read_source
 
 TASKS = mtclim.Tasks({"roof": ["flat", "gable", "hip, or other"], "storeys": ["1", "2"]})
@@ -36,18 +37,25 @@ def slow(self, batch):
     time.sleep(0.2)
     return forward(self, batch)
 predict.Ensemble.probabilities = slow
-predict.predict(sys.argv[1], sys.argv[2], sys.argv[3], shard_rows=8, batch_size=4, workers=1, progress=False)
+predict.predict_file(sys.argv[1], sys.argv[2], sys.argv[3], shard_rows=8, batch_size=4, workers=1, progress=False)
 """
 
 
-def make_run(folder: Path, seed: int, split: bool = True) -> Path:
+def make_run(folder: Path, seed: int, digests: dict[int, str] | None = None) -> Path:
     """A run folder around a network with random weights: predictions depend on the photograph, no training needed."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
     model = mtclim.create_model("lim_ms_all", TASKS, "test_byobnet", clim_units=4, tlim_units=4)
     save_file(model.state_dict(), folder / "model.safetensors")
     settings = {"variant": "lim_ms_all", "tasks": TASKS.to_dict(), "timm_name": "test_byobnet", "clim_units": 4}
-    settings |= {"tlim_units": 4, "detach": False, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+    settings |= {
+        "tlim_units": 4,
+        "table": "t1",
+        "image_root": "",
+        "image_size": 32,
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     (folder / "calibration.json").write_text(json.dumps({t: {"temperature": 0.5 + i} for i, t in enumerate(TASKS)}))
     rng = np.random.default_rng(seed)
@@ -59,11 +67,13 @@ def make_run(folder: Path, seed: int, split: bool = True) -> Path:
         known[[f"{task}:p:{name}" for name in classes]] = p
     known[:10].to_parquet(folder / "validation.parquet")
     known[10:].to_parquet(folder / "predictions.parquet")
-    if split:
-        parts = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
-        frame = pd.DataFrame({"image": [f"images/{i}.png" for i in range(40)], "split": parts})
-        frame.to_parquet(folder / "split.parquet")
-    labelsets = pd.DataFrame({"roof": ["flat"], "storeys": ["1"], ":count": [20]})
+    parts = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
+    frame = pd.DataFrame({"image": [f"images/{i}.png" for i in range(40)], "split": parts})
+    frame["digest"] = [(digests or {}).get(i, "") for i in range(40)]
+    frame[frame["digest"] != ""].to_parquet(folder / "split.parquet")
+    labelsets = pd.DataFrame(
+        {"roof": ["flat", "gable", "hip, or other"], "storeys": ["1", "2", "2"], ":count": [9, 6, 5]}
+    )
     labelsets.to_csv(folder / "labelsets.csv", index=False)
     (folder / "metrics.json").write_text(json.dumps({"test": {"mean": {"oa": 0.5, "kappa": 0.1}}}))
     (folder / "COMPLETE").touch()
@@ -74,8 +84,6 @@ def make_run(folder: Path, seed: int, split: bool = True) -> Path:
 def place(tmp_path_factory) -> Path:
     """Two runs, fifty generated pictures (one damaged, one missing) and a table in which two have no position."""
     folder, rng = tmp_path_factory.mktemp("predict"), np.random.default_rng(0)
-    make_run(folder / "runs" / "a", 0)
-    make_run(folder / "runs" / "b", 1, split=False)
     (folder / "images").mkdir()
     for i in range(N):
         colour = rng.integers(0, 255, 3)
@@ -83,6 +91,9 @@ def place(tmp_path_factory) -> Path:
         Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
     (folder / "images" / "7.png").write_bytes(b"not a picture")
     (folder / "images" / "9.png").unlink()
+    digests = {i: digest_of(folder / "images" / f"{i}.png") for i in range(40) if i != 9}
+    make_run(folder / "runs" / "a", 0, digests)
+    make_run(folder / "runs" / "b", 1, {i: digests[i] for i in range(25, 40)})
     table = pd.DataFrame({"image": [f"images/{i}.png" for i in range(N)]})
     table["lon"] = [f"{-70.6 + i / 1000:.3f}" for i in range(N)]
     table["lat"] = [f"{-33.4 + i / 1000:.3f}" for i in range(N)]
@@ -95,7 +106,7 @@ def place(tmp_path_factory) -> Path:
 def run(place: Path, name: str, runs=("a",), **options) -> tuple[pd.DataFrame, Path]:
     out = place / f"{name}.parquet"
     options = {"workers": 1, "progress": False} | options
-    predict.predict([place / "runs" / r for r in runs], place / "table.csv", out, **options)
+    predict.predict_file([place / "runs" / r for r in runs], place / "table.csv", out, **options)
     return pd.read_parquet(out), out
 
 
@@ -188,7 +199,7 @@ def test_parts_of_several_machines_are_joined(place, plain):
     options = {"shard_rows": 8, "batch_size": 4}
     out = place / "parts.parquet"
     for part in ((1, 2), (0, 2)):
-        folder = predict.predict(
+        folder = predict.predict_file(
             place / "runs" / "a", place / "table.csv", out, part=part, workers=1, progress=False, **options
         )
         assert folder.is_dir() and not out.exists()
@@ -214,13 +225,13 @@ def test_an_ensemble_is_the_mean_of_its_models(place, plain):
     assert len(predict.provenance_of(out)["runs"]) == 2
     paths = [place / "runs" / "a", place / "runs" / "b"]
     frames = [pd.read_parquet(path / "validation.parquet") for path in paths]
-    pooled = predict.validation(paths)
+    pooled = ensemble.validation(paths)
     np.testing.assert_allclose(pooled[PROBABILITIES], sum(f[PROBABILITIES] for f in frames) / 2, atol=1e-6)
 
 
 def test_calibration_divides_logits_by_the_temperature(place, plain):
     scaled = run(place, "scaled", calibrated=True)[0]
-    answers = predict.validation(place / "runs" / "a", calibrated=True)
+    answers = ensemble.validation(place / "runs" / "a", calibrated=True)
     stored = pd.read_parquet(place / "runs" / "a" / "validation.parquet")
     for i, (task, classes) in enumerate(TASKS.items()):
         names = [f"{task}:p:{name}" for name in classes]
@@ -230,18 +241,20 @@ def test_calibration_divides_logits_by_the_temperature(place, plain):
     assert scaled["roof:pred"].tolist() == plain["roof:pred"].tolist()
 
 
-def test_what_was_used_in_training_is_said_or_unknown(place, plain):
+def test_what_was_used_is_known_by_content_not_by_name(place, plain, tmp_path):
     number = plain["image"].str.extract(r"(\d+)")[0].astype(int)
     assert plain["in_training"].tolist() == (number < 20).tolist()
     splits = ["train" if i < 20 else "val" if i < 30 else "test" if i < 40 else "" for i in number]
     assert plain["split"].fillna("").tolist() == splits
-    older = run(place, "older", ["b"])[0].set_index(number)  # a run without split.parquet
-    assert (
-        older.loc[[20, 39], "in_training"].tolist() == [False, False] and older.loc[[0, 45], "in_training"].isna().all()
-    )
-    both = run(place, "both-splits", ["a", "b"])[0].set_index(number)
-    assert both.loc[0, "in_training"] == True and both.loc[25, "in_training"] == False  # noqa: E712
-    assert pd.isna(both.loc[45, "in_training"])
+    other = run(place, "other", ["b"])[0].set_index(number)  # this run did not see the first pictures
+    assert not other["in_training"].any() and other["split"].fillna("").loc[[0, 29, 39]].tolist() == ["", "val", "test"]
+    both = run(place, "both-splits", ["a", "b"])[0]
+    assert both["split"].fillna("").tolist() == splits
+    (tmp_path / "images").mkdir()
+    shutil.copy(place / "images" / "0.png", tmp_path / "images" / "renamed.png")
+    shutil.copy(place / "images" / "45.png", tmp_path / "images" / "0.png")  # a name that training knows
+    frame = predict.predict(place / "runs" / "a", tmp_path / "images").set_index("image")
+    assert frame["in_training"].to_dict() == {"0.png": False, "renamed.png": True}
 
 
 def test_the_file_opens_with_geopandas(place, plain):
@@ -261,6 +274,9 @@ def test_without_positions(place):
     nowhere.to_csv(place / "nowhere.csv", index=False)
     with pytest.raises(ValueError, match="no image has a position; add lon and lat"):
         read_source(place / "nowhere.csv", TASKS)
+    with pytest.warns(UserWarning, match="2 of 50 photographs cannot be read: images/7.png: "):
+        answers = predict.predict(mtclim.load(place / "runs" / "a"), place / "nowhere.csv")
+    assert len(answers) == N - 2 and not {"lon", "lat", "geometry", "block", "doubtful"} & set(answers)
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.gpkg"])
@@ -271,7 +287,7 @@ def test_rows_without_a_geometry_are_listed(tmp_path, name):
     images = {"image": ["a.png", "b.png", "c.png"], "block": ["x", None, "z"]}
     frame = geopandas.GeoDataFrame(images, geometry=[Point(350000, 6300000), None, Point(350100, 6300000)], crs=32719)
     frame.to_parquet(tmp_path / name) if name.endswith("t") else frame.to_file(tmp_path / name)
-    rows = read_source(tmp_path / name, TASKS)
+    rows = read_source(tmp_path / name, TASKS).frame
     assert rows["reason"].tolist() == ["", "no position (lon, lat) in the table", ""]
     assert rows["lon"].round(1).tolist()[::2] == [-70.6, -70.6] and rows["block"].fillna("").tolist() == ["x", "", "z"]
     with pytest.raises(table.TableError, match="no geometry"):
@@ -284,7 +300,7 @@ def test_models_of_other_tasks_are_refused(place, tmp_path):
     settings["tasks"] = {"roof": TASKS["roof"], "floors": ["1", "2"]}
     (other / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     with pytest.raises(ValueError, match="differ from"):
-        predict.load_ensemble([place / "runs" / "a", other])
+        ensemble.load_ensemble([place / "runs" / "a", other])
 
 
 def photograph(path: Path, gps: dict | None) -> None:
@@ -294,39 +310,131 @@ def photograph(path: Path, gps: dict | None) -> None:
     Image.new("RGB", (40, 30), (90, 120, 60)).save(path, exif=exif)
 
 
+SANTIAGO = {1: "S", 2: (33.0, 26.0, 15.0), 3: "W", 4: (70.0, 39.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    "changed", [{1: "S\0\0"}, {1: "S "}, {1: "South"}, {3: "west"}, {2: 33.4375}, {2: (33.4375,)}, {2: (33.0, 26.25)}]
+)
+def test_positions_are_read_however_they_are_written(tmp_path, changed):
+    photograph(tmp_path / "a.jpg", SANTIAGO | changed)
+    assert exif_position(tmp_path / "a.jpg") == pytest.approx((-70.65, -33.4375))
+
+
+@pytest.mark.parametrize(
+    "changed, reason",
+    [({1: ""}, "reference is ''"), ({3: "O"}, "reference is 'O'"), ({2: (99.0, 0.0, 0.0)}, "99 0 0 S is impossible"),
+     ({2: (33.0, 75.0, 0.0)}, "impossible"), ({4: (0.0, 0.0, 0.0), 2: (0.0, 0.0, 0.0)}, "without a fix")],
+)  # fmt: skip
+def test_doubtful_positions_are_listed_and_not_believed(place, tmp_path, changed, reason):
+    photograph(tmp_path / "a.jpg", SANTIAGO | changed)
+    with pytest.raises(ValueError, match=f"doubtful GPS position.*{reason}"):
+        exif_position(tmp_path / "a.jpg")
+    frame = predict.predict(place / "runs" / "a", [tmp_path / "a.jpg"])
+    assert reason in frame.loc[0, "doubtful"] and "lon" not in frame
+
+
 def test_a_folder_of_geotagged_photographs(place, tmp_path):
     folder = tmp_path / "photos"
     (folder / "north").mkdir(parents=True)
-    photograph(folder / "a.jpg", {1: "S", 2: (33.0, 26.0, 15.0), 3: "W", 4: (70.0, 39.0, 0.0)})
+    photograph(folder / "a.jpg", SANTIAGO | {16: "T", 17: 271.5})
     photograph(folder / "north" / "b.JPG", {1: "N", 2: (48.0, 8.0, 6.0), 3: "E", 4: (11.0, 34.0, 30.0)})
     photograph(folder / "c.jpg", None)
-    photograph(folder / "d.jpg", {1: "N", 2: (99.0, 0.0, 0.0), 3: "E", 4: (11.0, 0.0, 0.0)})
     (folder / "e.jpg").write_bytes(b"\xff\xd8 broken")
-    (folder / "notes.txt").write_text("not a photograph")
-    assert exif_position(folder / "a.jpg") == pytest.approx((-70.65, -33.4375))
-    assert exif_position(folder / "north" / "b.JPG") == pytest.approx((11.575, 48.135))
-    out = predict.predict(place / "runs" / "a", folder, tmp_path / "out.parquet", workers=1, progress=False)
+    for name in ("notes.txt", "Thumbs.db", "more.txt", "README"):
+        (folder / name).write_text("not a photograph")
+    out = predict.predict_file(place / "runs" / "a", folder, tmp_path / "out.parquet", workers=1, progress=False)
     frame, listed = pd.read_parquet(out), pd.read_csv(predict.listing_of(out)).set_index("image")["reason"]
     assert frame["image"].tolist() == ["a.jpg", "north/b.JPG"] and frame["block"].notna().all()
-    assert frame["in_training"].tolist() == [False, False]
-    assert (
-        "no GPS position" in listed["c.jpg"]
-        and "out of range" in listed["d.jpg"]
-        and "cannot be read" in listed["e.jpg"]
+    assert frame["bearing"].fillna(-1).tolist() == [271.5, -1] and frame["in_training"].tolist() == [False, False]
+    assert "no GPS position" in listed["c.jpg"] and "cannot be read" in listed["e.jpg"]
+    assert predict.provenance_of(out)["others"] == {".txt": 2, ".db": 1, "no suffix": 1}
+    everywhere = predict.predict_file(
+        place / "runs" / "a", folder, tmp_path / "all.parquet", require_position=False, workers=1, progress=False
     )
-    assert len(frame) + len(listed) == 5
+    assert pd.read_parquet(everywhere)["image"].tolist() == ["a.jpg", "c.jpg", "north/b.JPG"]
+    with pytest.warns(UserWarning, match="1 of 4"):
+        answers = predict.predict(mtclim.load(place / "runs" / "a"), folder)
+    assert answers["image"].tolist() == ["a.jpg", "c.jpg", "north/b.JPG"] and answers.attrs["others"][".txt"] == 2
+    assert [image for image, _ in answers.attrs["listed"]] == ["e.jpg"]
+    assert answers.loc[0, ["lon", "lat"]].tolist() == pytest.approx([-70.65, -33.4375])
 
 
-@pytest.mark.parametrize("processes", [True, False])
-def test_decoded_ahead_in_order(tmp_path, processes):
+def test_every_kind_of_picture_in_a_folder_counts(place, tmp_path):
+    for suffix in (".jfif", ".jpe", ".gif", ".png"):
+        kind = {".jfif": "JPEG", ".jpe": "JPEG"}.get(suffix)
+        Image.new("RGB", (20, 20), "red").save(tmp_path / f"x{suffix}", kind)
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.warns(UserWarning, match="1 of 5 photographs cannot be read: x.heic"):
+        assert len(predict.predict(place / "runs" / "a", tmp_path)) == 4
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.txt").touch()
+    with pytest.raises(FileNotFoundError, match="no photograph .1 x .txt"):
+        predict.predict(place / "runs" / "a", tmp_path / "none")
+
+
+def test_a_loaded_model_answers_as_its_run_does(place, plain, tmp_path):
+    paths = [place / name for name in plain["image"][:5]]
+    frame = predict.predict(mtclim.load(place / "runs" / "a"), paths)
+    np.testing.assert_allclose(frame[PROBABILITIES], plain[PROBABILITIES][:5], atol=1e-5)
+    assert frame["image"].tolist() == [str(path) for path in paths] and "split" not in frame
+    assert frame.columns.tolist()[1:] == [
+        name for task, classes in TASKS.items() for name in (f"{task}:pred", *(f"{task}:p:{c}" for c in classes))
+    ]
+    with pytest.raises(ValueError, match="does not know its training labelsets"):
+        predict.predict(mtclim.load(place / "runs" / "a"), paths, consistent=True)
+    with pytest.raises(ValueError, match="empty list"):
+        predict.predict(place / "runs" / "a", [])
+
+
+def test_consistent_answers_are_labelsets_of_training(place, plain):
+    frame, out = run(place, "consistent", consistent=True)
+    seen = {("flat", "1"), ("gable", "2"), ("hip, or other", "2")}
+    assert set(zip(frame["roof:pred"], frame["storeys:pred"], strict=True)) <= seen
+    for task, classes in TASKS.items():
+        np.testing.assert_allclose(frame[[f"{task}:p:{name}" for name in classes]].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(frame["roof:p:flat"], frame["storeys:p:1"], atol=1e-5)  # they go together in training
+    assert "marginals" in predict.provenance_of(out)["answer"]
+    assert "own probabilities" in predict.provenance_of(place / "plain.parquet")["answer"]
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "shard_rows", "workers", "limit"])
+def test_settings_that_cannot_work_are_refused_first(place, setting):
+    with pytest.raises(ValueError, match=f"{setting}: found -1; expected 1 or more"):
+        run(place, "refused", ["not there"], **{setting: -1})
+
+
+def test_the_number_of_threads_is_restored_after_an_error(place, monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(ensemble.Ensemble, "_forward", lambda *_: 1 / 0)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            run(place, "broken")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_buildings_are_numbers_not_kinds(tmp_path):
+    frame = pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "lon": [-70.6, -70.61, -70.62], "lat": -33.4})
+    frame.assign(building=["7", "", ""]).to_csv(tmp_path / "t.csv", index=False)
+    assert read_source(tmp_path / "t.csv", TASKS).frame["building"].isna().tolist() == [False, True, True]
+    frame.assign(building=["house", "house", "yes"]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(table.TableError, match="2 photographs of the building 'house' lie up to 9.. m apart"):
+        read_source(tmp_path / "t.csv", TASKS)
+
+
+def test_decoded_ahead_in_order(tmp_path):
     """Each batch has what `decode` gives, at every size; rows without an image are zeros, with the reason."""
     paths = [str(tmp_path / f"{k}.png") for k in range(70)]
     for k, path in enumerate(paths):
         Image.new("RGB", (9, 7), (k, 2 * k, 255 - k)).save(path)
     (tmp_path / "5.png").write_bytes(b"no picture")
     batches, sizes = [paths[k : k + 16] for k in range(0, 70, 16)], (8, 12)
-    for batch, (pixels, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2, processes), strict=True):
+    for batch, (pixels, digests, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2), strict=True):
         assert [bool(reason) for reason in reasons] == [path.endswith("/5.png") for path in batch]
+        assert digests == ["" if path.endswith("/5.png") else digest_of(path) for path in batch]
         for size in sizes:
             rows = [
                 np.zeros((size, size, 3)) if reason else decode(path, size)

@@ -13,6 +13,7 @@ def fake_predictions(n: int, tasks=SANTIAGO, seed: int = 0) -> pd.DataFrame:
     frame = {"image": [f"images/{i:06d}.jpg" for i in range(n)], "lon": lon, "lat": lat}
     frame["block"] = [f"b{int(x)}_{int(y)}" for x, y in zip((lon + 71) * 30, (lat + 34) * 30, strict=True)]
     frame["municipality"] = [f"m{int(x)}" for x in (lon + 71) * 10]
+    frame["bearing"] = np.where(rng.random(n) < 0.5, 360 * rng.random(n), np.nan)
     frame["split"] = rng.choice(["train", "test", None], n)
     columns = pd.DataFrame(frame)
     columns["in_training"] = columns["split"] == "train"

@@ -15,8 +15,9 @@ from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.mapping.frequencies import probabilities
 from mtclim.metrics import codes, rescale
-from mtclim.results import normalised
+from mtclim.results import arrange, normalised
 from mtclim.tasks import Tasks
+from mtclim.variants import VARIANTS, title
 
 SPLITS = ("train", "val", "test")
 Run = str | Path
@@ -74,9 +75,8 @@ class Ensemble:
         total = 0.0
         gpu = self.device.type == "cuda"
         for model, temperature, order in zip(self.models, self.temperatures, self.orders, strict=True):
-            images = normalised(torch.from_numpy(batch[model.image_size]).to(self.device), model)  # (B, 3, H, W)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
-                out = model(images.contiguous(memory_format=torch.channels_last) if gpu else images.contiguous())
+                out = model(normalised(batch[model.image_size], model))
             p = {task: out.probabilities[task].float() for task in model.tasks}
             # softmax(logits / T) from probabilities: log p is the logits up to a constant
             scaled = [torch.softmax(p[t].log() / temperature[t], 1) if t in temperature else p[t] for t in model.tasks]
@@ -97,6 +97,25 @@ def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
     return [Path(run) for run in given]
 
 
+def choose_runs(root: Run, table: str) -> tuple[list[Path], str]:
+    """The run to predict with, and a sentence that says which it is and why.
+
+    It is the one with the best mean kappa on validation images, among the finished runs below ``root`` that were
+    trained on the table with this digest and are of the twelve variants (or among all, if none is). RunError where
+    there is none.
+    """
+    found = runs.find(root, table)
+    if not found:
+        raise runs.RunError(f"{root}: found no finished run of this table; train one first, or name run folders.")
+    found = [run for run in found if runs.read_settings(run)["variant"] in VARIANTS] or found
+    kappas = [json.loads((run / "metrics.json").read_text(encoding="utf-8"))["val"]["mean"]["kappa"] for run in found]
+    best = max(range(len(found)), key=lambda k: -1.0 if kappas[k] is None else kappas[k])
+    why = f"the best of {len(found)} finished runs on validation images" if len(found) > 1 else "the only finished run"
+    kappa = "" if kappas[best] is None else f" (mean kappa {100 * kappas[best]:.1f} % there)"
+    settings = runs.read_settings(found[best])
+    return [found[best]], f"The network is {title(settings['variant'])}, seed {settings['seed']}: {why}{kappa}."
+
+
 def load_ensemble(
     model_or_runs: torch.nn.Module | Run | Sequence[Run],
     calibrated: bool = False,
@@ -112,7 +131,8 @@ def load_ensemble(
     calibrated : bool
         Whether the probabilities are temperature-scaled as validation told.
     consistent : bool
-        Whether the answers are those of the joint over labelsets. This needs run folders.
+        Whether the answers are those of the joint over labelsets, of temperature-scaled probabilities. This needs run
+        folders.
     device : str, optional
         By default a loaded model stays where it is, and run folders go to the GPU where there is one.
 
@@ -129,15 +149,13 @@ def load_ensemble(
             raise ValueError("predict: the model has no image_size; expected one that mtclim.load(run_folder) returns.")
         device = torch.device(device) if device else next(model.parameters()).device
         temperatures = [dict(model.temperatures) if calibrated else {}]
-        return Ensemble([model.to(device).eval()], temperatures, model.tasks, device)
-    folders = listed_runs(model_or_runs)
+        return Ensemble([arrange(model, device).eval()], temperatures, model.tasks, device)
+    folders, calibrated = listed_runs(model_or_runs), calibrated or consistent
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks, models = tasks_of(folders[0]), [runs.load(folder).to(device) for folder in folders]
+    tasks, models = tasks_of(folders[0]), [arrange(runs.load(folder), device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         if set(model.tasks.columns) != set(tasks.columns):
             raise ValueError(f"{folder}: tasks {model.tasks.to_dict()} differ from {folders[0]}'s {tasks.to_dict()}.")
-        if device.type == "cuda":
-            model.to(memory_format=torch.channels_last)
     temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
     digest = hashlib.sha256(b"".join((folder / "model.safetensors").read_bytes() for folder in folders)).hexdigest()
     joint = joint_of(validation(folders, calibrated), folders[0], tasks) if consistent else None

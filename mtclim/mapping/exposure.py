@@ -35,6 +35,11 @@ SBST_MAPPING = files("mtclim.mapping") / "gem_santiago_sbst.csv"
 METHODS = ("argmax", "product", "joint")
 """How façades are counted: by their most probable labels, by the product of the tasks' probabilities as if they were
 independent, or by the joint posterior over the labelsets of training."""
+HOW = {
+    False: "expected counts are products of the tasks' calibrated probabilities",
+    True: "expected counts are sums of the joint posterior over the labelsets of training, calibrated",
+}
+"""What the expected counts of an exposure model are, by whether they are consistent."""
 _MOST = 2_000_000  # combinations of classes that are counted
 
 # ---------------------------------------------------------------- the taxonomy

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mtclim import machine
 from mtclim.data.images import FORMATS, SUFFIXES, ImageError, decode, digest_of
-from mtclim.data.table import TableError, grid_blocks, read_table
+from mtclim.data.reading import TableError
+from mtclim.data.table import grid_blocks, read_table
 from mtclim.files import whole_or_absent
 from mtclim.tasks import Tasks
 
@@ -116,7 +117,11 @@ class Photographs:
 
 
 def read_source(
-    source: str | Path | Sequence[str | Path], tasks: Tasks, require_position: bool = True, cell: float = 500.0
+    source: str | Path | Sequence[str | Path],
+    tasks: Tasks,
+    require_position: bool = True,
+    image_root: str | Path | None = None,
+    cell: float = 500.0,
 ) -> Photographs:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
@@ -128,6 +133,8 @@ def read_source(
         Their true labels are kept where a table has them.
     require_position : bool
         Whether it is an error that no row of a table has a position.
+    image_root : path, optional
+        The folder that the names in a table are relative to; by default the table's.
     cell : float
         Width in metres of the grid of blocks where a table has none.
 
@@ -146,7 +153,7 @@ def read_source(
     elif Path(source).is_dir():
         found = _read_folder(Path(source))
     else:
-        found = _read_rows(Path(source), tasks, require_position)
+        found = _read_rows(Path(source), tasks, require_position, image_root)
     frame = found.frame
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if placed.any() and frame["block"].isna().all():
@@ -178,23 +185,23 @@ def _read_folder(folder: Path) -> Photographs:
     return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
 
 
-def _read_rows(path: Path, tasks: Tasks, require_position: bool) -> Photographs:
-    table = read_table(path, tasks, require_images=False, require_labels=False)
-    known = [name for name in ("image", "lon", "lat", "bearing", "block", *CARRIED) if name in table.frame]
-    frame = table.frame[known].reindex(columns=[*dict.fromkeys(["image", "lon", "lat", "bearing", "block", *known])])
-    frame = frame.assign(path=[str(path) for path in table.paths])
-    for name in {"block", "building", "municipality"} & set(frame):  # a blank cell is a missing one
-        frame[name] = frame[name].astype(object).map(str, na_action="ignore").replace(r"^\s*$", None, regex=True)
+def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root: str | Path | None) -> Photographs:
+    table = read_table(path, tasks, require_images=False, require_labels=False, image_root=image_root)
+    carried = [name for name in CARRIED if name in table.frame and name not in tasks]
+    frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", "block", *carried])
+    if "bearing" in tasks:
+        frame["bearing"] = np.nan
+    frame["path"] = [str(path) for path in table.paths]
     for task in tasks:
         if task in table.frame and table.frame[task].notna().any():
             frame[f"{task}:true"] = table.frame[task].astype(object)
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():
         raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
-    if "building" in frame:
+    if "building" in carried:
         _check_buildings(frame[placed], path)
     frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
-    return Photographs(frame, getattr(table, "image_root", None) or path.absolute().parent)
+    return Photographs(frame, table.image_root)
 
 
 def _check_buildings(frame: pd.DataFrame, path: Path) -> None:

@@ -80,6 +80,7 @@ def predict(
     consistent: bool = False,
     batch_size: int = 64,
     workers: int | None = None,
+    image_root: str | Path | None = None,
     device: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -93,6 +94,8 @@ def predict(
         Files, a folder of photographs, or a table of images. No position is required.
     batch_size, workers : int
         Images of one forward pass, and threads that decode.
+    image_root : path, optional
+        The folder that the names in a table are relative to; by default the table's.
     progress : bool
         Whether a bar is shown.
 
@@ -111,7 +114,7 @@ def predict(
     """
     _check(batch_size=batch_size, workers=workers)
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, require_position=False)
+    found = read_source(source, ensemble.tasks, False, image_root)
     with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
         answers = list(_answers(_batches(found.frame, batch_size), ensemble, batch_size, workers, bar))
     listed = [entry for _, part in answers for entry in part]
@@ -142,6 +145,7 @@ def predict_file(
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
     require_position: bool = True,
+    image_root: str | Path | None = None,
     limit: int | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -152,7 +156,7 @@ def predict_file(
     ----------
     runs : path or sequence of paths
         Run folders of the same tasks; their probabilities are averaged.
-    source, calibrated, consistent, batch_size, workers, device, progress
+    source, calibrated, consistent, batch_size, workers, image_root, device, progress
         See :func:`predict`.
     out : path
         The file to write: the columns of :func:`predict`, and split and in_training of photographs whose content a run
@@ -183,7 +187,7 @@ def predict_file(
     if not 0 <= index < count:
         raise ValueError(f"part: found {index} of {count}; expected 0 <= i < n.")
     ensemble = load_ensemble(listed_runs(runs), calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, require_position)
+    found = read_source(source, ensemble.tasks, require_position, image_root)
     rows = found.frame
     if limit and limit < len(rows):
         rows = rows.sample(limit, random_state=0).sort_index()

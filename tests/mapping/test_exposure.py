@@ -9,7 +9,9 @@ import pytest
 from fake_city import fake_predictions
 
 from mtclim import SANTIAGO, Tasks
+from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.mapping import exposure, frequencies
+from mtclim.mapping.photographs import write_csv
 
 gem_taxonomy = pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
 READER = """
@@ -74,7 +76,7 @@ def test_mapping_of_ones_own_tasks(tmp_path):
 
 def test_counts_agree_with_brute_force():
     frame = fake_predictions(60, seed=1)
-    tasks = {task: SANTIAGO[task] for task in ("mat_llrs", "height")}
+    tasks = Tasks({task: SANTIAGO[task] for task in ("mat_llrs", "height")})
     counts = exposure.exposure(frame, tasks, tail=0.0)
     mapping = exposure.read_mapping()
     pairs = list(product(tasks["mat_llrs"], tasks["height"]))
@@ -103,14 +105,102 @@ def test_tail_keeps_the_totals_of_blocks():
 
 
 def test_photographs_of_one_building_are_averaged_and_weights_count():
-    frame = fake_predictions(4, seed=3).assign(block="b", building=["x", "x", None, None], weight=[3.0, 3.0, 1.0, 2.0])
+    frame = fake_predictions(5, seed=3).assign(block="b", building=["x", "x", None, "", np.nan])
+    frame["weight"] = [3.0, 3.0, 1.0, 2.0, np.nan]
     counts = exposure.exposure(frame, SANTIAGO, tail=0.0)
-    assert counts["expected"].sum() == pytest.approx(6, abs=1e-5)
-    assert counts["argmax"].sum() == pytest.approx(6)
+    assert counts["expected"].sum() == pytest.approx(7, abs=1e-5)
+    assert counts["argmax"].sum() == pytest.approx(7)
     stock = exposure.buildings(frame, SANTIAGO)
-    assert len(stock) == 3
+    assert len(stock) == 4
     name = "height:p:H1"
     assert stock[name].iloc[0] == pytest.approx(frame[name].iloc[:2].mean())
+
+
+# ------------------------------------------------------------------ the joint
+
+SMALL = Tasks({"height": ["H1", "H2"], "mat_llrs": ["MUR", "CR"], "kind": ["a", "b", "c"]})
+LABELSETS = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 2], [0, -1, 2]])
+
+
+def test_expected_counts_are_sums_of_the_joint_posterior():
+    """Against a loop over façades, labelsets and, where training had no label, classes."""
+    frame = fake_predictions(40, SMALL, seed=5)
+    joint = Joint(SMALL, LABELSETS, np.log([1.3, 0.8, 1.1, 0.9]), 0.0, 0.5)
+    counts = exposure.exposure(frame, SMALL, joint=joint, tail=0.0)
+    expected: dict = {}
+    for _, row in frame.iterrows():
+        p = {task: [float(row[f"{task}:p:{name}"]) for name in names] for task, names in SMALL.items()}
+        posterior = []
+        for labels, ratio in zip(LABELSETS, [1.3, 0.8, 1.1, 0.9], strict=True):
+            known = [p[task][k] for task, k in zip(SMALL, labels, strict=True) if k >= 0]
+            posterior.append(np.prod(known) * ratio**0.5)
+        posterior = np.array(posterior) / sum(posterior)
+        for labels, weight in zip(LABELSETS, posterior, strict=True):
+            for material in range(2):
+                share = p["mat_llrs"][material] if labels[1] < 0 else float(labels[1] == material)
+                text = f"{SMALL['mat_llrs'][material]}/H:{labels[0] + 1}"
+                key = (row["block"], text)
+                expected[key] = expected.get(key, 0) + weight * share
+    found = {(row.block, row.taxonomy): row.expected for row in counts.itertuples()}
+    assert found.keys() >= {key for key, value in expected.items() if value > 0}
+    for key, value in found.items():
+        assert value == pytest.approx(expected.get(key, 0), abs=1e-6)
+
+
+def joint_fit(labelsets, counts):
+    def fit(answers):
+        p = {task: frequencies.probabilities(answers, task, names) for task, names in SMALL.items()}
+        true = np.stack([pd.Index(c).get_indexer(answers[f"{task}:true"]) for task, c in SMALL.items()], axis=1)
+        return fit_joint(p, true, labelsets, counts, SMALL)
+
+    return fit
+
+
+def test_ways_of_counting_are_compared_outside_the_training_blocks():
+    rng = np.random.default_rng(0)
+    labelsets, n = LABELSETS[:3], 4000
+    which = rng.choice(3, n, p=[0.6, 0.3, 0.1])
+    frame = fake_predictions(n, SMALL)[["image", "lon", "lat", "block", "municipality"]]
+    for t, (task, names) in enumerate(SMALL.items()):
+        true = labelsets[which, t]
+        p = np.exp(rng.normal(1.2 * np.eye(len(names))[true], 1.0))
+        p /= p.sum(1, keepdims=True)
+        frame[[f"{task}:p:{name}" for name in names]] = p
+        frame[f"{task}:true"], frame[f"{task}:pred"] = np.array(names)[true], np.array(names)[p.argmax(1)]
+    frame["in_training"] = frame["block"] == frame["block"].iloc[0]
+    frame.loc[frame["in_training"], [f"height:p:{name}" for name in SMALL["height"]]] = [0.0, 1.0]  # must not count
+    validation, city = frame[:2000], frame[2000:].assign(in_training=frame["in_training"][2000:])
+    result = exposure.compare(city, validation, SMALL, joint_fit(labelsets, np.array([6, 3, 1])))
+    assert result["method"].unique().tolist() == ["argmax", "product", "joint"] and len(result) == 12
+    city_level = result[result["level"] == "city"].set_index(["method", "calibrated"])
+    assert city_level.loc[("joint", True), "total_variation"] < city_level.loc[("product", True), "total_variation"] / 2
+    assert city_level.loc[("joint", True), "impossible"] == 0 < city_level.loc[("product", True), "impossible"]
+    towns = result[result["level"] == "municipality"]["total_variation"].to_numpy()
+    assert (towns >= city_level["total_variation"].to_numpy() - 1e-9).all() and (towns <= 1).all()
+
+
+# ------------------------------------------------------------------ files of the engine
+
+
+def test_a_mapping_to_vulnerability_classes_is_offered_and_checked(tmp_path):
+    counts = exposure.exposure(fake_predictions(50), SANTIAGO)
+    exposure.write_openquake(counts, tmp_path)
+    template = pd.read_csv(tmp_path / "exposure_expected_mapping.csv", keep_default_na=False)
+    assert template.columns.tolist() == ["taxonomy", "conversion", "weight"]
+    assert template["taxonomy"].tolist() == sorted(counts.loc[counts["expected"] > 0, "taxonomy"].unique())
+    with pytest.raises(ValueError, match="no conversion for 'CR"):
+        exposure.read_conversions(tmp_path / "exposure_expected_mapping.csv")
+    half = pd.concat([template.assign(conversion=name, weight="0,5") for name in ("low", "high")])
+    half.to_csv(tmp_path / "filled.csv", index=False, sep=";")
+    read = exposure.read_conversions(tmp_path / "filled.csv")
+    assert read["weight"].eq(0.5).all() and len(read) == 2 * len(template)
+    exposure.write_openquake(counts, tmp_path, conversions=read)
+    assert pd.read_csv(tmp_path / "exposure_expected_mapping.csv")["conversion"].isin(["low", "high"]).all()
+    with pytest.raises(ValueError, match="found no line for"):
+        exposure.write_openquake(counts, tmp_path, conversions=read[read["taxonomy"] != read["taxonomy"][0]])
+    half[1:].to_csv(tmp_path / "short.csv", index=False)
+    with pytest.raises(ValueError, match="do not sum to 1"):
+        exposure.read_conversions(tmp_path / "short.csv")
 
 
 @pytest.mark.parametrize("kind", ["expected", "argmax"])
@@ -139,13 +229,13 @@ def test_csv_cells_are_not_formulas(tmp_path):
     frame = pd.DataFrame({"image": ["=cmd|' /C calc'!A0", "b.jpg"], "lon": [-70.5, 1.0], "roof:pred": ["=1+1", "@x"]})
     frame[["roof:p:=1+1", "roof:p:@x"]] = [[0.9, 0.1], [0.2, 0.8]]
     mapping = {"roof": {"=1+1": (), "@x": ("RSH1",)}}
-    path = exposure.write_csv(exposure.attributes(frame, tasks, mapping), tmp_path / "flat.csv")
+    path = write_csv(exposure.attributes(frame, tasks, mapping), tmp_path / "flat.csv")
     read = pd.read_csv(path)
     assert read["image"].tolist() == ["'=cmd|' /C calc'!A0", "b.jpg"]
-    assert read["roof"].tolist() == ["'=1+1", "'@x"]
+    assert read["roof:pred"].tolist() == ["'=1+1", "'@x"]
     assert read["lon"].tolist() == [-70.5, 1.0]
     assert read["gem"].tolist() == ["UNK", "RSH1"]
-    exposure.write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path)
+    write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path)
     assert path.read_text(encoding="utf-8") == "0,1\n'+1,2.5\n"
 
 
@@ -176,26 +266,18 @@ def as_frame(true, p, classes):
     return frame.assign(**{"t:true": np.array(classes)[true], "t:pred": np.array(classes)[p.argmax(1)]})
 
 
-def test_corrections_recover_the_city_frequencies():
+def test_the_calibrated_mean_corrects_counts_in_part():
     rng = np.random.default_rng(0)
     tasks, truth = {"t": ("a", "b", "c")}, np.array([0.8, 0.15, 0.05])
     validation = as_frame(*shifted(6000, np.ones(3) / 3, rng), tasks["t"])
     city = as_frame(*shifted(20000, truth, rng), tasks["t"])
     city = frequencies.calibrate(city, validation, tasks)
-    result = frequencies.corrected_frequencies(city, validation, tasks)
+    result = frequencies.class_frequencies(city, validation, tasks)
+    assert np.allclose(result["truth"], truth, atol=0.02) and np.allclose(result["balanced"], 1 / 3, atol=0.03)
+    assert np.allclose(result["raw"], city["t:pred"].value_counts(normalize=True)[["a", "b", "c"]])
     error = frequencies.total_variation(result).loc["t"]
-    assert error["raw"] > 0.08
-    assert error["em"] < error["raw"] / 2 and error["confusion"] < 0.02
-    p = frequencies.probabilities(city, "t", tasks["t"])
-    likeliest = frequencies.em_estimate(p, result["balanced"].to_numpy(), prior=0)
-    assert np.abs(likeliest - truth).sum() / 2 < 0.01
-    for method in ("em", "confusion"):
-        better = frequencies.reweighted(city, result, tasks, method)
-        assert (better["t:pred"] == better["t:true"]).mean() > (city["t:pred"] == city["t:true"]).mean()
-        assert np.allclose(frequencies.probabilities(better, "t", tasks["t"]).sum(1), 1, atol=1e-5)
-        assert np.allclose(frequencies.probabilities(better, "t", tasks["t"]).mean(0), truth, atol=0.04)
-    with pytest.raises(ValueError, match="expected one of expected, confusion, em"):
-        frequencies.reweighted(city, result, tasks, "raw")
+    assert error["raw"] == pytest.approx((result["raw"] - result["truth"]).abs().sum() / 2)
+    assert 0.08 < error["raw"] and error["expected"] < error["raw"] + 0.05
 
 
 def test_calibration_gives_the_frequencies_that_it_was_fitted_on():
@@ -209,33 +291,17 @@ def test_calibration_gives_the_frequencies_that_it_was_fitted_on():
     before = frequencies.probabilities(validation, "t", tasks["t"])
     rows = np.arange(len(true))
     assert -np.log(mended[rows, true]).mean() < -np.log(before[rows, true]).mean() - 0.01
-    expected = frequencies.reweighted(
-        validation, frequencies.corrected_frequencies(validation, validation, tasks), tasks, "expected"
-    )
-    assert np.allclose(frequencies.probabilities(expected, "t", tasks["t"]), before, atol=1e-6)
 
 
-def test_without_shift_nothing_changes():
-    rng = np.random.default_rng(1)
-    tasks = {"t": ("a", "b")}
-    validation, city = (as_frame(*shifted(8000, [0.5, 0.5], rng), tasks["t"]) for _ in range(2))
-    result = frequencies.corrected_frequencies(city, validation, tasks)
-    assert np.allclose(result[["confusion", "em"]], 0.5, atol=0.02)
-
-
-def test_a_class_absent_from_validation_gets_nothing():
+def test_a_task_without_a_validation_label_has_no_balanced_share_and_stays_as_it_is():
     rng = np.random.default_rng(2)
     tasks = {"t": ("a", "b", "c")}
-    true, p = shifted(500, [0.5, 0.5, 0.0], rng)
-    validation, city = as_frame(true, p, tasks["t"]), as_frame(*shifted(500, np.ones(3) / 3, rng), tasks["t"])
-    result = frequencies.corrected_frequencies(city, validation, tasks).set_index("class")
-    assert result.loc["c", ["confusion", "em"]].tolist() == [0, 0]
-    assert np.isfinite(result[["confusion", "em"]].to_numpy()).all()
-
-
-def test_confusion_estimate_is_exact_for_exact_rates():
-    rates = np.array([[0.7, 0.1, 0.2], [0.2, 0.8, 0.1], [0.1, 0.1, 0.7]])
-    true = np.repeat(np.arange(3), 10)
-    predicted = np.concatenate([np.repeat(np.arange(3), np.rint(rates[:, k] * 10).astype(int)) for k in range(3)])
-    shares = np.array([0.6, 0.3, 0.1])
-    assert np.allclose(frequencies.confusion_estimate(true, predicted, rates @ shares), shares, atol=1e-6)
+    true, p = shifted(50, [0.5, 0.5, 0.0], rng)
+    city = as_frame(true, p, tasks["t"])
+    validation = city.assign(**{"t:true": None})
+    same = frequencies.calibrate(city, validation, tasks)
+    pd.testing.assert_frame_equal(same, city)
+    result = frequencies.class_frequencies(same, validation, tasks)
+    assert result["balanced"].isna().all() and result[["raw", "expected", "truth"]].notna().all(axis=None)
+    unknown = frequencies.class_frequencies(city.assign(**{"t:true": [None] + ["a"] * 49}), validation, tasks)
+    assert unknown["truth"].isna().all() and frequencies.total_variation(unknown).isna().all(axis=None)

@@ -1,5 +1,7 @@
 """The interactive page in a real browser: it draws, switches, filters, answers the mouse, and shows text as text."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -7,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from fake_city import fake_predictions
+from PIL import Image
 
 from mtclim import Tasks
-from mtclim.mapping import maps
+from mtclim.mapping.page import PAGE_BYTES, write_page
+from mtclim.style import palette
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
@@ -39,7 +43,10 @@ def page(frame, tmp_path_factory) -> Path:
 
     shapes = [box(-70.75, -33.6, -70.65, -33.4), box(-70.65, -33.6, -70.55, -33.4)]
     areas = gpd.GeoDataFrame(geometry=shapes, crs=4326)
-    return maps.write_page(frame, TASKS, tmp_path_factory.mktemp("page") / "map.html", [areas], NASTY, NASTY)
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "my #1 photographs" / "images").mkdir(parents=True)
+    Image.new("RGB", (60, 40), "red").save(folder / "my #1 photographs" / frame.loc[1, "image"])
+    return write_page(frame, TASKS, folder / "map.html", [areas], NASTY, NASTY, folder=folder / "my #1 photographs")
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +96,13 @@ def test_page_is_self_contained(page):
 
 
 def test_it_draws_the_classes_of_the_chosen_task(browser, frame):
-    palette = maps.palette(TASKS)
-    assert {rgb(palette["roof"][name]) for name in TASKS["roof"]} <= colours(browser)
+    fills = palette(TASKS)
+    assert {rgb(fills["roof"][name]) for name in TASKS["roof"]} <= colours(browser)
     Select(browser.find_element(By.ID, "task")).select_by_visible_text("wall")
     assert browser.find_element(By.ID, "classes").text.split("\n")[0].startswith("a")
     browser.find_elements(By.CSS_SELECTOR, "#classes input")[0].click()
     wait(browser, f"{(frame['wall:pred'] == 'b').sum()} of 500")
-    assert rgb(palette["wall"]["b"]) in colours(browser)
+    assert rgb(fills["wall"]["b"]) in colours(browser)
     browser.find_element(By.ID, "none").click()
     wait(browser, "0 of 500")
 
@@ -123,6 +130,64 @@ def test_the_mouse_finds_a_facade(browser, frame):
     assert (
         "roof:" in tip and "wall:" in tip and " %" in tip and tip.split("\n")[0].split(" (")[0] in set(frame["image"])
     )
+
+
+def test_a_click_shows_the_photograph_or_nothing_and_the_answers(browser, frame):
+    browser.execute_script("show(1)")
+    shown = "const i = document.querySelector('#photograph img'); return i && i.naturalWidth"
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(shown) == 60)
+    text = browser.find_element(By.ID, "detail").text
+    assert frame.loc[1, "image"] in text and f"wall: {frame.loc[1, 'wall:pred']} " in text
+    browser.execute_script("show(2)")  # its photograph is not there
+    WebDriverWait(browser, 30).until(lambda b: not b.find_elements(By.CSS_SELECTOR, "#photograph img"))
+    browser.get_log("browser")  # the missing file
+    browser.find_element(By.ID, "close").click()
+    assert not browser.find_element(By.ID, "detail").is_displayed()
+    canvas = browser.find_element(By.ID, "map")
+    x, y = browser.execute_script("const r = devicePixelRatio || 1; return [px(3) / r, py(3) / r]")
+    place = round(x - canvas.size["width"] / 2), round(y - canvas.size["height"] / 2)
+    ActionChains(browser).move_to_element_with_offset(canvas, *place).click().perform()
+    assert browser.find_element(By.ID, "detail").is_displayed()
+    browser.get_log("browser")
+
+
+def test_viewing_directions_are_ticks(browser):
+    draw = "scale *= 60; [cx, cy] = [X[arguments[0]], Y[arguments[0]]]; bearing.fill(arguments[1]); draw()"
+    pixels = """
+        const c = document.getElementById("map"), r = devicePixelRatio || 1, [x, y] = [px(arguments[0]), py(arguments[0])];
+        return Array.from(c.getContext("2d").getImageData(x + 12 * r, y, 1, 1).data)"""
+    browser.execute_script(draw, 10, 90.0)
+    east = browser.execute_script(pixels, 10)
+    browser.execute_script(draw.replace("scale *= 60; ", ""), 10, 270.0)
+    assert browser.execute_script(pixels, 10) != east
+
+
+def test_it_fits_a_telephone(browser):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        assert browser.find_element(By.ID, "map").size["height"] >= 350
+        browser.execute_script("show(4)")
+        box = browser.find_element(By.ID, "detail").rect
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        browser.execute_script("show(-1)")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get_log("browser")
+
+
+def test_the_page_has_a_bounded_size_and_can_carry_its_pictures(tmp_path):
+    many = Tasks({"a": [f"class {k}" for k in range(100)], "b": [f"class {k}" for k in range(100)]})
+    big = write_page(fake_predictions(40_000, many), many, tmp_path / "big.html")
+    assert PAGE_BYTES / 2 < big.stat().st_size < 1.5 * PAGE_BYTES and "A random sample of" in big.read_text()
+    frame = fake_predictions(3, TASKS)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (600, 400), "red").save(tmp_path / frame.loc[0, "image"])
+    page = write_page(frame, TASKS, tmp_path / "own.html", folder=tmp_path, embedded=True)
+    content = json.loads(page.read_text().split('type="application/json">')[1].split("</script>")[0])
+    assert [bool(picture) for picture in content["pictures"]] == [True, False, False]
+    assert Image.open(io.BytesIO(base64.b64decode(content["pictures"][0]))).size == (64, 64)
 
 
 def test_html_in_labels_and_names_is_text(browser):

@@ -16,7 +16,7 @@ from selenium import webdriver
 
 from benchmarks.common import row
 from mtclim import SANTIAGO
-from mtclim.mapping import maps
+from mtclim.mapping.page import write_page
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from fake_city import fake_predictions
@@ -35,7 +35,7 @@ def measure(points: int = 30_000, switches: int = 10) -> dict:
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
         options.add_argument(flag)
     with tempfile.TemporaryDirectory() as folder:
-        page = maps.write_page(fake_predictions(points), SANTIAGO, Path(folder) / "map.html")
+        page = write_page(fake_predictions(points), SANTIAGO, Path(folder) / "map.html")
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
         try:
             start = time.perf_counter()

@@ -13,8 +13,9 @@ from mtclim import runs
 from mtclim.city import draw
 from mtclim.config import load_config, to_dict
 from mtclim.files import write_json
+from mtclim.mapping.ensemble import load_ensemble
 from mtclim.mapping.photographs import decoded_batches
-from mtclim.mapping.predict import load_ensemble, predict
+from mtclim.mapping.predict import predict_file
 from mtclim.model import create_model
 from mtclim.tasks import SANTIAGO
 
@@ -28,7 +29,7 @@ def write_run(folder: Path, config) -> None:
     with runs.working(folder, settings) as partial:
         save_file(model.state_dict(), partial / "model.safetensors")
         write_json(partial / "calibration.json", {task: {"temperature": 1.0} for task in SANTIAGO})
-        pd.DataFrame({"image": [], "split": []}, dtype=str).to_parquet(partial / "split.parquet")
+        pd.DataFrame({"image": [], "split": [], "digest": []}, dtype=str).to_parquet(partial / "split.parquet")
 
 
 def measure(preset: str, size: int, images: int, target: float | None) -> dict:
@@ -48,13 +49,13 @@ def measure(preset: str, size: int, images: int, target: float | None) -> dict:
         pixels = {config.image_size: np.zeros((BATCH, config.image_size, config.image_size, 3), np.uint8)}
 
         def whole() -> None:
-            predict(folder / "run", folder / "images.csv", folder / "map.parquet", batch_size=BATCH, progress=False)
+            predict_file(
+                folder / "run", folder / "images.csv", folder / "map.parquet", batch_size=BATCH, progress=False
+            )
             (folder / "map.parquet").unlink()
 
         alone = {
-            "decoding": lambda: [
-                reasons for _, reasons in decoded_batches(batches, ensemble.sizes, BATCH, processes=GPU)
-            ],
+            "decoding": lambda: [None for _ in decoded_batches(batches, ensemble.sizes, BATCH)],
             "forward": lambda: [ensemble.probabilities(pixels) for _ in batches],
         }
         t = in_turn({"whole": whole, **alone}, 3, warm=1)

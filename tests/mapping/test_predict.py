@@ -449,6 +449,8 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
     gem = tmp_path / "gem.csv"
     gem.write_text('task,class,gem\nroof,flat,RSH1\nroof,gable,RSH2\nroof,"hip, or other",\nstoreys,1,H:1\n')
+    truth = pd.DataFrame({"image": [f"images/{i}.png" for i in range(N)], "roof": "flat", "storeys": "1"})
+    truth.to_parquet(place / "truth.parquet")
     given = {"runs": place / "runs" / "a", "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
     given |= {"results": tmp_path / "results", "tiles": False, "by": "block", "data": place / "table.csv"}
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
@@ -459,6 +461,8 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     text = (tmp_path / "map.ipynb").read_text()
     assert f"{N:,} images in, {N - 4:,} predicted, 4 listed" in text and "no position (lon, lat) in the table" in text
     assert "has no row for 2" in text.replace("\\\\", "") and "synthetic data" not in text
+    off = pd.read_csv(tmp_path / "results" / "exposure.csv")
+    assert set(off["method"]) == {"argmax", "product", "joint"} and off["total_variation"].between(0, 1).all()
     counts = pd.read_csv(tmp_path / "out" / "exposure_expected.csv")
     assert counts["number"].sum() == pytest.approx(N - 4, abs=0.01)
     assert set(counts["taxonomy"]) <= {"RSH1", "RSH2", "UNK"}

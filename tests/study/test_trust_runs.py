@@ -25,7 +25,8 @@ from mtclim import Tasks, load_config, runs
 from mtclim.data.images import ImageError
 from mtclim.data.table import TableError
 from mtclim.learner import Learner, TrainingError
-from mtclim.mapping.predict import Ensemble, predict
+from mtclim.mapping.ensemble import Ensemble
+from mtclim.mapping.predict import predict_file
 from mtclim.model import MultitaskModel, create_model
 from mtclim.prepare import prepare
 from mtclim.runs import RunError
@@ -134,7 +135,7 @@ from pathlib import Path
 from mtclim import load_config, runs
 from mtclim.data.images import ImageError, open_store
 from mtclim.learner import Learner, TrainingError
-from mtclim.mapping.predict import predict
+from mtclim.mapping.predict import predict_file
 from mtclim.prepare import prepare
 from mtclim.training import fit
 
@@ -167,13 +168,13 @@ with open(disk / "filler", "wb", buffering=0) as filler:
             pass
     except OSError:
         pass
-refused("prediction", (OSError, ValueError), lambda: predict(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))
+refused("prediction", (OSError, ValueError), lambda: predict_file(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))
 print("half prediction", (disk / "city.parquet").exists())
 (disk / "filler").unlink()
 resize(200_000)
 print("run", fit(load_config("tiny", out=str(disk / "second")), progress=False))
 print("store", open_store(paths, 256, disk / "cache", progress=False).readable.sum() == len(paths))
-print("rows", len(__import__("pandas").read_parquet(predict(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))))
+print("rows", len(__import__("pandas").read_parquet(predict_file(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))))
 print("intact", before == {p.name: p.read_bytes() for p in first.iterdir()})
 os.system(f"cp -r {disk}/second {disk.parent}/kept")
 """
@@ -272,9 +273,9 @@ def test_prediction_retries_with_smaller_batches_when_memory_is_short(monkeypatc
     torch.set_num_threads(1)  # several threads share a batch
     model = create_model("bl", Tasks(TASKS), "test_byobnet").eval()
     model.image_size, forward, sizes = 32, Ensemble._forward, []
-    device, nothing = torch.device("cpu"), pd.Series(dtype=object)
+    device = torch.device("cpu")
     images = {32: np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)}
-    whole = Ensemble([model], [{}], model.tasks, device, "", nothing, "").probabilities(images)
+    whole = Ensemble([model], [{}], model.tasks, device).probabilities(images)
 
     def small(self, batch):
         sizes.append(len(batch[32]))
@@ -283,7 +284,7 @@ def test_prediction_retries_with_smaller_batches_when_memory_is_short(monkeypatc
         return forward(self, batch)
 
     monkeypatch.setattr(Ensemble, "_forward", small)
-    short = Ensemble([model], [{}], model.tasks, device, "", nothing, "")
+    short = Ensemble([model], [{}], model.tasks, device)
     np.testing.assert_allclose(short.probabilities(images), whole, atol=1e-6)
     assert short.probabilities(images).shape == (12, 5) and sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
     monkeypatch.setattr(Ensemble, "_forward", lambda self, batch: forward(self, 1 / 0 if len(batch[32]) else batch))
@@ -422,7 +423,7 @@ def test_a_model_whose_tasks_do_not_fit_the_table_says_how(reference, project, t
     with pytest.raises(
         TableError, match=r"column 'tint': unknown class.*'crimson'.*Expected one of 'blue', 'green', 'red'"
     ):
-        predict(reference, "crimson.csv", tmp_path / "out.parquet", progress=False, require_position=False)
+        predict_file(reference, "crimson.csv", tmp_path / "out.parquet", progress=False, require_position=False)
     with pytest.raises(RunError, match=r"tasks: .*'red'.* there, .*'crimson'.* now"):
         fit(tiny(data="crimson.csv", out=reference), progress=False)
     assert not (tmp_path / "out.parquet").exists()

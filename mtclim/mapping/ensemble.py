@@ -126,15 +126,10 @@ def load_ensemble(
 
     Parameters
     ----------
-    model_or_runs : Module, path or sequence of paths
-        What :func:`mtclim.load` returns, or run folders, whose probabilities are averaged.
-    calibrated : bool
-        Whether the probabilities are temperature-scaled as validation told.
-    consistent : bool
-        Whether the answers are those of the joint over labelsets, of temperature-scaled probabilities. This needs run
-        folders.
-    device : str, optional
-        By default a loaded model stays where it is, and run folders go to the GPU where there is one.
+    model_or_runs : what :func:`mtclim.load` returns, or run folders, whose probabilities are averaged.
+    calibrated : whether the probabilities are scaled by the temperatures that were fitted on validation.
+    consistent : whether to answer with the joint over labelsets, of calibrated probabilities. Needs run folders.
+    device : by default a loaded model stays where it is, and run folders go to the GPU where there is one.
 
     Raises
     ------

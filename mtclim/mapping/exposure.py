@@ -194,28 +194,21 @@ def exposure(
 
     Parameters
     ----------
-    predictions : DataFrame
-        The networks' own probabilities, or those of :func:`mtclim.mapping.frequencies.calibrate` for corrected counts,
-        not those of the joint, which would then count twice.
-    tasks : Tasks
-        All tasks of the predictions. The mapping says which of them make the taxonomy.
-    mapping : mapping, optional
-        From :func:`read_mapping`.
-    joint : Joint, optional
-        From :func:`mtclim.mapping.ensemble.joint_of`. All tasks take part in it, also those that the taxonomy does not
-        need, and combinations of classes that training never showed have no weight.
-    tail : float
-        Of each area's expected counts the least likely taxonomies that make up at most this share are dropped, and the
-        others are scaled to the area's total.
-    by : str
-        The column of the areas.
+    predictions : the networks' own probabilities, or for corrected counts those of
+        :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice.
+    tasks : all tasks of the predictions. The mapping says which of them make the taxonomy.
+    mapping : from :func:`read_mapping`.
+    joint : from :func:`mtclim.mapping.ensemble.joint_of`. All tasks take part in it, also those that the taxonomy does
+        not need, and combinations of classes that training never showed have no weight.
+    tail : of each area's expected counts the least likely taxonomies that make up at most this share are dropped, and
+        the others are scaled to the area's total.
+    by : the column of the areas.
 
     Returns
     -------
     DataFrame
-        Columns block (or ``by``), lon, lat (means), taxonomy, expected and argmax. ``expected`` sums the joint
-        posterior, or without a joint the product of the tasks' probabilities; ``argmax`` counts the most probable
-        labels.
+        block (or ``by``), lon, lat (means), taxonomy, expected and argmax. ``expected`` sums the joint posterior, or
+        without a joint the product of the tasks' probabilities; ``argmax`` counts the most probable labels.
 
     Raises
     ------
@@ -291,21 +284,17 @@ def compare(
 
     Parameters
     ----------
-    predictions, validation : DataFrame
-        The networks' own answers, the first with the true labels of every façade.
-    tasks : Tasks
-        All tasks.
-    fit : callable
-        Validation answers -> Joint, such as ``lambda answers: joint_of(answers, run, tasks)``.
-    mapping : mapping, optional
-        From :func:`read_mapping`.
+    predictions, validation : the networks' own answers, the first with the true labels of every façade.
+    tasks : all tasks.
+    fit : validation answers -> Joint, :func:`mtclim.mapping.ensemble.joint_of` for one run.
+    mapping : from :func:`read_mapping`.
 
     Returns
     -------
     DataFrame
-        Columns method (of ``METHODS``), calibrated, level ("city", "municipality": the mean over municipalities,
-        weighted by façades) and total_variation: half the summed difference of the counts per taxonomy, as a share;
-        lines: those of the exposure by blocks; impossible: the share of weight on taxonomies that no façade has.
+        method (of ``METHODS``), calibrated, level ("city"; "municipality": the mean over municipalities, weighted by
+        façades), total_variation (half the summed difference of the counts per taxonomy, as a share), lines (of the
+        exposure by blocks) and impossible (the share of weight on taxonomies that no façade has).
     """
     training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
     outside = predictions[~training].drop(columns="building", errors="ignore")
@@ -367,25 +356,16 @@ def write_openquake(
     conversions: pd.DataFrame | None = None,
     how: str = "",
 ) -> Path:
-    """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them.
+    """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
     Parameters
     ----------
-    counts : DataFrame
-        From :func:`exposure`. There are no costs: none are known.
-    folder : path
-        Made if it is not there.
-    kind : "expected" or "argmax"
-    counted, how : str
-        What is counted, and from which answers: the description says it.
-    conversions : DataFrame, optional
-        From :func:`read_conversions`. Without it ``exposure_<kind>_mapping.csv`` is a template to be filled in: one
-        line a taxonomy, its conversion empty.
-
-    Returns
-    -------
-    Path
-        The XML.
+    counts : from :func:`exposure`. There are no costs: none are known.
+    folder : made if it is not there.
+    kind : "expected" or "argmax".
+    counted, how : what is counted, and from which answers; the description says it.
+    conversions : from :func:`read_conversions`. Without it ``exposure_<kind>_mapping.csv`` is a template: one line a
+        taxonomy, whose vulnerability class is to be filled in.
 
     Raises
     ------

@@ -49,12 +49,9 @@ def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mappin
 
     Parameters
     ----------
-    predictions : DataFrame
-        With the columns ``<task>:p:<class>``.
-    validation : DataFrame
-        Labels (``<task>:true``) and probabilities of the same model on its validation images.
-    tasks : mapping
-        Task -> its classes.
+    predictions : frame with the columns ``<task>:p:<class>``.
+    validation : labels (``<task>:true``) and probabilities of the same model on its validation images.
+    tasks : task -> classes.
 
     Returns
     -------
@@ -87,19 +84,16 @@ def class_frequencies(
 
     Parameters
     ----------
-    predictions : DataFrame
-        From :func:`calibrate`.
-    validation : DataFrame
-        Labels of the model's validation images (``<task>:true``).
-    tasks : mapping
-        Task -> its classes.
+    predictions : from :func:`calibrate`.
+    validation : labels (``<task>:true``) of the model's validation images.
+    tasks : task -> classes.
 
     Returns
     -------
     DataFrame
-        Columns task, class, balanced (share in the validation split, NaN without a label there), raw (share of the
-        predicted labels), expected (mean probability), and truth (share of ``<task>:true``; NaN for a task in which not
-        every prediction has a true label).
+        task, class, balanced (share in the validation split), raw (share of the predicted labels), expected (mean
+        probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a validation label, truth
+        for one in which not every prediction has a true label.
     """
     rows = []
     for task, classes in tasks.items():

@@ -1,4 +1,4 @@
-"""Maps of predictions: Fig. 13, aggregates and a GeoPackage with QGIS styles (section 4.5).
+"""Maps of predictions: Fig. 13, maps of areas, frequencies, and a GeoPackage with QGIS styles (section 4.5).
 
 The functions take the frame of :func:`mtclim.mapping.predict.predict` and the tasks. Polygons are GeoDataFrames in any
 CRS. Maps are drawn in metres, in the UTM zone of the data.
@@ -25,9 +25,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from mtclim.analysis.joint import unseen
 from mtclim.files import whole_or_absent
-from mtclim.mapping.frequencies import METHODS, probabilities
+from mtclim.mapping.areas import points
+from mtclim.mapping.frequencies import METHODS
 from mtclim.metrics import codes, metrics
 from mtclim.style import WIDTH, drawn, masonry, palette, rows_axis
 from mtclim.tasks import Tasks
@@ -39,16 +39,6 @@ MOST_CLASSES = 20
 """Classes of a task that a figure shows; the others are named in one line."""
 SCALES = (1, 2, 5)
 _TEMPLATES = files("mtclim.mapping")
-
-
-def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
-    """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
-    placed = predictions[predictions["lon"].notna() & predictions["lat"].notna()]
-    if not len(placed):
-        raise ValueError("map: found no prediction with a position (lon, lat); expected at least one.")
-    geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
-    frame = gpd.GeoDataFrame(placed.drop(columns="geometry", errors="ignore"), geometry=geometry)
-    return frame.to_crs(frame.estimate_utm_crs())
 
 
 def test_scores(predictions: pd.DataFrame, tasks: Mapping) -> dict | None:
@@ -176,20 +166,13 @@ def fig13(
 
     Parameters
     ----------
-    predictions : DataFrame
-        Accuracies are those of its test blocks.
-    tasks : Tasks
-        Of a task with many classes the most frequent are shown; a line names the number and share of the others.
-    polygons : sequence of GeoDataFrame
-        Drawn beneath: built-up blocks first, then municipalities.
-    columns : int
-        Panels in a row.
-    web : bool
-        Whether map tiles lie beneath where there is a network; the figure says which.
-    timeout : float
-        Seconds to wait for them.
-    title : str
-        Of the figure.
+    predictions : accuracies are those of its test blocks.
+    tasks : of a task with many classes the most frequent are shown; a line names the number and share of the others.
+    polygons : drawn beneath, built-up blocks first, then municipalities.
+    columns : panels in a row.
+    web : whether map tiles lie beneath where there is a network; the figure says which.
+    timeout : seconds to wait for them.
+    title : of the figure.
     """
     frame, colours = points(predictions), palette(tasks)
     scores = test_scores(predictions, tasks) or {}
@@ -240,111 +223,12 @@ def _task_title(tasks: Tasks, task: str, score: Mapping, shares: np.ndarray, sho
     return text + (f" ({rest} rarer classes, {100 * (1 - shares[shown].sum()):.1f} %, not shown)" if rest else "")
 
 
-# ---------------------------------------------------------------- aggregates
-
-
-def check_width(width: float) -> None:
-    """ValueError where hexagons of this width in metres cannot be drawn."""
-    if not (np.isfinite(width) and width >= 1):
-        raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
-
-
-def hexagons(x: np.ndarray, y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Axial coordinates (q, r), int64 (n,), of the hexagons, ``width`` metres across, that hold the points."""
-    side = width / np.sqrt(3)
-    q, r = (np.sqrt(3) / 3 * x - y / 3) / side, (2 / 3 * y) / side
-    s = -q - r
-    rounded = np.rint([q, r, s])
-    off = np.abs(rounded - [q, r, s])
-    fix_q = (off[0] > off[1]) & (off[0] > off[2])
-    fix_r = ~fix_q & (off[1] > off[2])
-    rounded[0] = np.where(fix_q, -rounded[1] - rounded[2], rounded[0])
-    rounded[1] = np.where(fix_r, -rounded[0] - rounded[2], rounded[1])
-    return rounded[0].astype(np.int64), rounded[1].astype(np.int64)
-
-
-def _hexagon(q: int, r: int, width: float):
-    from shapely import Polygon
-
-    side, angle = width / np.sqrt(3), np.pi / 6 + np.arange(6) * np.pi / 3
-    x, y = width * (q + r / 2), 1.5 * side * r
-    return Polygon(np.column_stack([x + side * np.cos(angle), y + side * np.sin(angle)]))
-
-
-def entropy(p: np.ndarray) -> np.ndarray:
-    """Entropy (n,) of class probabilities (n, K) as a fraction of the largest possible: 0 sure, 1 no idea."""
-    return -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(p.shape[1])
-
-
-def aggregate(
-    predictions: pd.DataFrame,
-    tasks: Tasks,
-    by: str = "hexagon",
-    width: float = 500.0,
-    labelsets: np.ndarray | None = None,
-    polygons: gpd.GeoDataFrame | None = None,
-) -> gpd.GeoDataFrame:
-    """Summarise predictions by area, one row an area.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-    tasks : Tasks
-    by : str
-        "hexagon", or a column such as "block".
-    width : float
-        Of a hexagon in metres.
-    labelsets : (L, N) array, optional
-        Class positions of the training labelsets, -1 where there was no label.
-    polygons : GeoDataFrame, optional
-        The areas' shapes, with the column ``by``; without them the hexagons or the hulls of the points.
-
-    Returns
-    -------
-    GeoDataFrame
-        ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
-        ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``; with ``labelsets`` also unseen, the share of
-        labelsets that training never showed (:func:`mtclim.analysis.joint.unseen`).
-
-    Raises
-    ------
-    ValueError
-        For a ``by`` or a ``width`` that cannot be.
-    """
-    check_width(width)
-    frame = points(predictions)
-    if by == "hexagon":
-        q, r = hexagons(frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy(), width)
-        key = pd.Series([f"{a}_{b}" for a, b in zip(q, r, strict=True)], frame.index)
-    elif by in frame:
-        key = frame[by].fillna("none").astype(str)
-    else:
-        raise ValueError(f"by: found {by!r}; expected 'hexagon' or a column, one of {', '.join(frame.columns[:8])} ...")
-    names, group = np.unique(key.to_numpy(str), return_inverse=True)
-    total = np.bincount(group)
-    columns: dict[str, object] = {by: names, "façades": total}
-    answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)  # (n, N)
-    for own, (task, classes) in zip(answers.T, tasks.items(), strict=True):
-        counts = np.bincount(group * len(classes) + own, minlength=len(names) * len(classes)).reshape(len(names), -1)
-        columns |= {f"{task}:n:{name}": counts[:, k] for k, name in enumerate(classes)}
-        columns |= {f"{task}:share:{name}": counts[:, k] / total for k, name in enumerate(classes)}
-        columns[f"{task}:entropy"] = np.bincount(group, entropy(probabilities(frame, task, classes))) / total
-        columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
-    if labelsets is not None:
-        columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
-    if polygons is not None:
-        shapes = polygons.assign(**{by: polygons[by].astype(str)}).to_crs(frame.crs).set_index(by).geometry
-        geometry = shapes[~shapes.index.duplicated()].reindex(names).to_numpy()
-    elif by == "hexagon":
-        geometry = [_hexagon(*(int(part) for part in name.split("_")), width) for name in names]
-    else:
-        geometry = frame.geometry.groupby(group).agg(lambda shape: shape.union_all().convex_hull).to_numpy()
-    return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)
+# ---------------------------------------------------------------- figures of areas and frequencies
 
 
 @drawn
 def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Figure:
-    """Maps of :func:`aggregate`: façades, unseen labelsets, and the entropy of each task, all on one scale.
+    """Maps of :func:`mtclim.mapping.areas.aggregate`: façades, unseen labelsets, and the entropy of each task, all on one scale.
 
     Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
     """
@@ -449,14 +333,10 @@ def write_geopackage(
 
     Parameters
     ----------
-    attributes : DataFrame
-        From :func:`mtclim.mapping.exposure.attributes`. Fields are renamed as :func:`gis_names` says.
-    tasks : mapping
-        Task -> its classes. The first task's style is the default.
-    path : path
-        Of the file.
-    layers : mapping, optional
-        Other layers by name: blocks, municipalities, aggregates.
+    attributes : from :func:`mtclim.mapping.exposure.attributes`. Fields are renamed as :func:`gis_names` says.
+    tasks : task -> classes. The first task's style is the default.
+    path : of the file.
+    layers : other layers by name: blocks, municipalities, aggregates.
     """
     path, colours = Path(path), palette(tasks)
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)

@@ -15,8 +15,9 @@ from PIL import Image
 
 from mtclim.data.images import ImageError, decode
 from mtclim.files import write_text
+from mtclim.mapping.areas import points
 from mtclim.mapping.frequencies import probabilities
-from mtclim.mapping.maps import outlines, points
+from mtclim.mapping.maps import outlines
 from mtclim.metrics import codes
 from mtclim.style import palette
 from mtclim.tasks import Tasks
@@ -62,19 +63,13 @@ def write_page(
 
     Parameters
     ----------
-    predictions : DataFrame
-        Those with a position are shown, or a fixed random sample of them where the page would pass ``PAGE_BYTES``.
-    tasks : Tasks
-    path : path
-        The HTML file.
-    polygons : sequence of GeoDataFrame
-        Drawn beneath the points.
-    title, note : str
-        Text of the page.
-    folder : path, optional
-        Where the names of the photographs start. A click then shows the photograph, as long as the page finds it there.
-    embedded : bool
-        Whether the page carries small copies of the photographs instead.
+    predictions : those with a position are shown, or a fixed random sample where the page would pass ``PAGE_BYTES``.
+    tasks : their tasks.
+    path : the HTML file.
+    polygons : drawn beneath the points.
+    title, note : text of the page.
+    folder : where the photographs' names start. A click shows the photograph as long as the page finds it there.
+    embedded : whether the page carries small copies of the photographs instead.
     """
     frame, colours, path = points(predictions), palette(tasks), Path(path)
     size = tasks.total + 40 + frame["image"].str.len().mean() + 1800 * embedded  # bytes a façade, about

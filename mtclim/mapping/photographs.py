@@ -22,8 +22,6 @@ from mtclim.tasks import Tasks
 
 CARRIED = ("building", "weight", "municipality")
 """Columns of a table that predictions keep."""
-BUILDING_SPAN = 500.0
-"""Metres: photographs further apart do not show one building."""
 _AHEAD = 2  # batches that are decoded while one is predicted; this bounds the memory
 _GPS = 0x8825
 _NORTH_SOUTH = {"N": 1, "NORTH": 1, "S": -1, "SOUTH": -1}
@@ -127,16 +125,11 @@ def read_source(
 
     Parameters
     ----------
-    source : str, Path or sequence of them
-        A folder, a table, or files. The positions of files are read from their EXIF data.
-    tasks : Tasks
-        Their true labels are kept where a table has them.
-    require_position : bool
-        Whether it is an error that no row of a table has a position.
-    image_root : path, optional
-        The folder that the names in a table are relative to; by default the table's.
-    cell : float
-        Width in metres of the grid of blocks where a table has none.
+    source : a folder, a table, or files. The positions of files are read from their EXIF data.
+    tasks : true labels of these tasks are kept where a table has them.
+    require_position : whether it is an error that no row of a table has a position.
+    image_root : the folder that the names in a table are relative to; by default the table's.
+    cell : width in metres of the grid of blocks where a table has none.
 
     Raises
     ------
@@ -198,23 +191,8 @@ def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root: str
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():
         raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
-    if "building" in carried:
-        _check_buildings(frame[placed], path)
     frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
     return Photographs(frame, table.image_root)
-
-
-def _check_buildings(frame: pd.DataFrame, path: Path) -> None:
-    """TableError where photographs of one ``building`` lie too far apart: the column then holds something else."""
-    y, x = frame["lat"] * 111_320, frame["lon"] * 111_320 * np.cos(np.radians(frame["lat"]))
-    groups = pd.DataFrame({"x": x, "y": y}).groupby(frame["building"])
-    span = (groups.max() - groups.min()).max(axis=1)
-    if (span > BUILDING_SPAN).any():
-        name, count = span.idxmax(), int((frame["building"] == span.idxmax()).sum())
-        raise TableError(
-            f"{path}: column 'building': {count} photographs of the building {name!r} lie up to {span.max():,.0f} m apart; "
-            "expected the number of one building, or an empty cell. Rename the column (to '_building' to leave it out)."
-        )
 
 
 # ---------------------------------------------------------------- decoding, ahead of the model
@@ -234,11 +212,8 @@ def decoded_batches(
 ) -> Iterator[tuple[dict[int, np.ndarray], list[str], list[str]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields
-    ------
-    tuple
-        ``{size: (batch_size, size, size, 3) uint8}``, and for each path the digest of its content and the reason why it
-        cannot be read, else "". Rows past the end of a short batch, and unreadable pictures, are zeros.
+    Yields ``{size: (batch_size, size, size, 3) uint8}``, and for each path the digest of its content and the reason why
+    it cannot be read, else "". Rows past the end of a short batch, and unreadable pictures, are zeros.
     """
     pool = ThreadPoolExecutor(workers or machine.cores())
     tasks = ([pool.submit(_decode, path, sizes) for path in paths] for paths in batches)

@@ -88,29 +88,25 @@ def predict(
 
     Parameters
     ----------
-    model_or_runs, calibrated, consistent, device
-        See :func:`load_ensemble`.
-    source : path, or sequence of paths
-        Files, a folder of photographs, or a table of images. No position is required.
-    batch_size, workers : int
-        Images of one forward pass, and threads that decode.
-    image_root : path, optional
-        The folder that the names in a table are relative to; by default the table's.
-    progress : bool
-        Whether a bar is shown.
+    model_or_runs, calibrated, consistent, device : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
+    source : files, a folder of photographs, or a table of images. No position is required.
+    batch_size, workers : images of one forward pass, and threads that decode.
+    image_root : the folder that the names in a table are relative to; by default the table's.
+    progress : whether a bar is shown.
 
     Returns
     -------
     DataFrame
-        image, then lon, lat, bearing, block and so on where there are any, then for each task ``<task>:true`` (where
-        the table has it), ``<task>:pred`` and ``<task>:p:<class>``. ``attrs["listed"]`` has [image, reason] of
-        each photograph that cannot be read, about which there is a warning, and ``attrs["others"]`` counts the files
-        of a folder that are not photographs.
+        image; lon, lat, bearing, block and so on where there are any; then for each task ``<task>:true`` (where the
+        table has it), ``<task>:pred`` and ``<task>:p:<class>``. ``attrs["listed"]`` has [image, reason] of each
+        photograph that cannot be read, of which a warning tells, and ``attrs["others"]`` counts the files of a folder
+        that are not photographs.
 
     Raises
     ------
     ValueError
-        Where no photograph can be read, and for whatever :func:`load_ensemble` and ``read_source`` refuse.
+        Where no photograph can be read, for settings out of their range, and for models and sources that cannot be
+        used.
     """
     _check(batch_size=batch_size, workers=workers)
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
@@ -154,23 +150,16 @@ def predict_file(
 
     Parameters
     ----------
-    runs : path or sequence of paths
-        Run folders of the same tasks; their probabilities are averaged.
-    source, calibrated, consistent, batch_size, workers, image_root, device, progress
-        See :func:`predict`.
-    out : path
-        The file to write: the columns of :func:`predict`, and split and in_training of photographs whose content a run
-        was trained or tested with, and the point. Its metadata say what made it and which answer it holds. The
-        companion ``<out>.listed.csv`` has what could not be read, or placed, with the reason.
-    shard_rows : int
-        Images between two files of progress: what a kill can cost.
-    part : (int, int)
-        (i, n) predicts every n-th shard only, for n machines that share the folder of ``out``, and returns the folder
-        of shards. The same call without ``part`` joins them.
-    require_position : bool
-        Whether a photograph without a position is listed and not predicted.
-    limit : int, optional
-        Predict a fixed random sample of so many images.
+    runs : one or several run folders of the same tasks, whose probabilities are averaged.
+    source, calibrated, consistent, batch_size, workers, image_root, device, progress : as in :func:`predict`.
+    out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
+        photographs whose content a run has used. Its metadata say what made it and which answer it holds. The companion
+        ``<out>.listed.csv`` has what could not be read, or placed, with the reason.
+    shard_rows : images between two files of progress: what a kill can cost.
+    part : (i, n) predicts every n-th shard only, for n machines that share the folder of ``out``, and returns the
+        folder of shards. The same call without ``part`` joins them.
+    require_position : whether a photograph without a position is listed and not predicted.
+    limit : predict a fixed random sample of so many images.
 
     Returns
     -------
@@ -180,7 +169,7 @@ def predict_file(
     Raises
     ------
     ValueError
-        For settings out of their range, and for whatever :func:`load_ensemble` and ``read_source`` refuse.
+        For settings out of their range, and for runs and sources that cannot be used.
     """
     started, out, (index, count) = time.perf_counter(), Path(out), part
     _check(shard_rows=shard_rows, batch_size=batch_size, workers=workers, limit=limit or None)

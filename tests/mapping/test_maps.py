@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
+from mtclim.mapping.areas import _hexagon, aggregate, entropy, hexagons
 
 matplotlib.use("agg")
 
@@ -86,16 +87,16 @@ def test_scale_bars_are_round(width, length):
 def test_hexagons_hold_their_points():
     rng = np.random.default_rng(0)
     x, y = rng.uniform(-5000, 5000, (2, 500))
-    q, r = maps.hexagons(x, y, 300.0)
+    q, r = hexagons(x, y, 300.0)
     for a, b, c, d in zip(q, r, x, y, strict=True):
-        assert maps._hexagon(a, b, 300.0).buffer(1e-6).contains(Point(c, d))
+        assert _hexagon(a, b, 300.0).buffer(1e-6).contains(Point(c, d))
 
 
 @pytest.mark.parametrize("by", ["hexagon", "block"])
 def test_aggregates_agree_with_pandas(by):
     frame = fake_predictions(400)
     answers = np.stack([pd.Index(c).get_indexer(frame[f"{task}:pred"]) for task, c in SANTIAGO.items()], axis=1)
-    areas = maps.aggregate(frame, SANTIAGO, by, labelsets=np.unique(answers[:200], axis=0))
+    areas = aggregate(frame, SANTIAGO, by, labelsets=np.unique(answers[:200], axis=0))
     assert areas["façades"].sum() == 400
     assert np.allclose(areas[[f"height:share:{name}" for name in SANTIAGO["height"]]].sum(axis=1), 1)
     seen = set(map(tuple, answers[:200]))
@@ -106,7 +107,7 @@ def test_aggregates_agree_with_pandas(by):
 
 
 def test_areas_with_few_facades_are_grey_and_every_legend_prints_n():
-    areas = maps.aggregate(fake_predictions(1500), SANTIAGO, width=2500)
+    areas = aggregate(fake_predictions(1500), SANTIAGO, width=2500)
     few = areas["façades"] < maps.FEWEST
     assert 0 < few.sum() < len(areas)
     figure = maps.fig_aggregates(areas, SANTIAGO)
@@ -132,7 +133,9 @@ def test_areas_with_few_facades_are_grey_and_every_legend_prints_n():
 @pytest.mark.parametrize("width", [0, -5, float("nan"), float("inf")])
 def test_a_width_that_cannot_be_is_refused(width):
     with pytest.raises(ValueError, match="width: found .*; expected the width of a hexagon in metres"):
-        maps.aggregate(fake_predictions(10), SANTIAGO, width=width)
+        aggregate(fake_predictions(10), SANTIAGO, width=width)
+    with pytest.raises(ValueError, match="by: found 'blocks'; expected one of hexagon, block"):
+        aggregate(fake_predictions(10), SANTIAGO, "blocks")
 
 
 def test_figures_of_many_long_classes_are_bounded(tmp_path):
@@ -156,7 +159,7 @@ def test_frequencies_of_a_task_without_validation_labels_are_drawn():
 
 
 def test_entropy():
-    assert np.allclose(maps.entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
+    assert np.allclose(entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
 
 
 NAMES = [
@@ -174,7 +177,7 @@ def test_tasks_and_classes_of_any_name_reach_the_geopackage(tmp_path, first, sec
     tasks = Tasks({first: ["Flat", "flat", "fid"], second: ["a:b", "'; drop table x", "0"]})
     frame = fake_predictions(30, tasks)
     flat = exposure.attributes(frame, tasks)
-    path = maps.write_geopackage(flat, tasks, tmp_path / "t.gpkg", {"areas": maps.aggregate(frame, tasks, "block")})
+    path = maps.write_geopackage(flat, tasks, tmp_path / "t.gpkg", {"areas": aggregate(frame, tasks, "block")})
     read, fields = gpd.read_file(path, layer="facades"), maps.gis_names(flat.columns)
     for column in (f"{first}:pred", f"{second}:pred"):
         assert read[fields[column]].tolist() == flat[column].tolist()

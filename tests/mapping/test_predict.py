@@ -416,13 +416,14 @@ def test_the_number_of_threads_is_restored_after_an_error(place, monkeypatch):
         torch.set_num_threads(before)
 
 
-def test_buildings_are_numbers_not_kinds(tmp_path):
-    frame = pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "lon": [-70.6, -70.61, -70.62], "lat": -33.4})
-    frame.assign(building=["7", "", ""]).to_csv(tmp_path / "t.csv", index=False)
-    assert read_source(tmp_path / "t.csv", TASKS).frame["building"].isna().tolist() == [False, True, True]
-    frame.assign(building=["house", "house", "yes"]).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(table.TableError, match="2 photographs of the building 'house' lie up to 9.. m apart"):
-        read_source(tmp_path / "t.csv", TASKS)
+def test_a_blank_building_is_none_and_kinds_of_buildings_are_not_numbers(tmp_path):
+    frame = pd.DataFrame(
+        {"image": [f"{k}.png" for k in range(4)], "lon": [-70.6, -70.61, -70.62, -70.63], "lat": -33.4}
+    )
+    frame.assign(building=["7", "", "", "7"]).to_csv(tmp_path / "t.csv", index=False)
+    assert read_source(tmp_path / "t.csv", TASKS).frame["building"].isna().tolist() == [False, True, True, False]
+    frame.assign(building=["house", "house", "yes", "yes"]).to_csv(tmp_path / "t.csv", index=False)
+    assert "building" not in read_source(tmp_path / "t.csv", TASKS).frame
 
 
 def test_decoded_ahead_in_order(tmp_path):

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from mtclim import machine
-from mtclim.data.images import FORMATS, SUFFIXES, ImageError, decode, digest_of
+from mtclim.data import images
 from mtclim.data.reading import TableError
 from mtclim.data.table import grid_blocks, read_table
 from mtclim.files import whole_or_absent
@@ -35,8 +36,8 @@ def _gps(path: str | Path) -> dict:
     if not os.path.isfile(path):
         raise ValueError("no such file, or not a file")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.getexif().get_ifd(_GPS)
+        with Image.open(path, formats=images.FORMATS) as picture:
+            return picture.getexif().get_ifd(_GPS)
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
 
@@ -138,7 +139,7 @@ def read_source(
     TableError
         A table that cannot be read as meant.
     """
-    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in SUFFIXES:
+    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in images.SUFFIXES:
         files = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
         if not files:
             raise ValueError("source: found an empty list; expected at least one photograph, a folder or a table.")
@@ -167,7 +168,7 @@ def _read_folder(folder: Path) -> Photographs:
     for root, folders, files in os.walk(folder):
         for name in files + folders:
             path = Path(root, name)
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in images.SUFFIXES:
                 paths.append(path)
             elif name in files or path.is_symlink():
                 others["link to a folder" if name in folders else path.suffix.lower() or "no suffix"] += 1
@@ -198,35 +199,45 @@ def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root: str
 # ---------------------------------------------------------------- decoding, ahead of the model
 
 
-def _decode(path: str, sizes: Sequence[int]) -> tuple[list[np.ndarray], str, str]:
-    """The picture at every size, the digest of the file's content, and the reason why it cannot be read, else ""."""
+class Decoded(NamedTuple):
+    """One photograph: its pixels at every size, zeros where it cannot be read for the reason given."""
+
+    pixels: list[np.ndarray]
+    digest: str = ""
+    reason: str = ""
+    panorama: bool = False
+
+
+def _decode(path: str, sizes: Sequence[int]) -> Decoded:
     try:
-        content = Path(path).read_bytes() if os.path.isfile(path) else path
-        return [decode(content, size) for size in sizes], digest_of(content), ""
-    except (ImageError, OSError) as error:
-        return [np.zeros((size, size, 3), np.uint8) for size in sizes], "", str(error) or type(error).__name__
+        content = Path(path).read_bytes() if os.path.isfile(path) else path  # what is no file has its own reason
+        pixels = [images.decode(content, size) for size in sizes]
+        return Decoded(pixels, images.digest_of(content), "", images.is_panorama(content))
+    except (images.ImageError, OSError) as error:
+        nothing = [np.zeros((size, size, 3), np.uint8) for size in sizes]
+        return Decoded(nothing, reason=str(error) or type(error).__name__)
 
 
 def decoded_batches(
     batches: Sequence[Sequence[str]], sizes: Sequence[int], batch_size: int, workers: int | None = None
-) -> Iterator[tuple[dict[int, np.ndarray], list[str], list[str]]]:
+) -> Iterator[tuple[dict[int, np.ndarray], list[Decoded]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields ``{size: (batch_size, size, size, 3) uint8}``, and for each path the digest of its content and the reason why
-    it cannot be read, else "". Rows past the end of a short batch, and unreadable pictures, are zeros.
+    Yields ``{size: (batch_size, size, size, 3) uint8}`` and what is known of each photograph. Rows past the end of a
+    short batch are zeros.
     """
     pool = ThreadPoolExecutor(workers or machine.cores())
-    tasks = ([pool.submit(_decode, path, sizes) for path in paths] for paths in batches)
-    waiting = deque(islice(tasks, _AHEAD))
+    started = ([pool.submit(_decode, path, sizes) for path in paths] for paths in batches)
+    waiting = deque(islice(started, _AHEAD))
     try:
         while waiting:
             done = [future.result() for future in waiting.popleft()]
-            waiting.extend(islice(tasks, 1))
-            pixels = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-            for row, (pictures, _, _) in enumerate(done):
-                for size, picture in zip(sizes, pictures, strict=True):
-                    pixels[size][row] = picture
-            yield pixels, [digest for _, digest, _ in done], [reason for _, _, reason in done]
+            waiting.extend(islice(started, 1))
+            batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
+            for row, found in enumerate(done):
+                for size, pixels in zip(sizes, found.pixels, strict=True):
+                    batch[size][row] = pixels
+            yield batch, done
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -10,9 +10,10 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,17 +36,35 @@ ANSWERS = {
 # ---------------------------------------------------------------- the frame of predictions
 
 
+class Answers(NamedTuple):
+    """The predictions of some photographs, [image, reason] of those that cannot be read, and names of panoramas."""
+
+    frame: pd.DataFrame
+    listed: list[list[str]]
+    panoramas: list[str]
+
+
 def _answers(
     batches: Sequence[pd.DataFrame], ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm
-) -> Iterator[tuple[pd.DataFrame, list[list[str]]]]:
-    """The predictions of each batch, in order, and [image, reason] of each photograph that cannot be read."""
+) -> Iterator[Answers]:
     paths = [batch["path"].tolist() for batch in batches]
-    decoded = decoded_batches(paths, ensemble.sizes, batch_size, workers)
-    for batch, (pixels, digests, reasons) in zip(batches, decoded, strict=True):
-        p, good = ensemble.probabilities(pixels)[: len(batch)], np.array([reason == "" for reason in reasons])
+    for batch, (pixels, found) in zip(
+        batches, decoded_batches(paths, ensemble.sizes, batch_size, workers), strict=True
+    ):
+        p, good = ensemble.probabilities(pixels)[: len(batch)], np.array([one.reason == "" for one in found])
         bar.update(len(batch))
-        listed = [[image, reason] for image, reason in zip(batch["image"], reasons, strict=True) if reason]
-        yield _frame(batch[good], p[good], np.array(digests, object)[good], ensemble), listed
+        digests = np.array([one.digest for one in found], object)
+        listed = [[name, one.reason] for name, one in zip(batch["image"], found, strict=True) if one.reason]
+        panoramas = [name for name, one in zip(batch["image"], found, strict=True) if one.panorama]
+        yield Answers(_frame(batch[good], p[good], digests[good], ensemble), listed, panoramas)
+
+
+def _joined(parts: Iterable[Answers], nothing: pd.DataFrame) -> Answers:
+    parts = list(parts)
+    frame = pd.concat([part.frame for part in parts if len(part.frame)] or [nothing], ignore_index=True)
+    return Answers(
+        frame, [own for part in parts for own in part.listed], [own for part in parts for own in part.panoramas]
+    )
 
 
 def _frame(rows: pd.DataFrame, p: np.ndarray, digests: np.ndarray, ensemble: Ensemble) -> pd.DataFrame:
@@ -99,8 +118,8 @@ def predict(
     DataFrame
         image; lon, lat, bearing, block and so on where there are any; then for each task ``<task>:true`` (where the
         table has it), ``<task>:pred`` and ``<task>:p:<class>``. ``attrs["listed"]`` has [image, reason] of each
-        photograph that cannot be read, of which a warning tells, and ``attrs["others"]`` counts the files of a folder
-        that are not photographs.
+        photograph that cannot be read, of which a warning tells; ``attrs["panoramas"]`` names the 360° panoramas, which
+        are squeezed into the square; ``attrs["others"]`` counts the files of a folder that are not photographs.
 
     Raises
     ------
@@ -112,18 +131,19 @@ def predict(
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
     found = read_source(source, ensemble.tasks, False, image_root)
     with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
-        answers = list(_answers(_batches(found.frame, batch_size), ensemble, batch_size, workers, bar))
-    listed = [entry for _, part in answers for entry in part]
+        answers = _answers(_batches(found.frame, batch_size), ensemble, batch_size, workers, bar)
+        frame, listed, panoramas = _joined(answers, found.frame[:0])
     first = "; ".join(": ".join(entry) for entry in listed[:5])
-    if len(listed) == len(found.frame):
+    if not len(frame):
         raise ValueError(f"predict: none of {len(listed)} photographs can be read ({first}).")
     if listed:
         warnings.warn(f"{len(listed)} of {len(found.frame)} photographs cannot be read: {first}", stacklevel=2)
-    frame = pd.concat([part for part, _ in answers if len(part)], ignore_index=True)
+    if panoramas:
+        warnings.warn(f"{len(panoramas)} panoramas are squeezed: {', '.join(panoramas[:5])}", stacklevel=2)
     optional = ["lon", "lat", "bearing", "block", "doubtful", "split"]
     empty = [name for name in optional if name in frame and frame[name].isna().all()]
     frame = frame.drop(columns=empty)
-    frame.attrs |= {"listed": listed, "others": dict(found.others)}
+    frame.attrs |= {"listed": listed, "panoramas": panoramas, "others": dict(found.others)}
     return frame
 
 
@@ -183,7 +203,7 @@ def predict_file(
     total, unplaced = len(rows), rows[(rows["reason"] != "") & require_position]
     rows = rows.drop(unplaced.index).reset_index(drop=True)
     shard_rows = -(-shard_rows // batch_size) * batch_size
-    settings = {"models_sha256": ensemble.digest, "calibrated": calibrated, "answer": ANSWERS[consistent]}
+    settings = {"models_sha256": ensemble.digest, "calibrated": calibrated or consistent, "answer": ANSWERS[consistent]}
     settings |= {"batch_size": batch_size, "device": str(ensemble.device)}
     key = _key(rows, settings | {"shard_rows": shard_rows, "temperatures": ensemble.temperatures})
     if out.exists() and provenance_of(out).get("key") == key:
@@ -238,14 +258,13 @@ def _predict_shards(
     batches = [_batches(rows, batch_size) for rows, _ in shards]
     answers = _answers([batch for own in batches for batch in own], ensemble, batch_size, workers, bar)
     for own, (rows, path) in zip(batches, shards, strict=True):
-        done = [next(answers) for _ in own]
         nothing = _frame(rows[:0], np.zeros((0, ensemble.tasks.total), np.float32), np.array([], object), ensemble)
-        frame = pd.concat([part for part, _ in done if len(part)] or [nothing])
+        frame, listed, panoramas = _joined((next(answers) for _ in own), nothing)
         frame["geometry"] = _points(frame["lon"].to_numpy(float), frame["lat"].to_numpy(float))
-        listed = [entry for _, part in done for entry in part]
         table = pa.Table.from_pandas(frame, _schema(frame), preserve_index=False)
+        notes = {"listed": json.dumps(listed), "panoramas": json.dumps(panoramas)}
         with whole_or_absent(path) as beside:
-            pq.write_table(table.replace_schema_metadata({"listed": json.dumps(listed)}), beside)
+            pq.write_table(table.replace_schema_metadata(notes), beside)
 
 
 def _schema(frame: pd.DataFrame) -> pa.Schema:
@@ -267,12 +286,13 @@ def _points(lon: np.ndarray, lat: np.ndarray) -> list[bytes | None]:
 
 def _merge(shards: list[Path], out: Path, provenance: dict, listed: list[list[str]]) -> None:
     """Join the shards, one in memory at a time, into a GeoParquet file and the list of what was not predicted."""
-    boxes, rows = [], 0
+    boxes, rows, panoramas = [], 0, []
     with whole_or_absent(out) as beside:
         with pq.ParquetWriter(beside, pq.read_schema(shards[0]).remove_metadata(), compression="zstd") as writer:
             for path in shards:
                 shard = pq.read_table(path)
                 listed += json.loads(shard.schema.metadata[b"listed"])
+                panoramas += json.loads(shard.schema.metadata[b"panoramas"])
                 rows += len(shard)
                 position = np.column_stack([shard["lon"], shard["lat"]]).astype(float)
                 position = position[np.isfinite(position).all(1)]
@@ -284,7 +304,7 @@ def _merge(shards: list[Path], out: Path, provenance: dict, listed: list[list[st
                 box = np.array(boxes)
                 column["bbox"] = [*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()]
             geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-            provenance = provenance | {"rows": rows, "listed": len(listed)}
+            provenance = provenance | {"rows": rows, "listed": len(listed), "panoramas": panoramas}
             writer.add_key_value_metadata({"geo": json.dumps(geo), "mtclim": json.dumps(provenance)})
         if rows + len(listed) != provenance["images"]:
             raise RuntimeError(f"{out}: {provenance['images']} images went in, {rows} + {len(listed)} came out.")

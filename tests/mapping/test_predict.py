@@ -373,6 +373,16 @@ def test_every_kind_of_picture_in_a_folder_counts(place, tmp_path):
         predict.predict(place / "runs" / "a", tmp_path / "none")
 
 
+def test_panoramas_are_counted_and_named(place, tmp_path):
+    Image.new("RGB", (2000, 1000), "red").save(tmp_path / "round.jpg")
+    photograph(tmp_path / "flat.jpg", None)
+    with pytest.warns(UserWarning, match="1 panoramas are squeezed: round.jpg"):
+        assert len(predict.predict(place / "runs" / "a", tmp_path)) == 2
+    options = {"require_position": False, "progress": False}
+    out = predict.predict_file(place / "runs" / "a", tmp_path, tmp_path / "out.parquet", **options)
+    assert predict.provenance_of(out)["panoramas"] == ["round.jpg"]
+
+
 def test_a_loaded_model_answers_as_its_run_does(place, plain, tmp_path):
     paths = [place / name for name in plain["image"][:5]]
     frame = predict.predict(mtclim.load(place / "runs" / "a"), paths)
@@ -433,9 +443,10 @@ def test_decoded_ahead_in_order(tmp_path):
         Image.new("RGB", (9, 7), (k, 2 * k, 255 - k)).save(path)
     (tmp_path / "5.png").write_bytes(b"no picture")
     batches, sizes = [paths[k : k + 16] for k in range(0, 70, 16)], (8, 12)
-    for batch, (pixels, digests, reasons) in zip(batches, decoded_batches(batches, sizes, 16, 2), strict=True):
+    for batch, (pixels, found) in zip(batches, decoded_batches(batches, sizes, 16, 2), strict=True):
+        reasons = [one.reason for one in found]
         assert [bool(reason) for reason in reasons] == [path.endswith("/5.png") for path in batch]
-        assert digests == ["" if path.endswith("/5.png") else digest_of(path) for path in batch]
+        assert [one.digest for one in found] == ["" if path.endswith("/5.png") else digest_of(path) for path in batch]
         for size in sizes:
             rows = [
                 np.zeros((size, size, 3)) if reason else decode(path, size)

@@ -25,7 +25,8 @@ BATCH = 64
 def write_run(folder: Path, config) -> None:
     """A run folder with a network started at random: what prediction reads of one."""
     model = create_model(config.variant, SANTIAGO, config.timm_name)
-    settings = to_dict(config) | {"timm_name": config.timm_name, "tasks": SANTIAGO.to_dict(), "mean": model.mean, "std": model.std}  # fmt: skip
+    settings = to_dict(config) | {"timm_name": config.timm_name, "tasks": SANTIAGO.to_dict(), "titles": {}}
+    settings |= {"mean": model.mean, "std": model.std}
     with runs.working(folder, settings) as partial:
         save_file(model.state_dict(), partial / "model.safetensors")
         write_json(partial / "calibration.json", {task: {"temperature": 1.0} for task in SANTIAGO})

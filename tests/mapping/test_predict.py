@@ -51,7 +51,7 @@ def make_run(folder: Path, seed: int, digests: dict[int, str] | None = None) -> 
     settings |= {
         "tlim_units": 4,
         "table": "t1",
-        "image_root": "",
+        "titles": {},
         "image_size": 32,
         "mean": [0.5] * 3,
         "std": [0.2] * 3,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtclim.data.reading import Source, find_geometry, geometry_columns, rows, some
+from mtclim.data.reading import Source, clear_errors, find_geometry, geometry_columns, row_count, some
 
 _DEGREES = {
     "lon": {"lon", "lng", "long", "longitude", "longitud", "longitudine"},
@@ -68,7 +68,7 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     frame["lon"], frame["lat"] = lon, lat
     zero = int(((lon == 0) & (lat == 0)).sum())
     if zero:
-        source.notes.append(f"Longitude and latitude are 0 in {rows(zero)}, as where a camera had no position.")
+        source.notes.append(f"Longitude and latitude are 0 in {row_count(zero)}, as where a camera had no position.")
 
 
 def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
@@ -91,7 +91,7 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
     source.check(beyond, "outside the range of a direction", mend, column, np.asarray(found))
     del frame[column]
     frame["bearing"] = found.numbers % 360
-    source.notes.append(f"Viewing direction from column {column!r}, known in {rows((~found.missing).sum())}.")
+    source.notes.append(f"Viewing direction from column {column!r}, known in {row_count((~found.missing).sum())}.")
     return set()
 
 
@@ -109,7 +109,7 @@ def read_building(source: Source, listed: Collection[str]) -> set[str]:
         source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
         return {"building"}
     if empty:
-        source.notes.append(f"Column 'building' is empty in {rows(empty)}; each is a building of its own.")
+        source.notes.append(f"Column 'building' is empty in {row_count(empty)}; each is a building of its own.")
     return set()
 
 
@@ -136,7 +136,7 @@ def read_weight(source: Source) -> None:
     mend = "write how many buildings the row stands for, such as 1 or 2.5, or rename the column"
     source.check(wrong, "expected a number from 0 on", mend, "weight", np.asarray(found))
     if found.missing.any():
-        source.notes.append(f"Column 'weight' is empty in {rows(found.missing.sum())}; it is taken as 1.")
+        source.notes.append(f"Column 'weight' is empty in {row_count(found.missing.sum())}; it is taken as 1.")
     source.frame["weight"] = np.where(found.missing, 1.0, found.numbers)
 
 
@@ -222,7 +222,8 @@ def _points(source: Source, geometry: Any, complete: bool) -> tuple[np.ndarray, 
     if not (geometry.geom_type[~empty] == "Point").all():
         source.notes.append("Shapes that are no points stand for one point inside each.")
         geometry = geometry.representative_point()
-    points = geometry.to_crs(4326)
+    with clear_errors(source):
+        points = geometry.to_crs(4326)
     return points.x.to_numpy(), points.y.to_numpy()
 
 

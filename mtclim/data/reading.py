@@ -9,7 +9,8 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ _SRID = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
 _WKT = re.compile(
     r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY)", re.IGNORECASE
 )
-_HEX = re.compile(r"0[01][0-9A-Fa-f]{16,}")
+_WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.IGNORECASE)  # little endian, as all write it
 
 
 class TableError(ValueError):
@@ -94,7 +95,7 @@ class Source:
     def note_missing(self, column: str, found: Cells, means: str) -> None:
         """Note which texts of a column were taken as missing, in how many rows, and what that means."""
         if found.taken:
-            taken = ", ".join(f"{text!r} in {rows(count)}" for text, count in found.taken.items())
+            taken = ", ".join(f"{text!r} in {row_count(count)}" for text, count in found.taken.items())
             self.notes.append(f"Column {column!r}: {taken} taken as {means}.")
 
     def check(self, wrong: Any, problem: str, mend: str, column: str, values: Any = None) -> None:
@@ -123,22 +124,28 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     nothing = Source(path)
     if kind not in _READERS:
         nothing.fail(f"unknown kind of table {kind!r}", f"use one of {', '.join(_READERS)}")
-    try:
+    with clear_errors(nothing):
         if not path.is_file():
             nothing.fail("no such file", "check the path; it is taken relative to the working directory")
         if not path.stat().st_size:
             nothing.fail("the file is empty", "write the table again")
         return _READERS[kind](nothing, key.lower())
+
+
+@contextmanager
+def clear_errors(source: Source) -> Iterator[None]:
+    """Make one TableError of whatever the parsers of damaged and foreign files raise, and of a missing package."""
+    try:
+        yield
     except TableError:
         raise
     except ImportError as error:
         mend = "install it, for example with pip install 'mtclim[maps,excel]'"
-        nothing.fail(f"reading {kind} needs a package that is not installed ({one_line(error)})", mend)
-    except Exception as error:  # parsers of damaged or foreign files raise anything
-        raise TableError(
-            f"{path}: cannot be read as {kind[1:]} ({type(error).__name__}: {one_line(error)}). "
-            "Check that the file is complete, readable and of the kind that its name says."
-        ) from error
+        source.fail(f"reading it needs a package that is not installed ({_one_line(error)})", mend)
+    except Exception as error:
+        mend = "check that the file is complete, readable and of the kind that its name says"
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        source.fail(f"cannot be read as {source.path.suffix[1:]} ({reason})", mend)
 
 
 def read_layer(path: str | Path) -> Any:
@@ -199,7 +206,7 @@ def number(text: str) -> float:
     return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else np.nan
 
 
-def rows(count: int) -> str:
+def row_count(count: int) -> str:
     """So many rows, in words: "1 row", "37 rows"."""
     return "1 row" if count == 1 else f"{count} rows"
 
@@ -211,8 +218,7 @@ def some(values: Iterable[Any], most: int = 12) -> str:
     return ", ".join(repr(value[:60]) for value in values[:most]) + more
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error in one line of at most 300 characters."""
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
@@ -271,10 +277,12 @@ def _delimiter(text: str, key: str) -> str:
 def _with_header(nothing: Source, header: Sequence | None, rows: Sequence, lines: Sequence[int]) -> Source:
     if header is None:
         nothing.fail("the file has no header", "start the table with one line of column names")
-    columns = [str(name) if str(name or "").strip() else f"_unnamed_{i}" for i, name in enumerate(header)]
-    cells = np.empty((len(rows), len(columns)), dtype=object)
-    cells[:] = rows if len(rows) else cells
-    return Source(nothing.path, pd.DataFrame(cells, columns=columns, dtype=object), lines)
+    columns = [str(name) if _filled(name) else f"_unnamed_{i}" for i, name in enumerate(header)]
+    return Source(nothing.path, pd.DataFrame(rows, columns=columns, dtype=object), lines)
+
+
+def _filled(cell: Any) -> bool:
+    return cell is not None and bool(str(cell).strip())
 
 
 def _read_sheets(nothing: Source, key: str) -> Source:
@@ -288,8 +296,7 @@ def _read_sheets(nothing: Source, key: str) -> Source:
         read = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
         sheets = {str(name): frame.to_numpy().tolist() for name, frame in read.items()}
     sheets = {
-        name: [(i, row) for i, row in enumerate(rows, 1) if any(str(cell or "").strip() for cell in row)]
-        for name, rows in sheets.items()
+        name: [(i, row) for i, row in enumerate(lines, 1) if any(map(_filled, row))] for name, lines in sheets.items()
     }
     found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
     rows = sheets[_only(nothing, found, key, "sheet")]
@@ -366,11 +373,12 @@ def find_geometry(source: Source) -> Any:
     A geometry in a column that does not say its coordinate reference system is taken as degrees (EPSG:4326) if all of
     it fits, and the notes say so; else it has none.
     """
-    declared = source.geometry() if source.geometry is not None else None
-    columns = geometry_columns(source)
-    if columns and (declared is None or declared.isna().all()):
-        return _parsed(source, *next(iter(columns.items())))
-    return declared
+    with clear_errors(source):
+        declared = source.geometry() if source.geometry is not None else None
+        columns = geometry_columns(source)
+        if columns and (declared is None or declared.isna().all()):
+            return _parsed(source, *next(iter(columns.items())))
+        return declared
 
 
 def geometry_columns(source: Source) -> dict[str, str]:
@@ -384,10 +392,10 @@ def geometry_columns(source: Source) -> dict[str, str]:
 
 def _form(value: str | bytes) -> str:
     if isinstance(value, bytes):
-        return "wkb" if value[:1] in (b"\0", b"\1") and len(value) > 8 else ""
+        return "wkb" if _WKB.match(value[:9].hex()) else ""
     if value.startswith("{") and '"coordinates"' in value:
         return "geojson"
-    return "wkt" if _WKT.match(value) else "wkb" if _HEX.fullmatch(value) else ""
+    return "wkt" if _WKT.match(value) else "wkb" if _WKB.match(value) else ""
 
 
 def _parsed(source: Source, name: str, form: str) -> Any:

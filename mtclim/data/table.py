@@ -37,6 +37,7 @@ RESERVED = (
 )  # fmt: skip
 MAX_CLASSES = 1000  # without a YAML; one that lists more is taken at its word
 _WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SPREADSHEET_ERRORS = ["#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"]
 
@@ -195,8 +196,10 @@ def _given(source: Source, tasks: Any) -> Tasks | None:
     for task in tasks or ():
         if task.lower() in RESERVED and task.lower() not in ("building", "bearing"):
             source.fail("this name cannot be a task, because it has a meaning of its own", "rename the task", task)
-        if len({" ".join(name.split()) for name in tasks[task]}) < len(tasks[task]):
-            source.fail("two of its classes differ only in spaces", "rename one in the YAML", task)
+        folded = {" ".join(name.split()) for name in tasks[task]}
+        if len(folded) < len(tasks[task]) or any(map(_CONTROL.search, tasks[task])):
+            problem = "two of its classes differ only in spaces, or one holds a line break or other control character"
+            source.fail(problem, "rename the class", task)
     return tasks
 
 
@@ -337,8 +340,8 @@ def _classes(source: Source, column: str) -> tuple[list[str], str]:
         return names, "no row has a label"
     if len(names) == 1:
         return names, f"the only class is {names[0][:60]!r}; a task has two or more"
-    if any(len(name) > 200 or "\0" in name for name in names):
-        return names, "a class name of more than 200 characters, or with NUL characters"
+    if any(len(name) > 200 or _CONTROL.search(name) for name in names):
+        return names, "a class name of more than 200 characters, or with control characters"
     if not getattr(source.frame[column].dtype, "ordered", False):
         names = sorted(names, key=(lambda name: (number(name), name)) if numeric else _natural)
     counted = numeric and not (values % 1).any() and (np.abs(values) < 100).all() and rows >= 50 * len(names)

@@ -104,6 +104,11 @@ def test_of_several_layers_or_sheets_the_only_one_that_is_meant(tmp_path):
     assert list(read_frame(tmp_path / "t.xlsx", key="note").frame["note"]) == ["read me"]
 
 
+def test_a_row_of_zeros_in_a_spreadsheet_is_a_row(tmp_path):
+    pd.DataFrame({"taxonomy": ["CR", 0, None], "weight": [1, 0, None]}).to_excel(tmp_path / "t.xlsx", index=False)
+    assert read_frame(tmp_path / "t.xlsx", key="taxonomy").frame["weight"].tolist() == [1, 0]
+
+
 def test_a_spreadsheet_error_is_an_error(tmp_path):
     pd.DataFrame({"image": ["a", "b", "c"], "roof": ["x", "#REF!", "y"]}).to_excel(tmp_path / "t.xlsx", index=False)
     with pytest.raises(TableError, match=r"column 'roof': a spreadsheet error at row 2 \(line 3\): '#REF!'"):
@@ -117,15 +122,31 @@ def test_a_spreadsheet_error_is_an_error(tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_damaged_or_something_else_is_one_clear_error(tmp_path, name):
     (tmp_path / name).write_bytes(b"no such thing" * 50)
-    with pytest.raises(TableError, match=f"{name}: (cannot be read as|reading .* needs a package)"):
+    with pytest.raises(TableError, match=f"{name}: (cannot be read as|reading it needs a package)"):
         read_frame(tmp_path / name)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     photos().to_file(tmp_path / "t.geojson")
     monkeypatch.setitem(__import__("sys").modules, "pyogrio", None)
-    with pytest.raises(TableError, match="reading .geojson needs a package that is not installed.*pyogrio.*Install it"):
+    with pytest.raises(TableError, match="reading it needs a package that is not installed.*pyogrio.*Install it"):
         read_frame(tmp_path / "t.geojson")
+
+
+def test_a_position_that_needs_geopandas_says_so(tmp_path, monkeypatch):
+    photos().to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("image,roof,geometry\na,flat,POINT (1 2)\nb,gable,POINT (1 3)\n")
+    monkeypatch.setitem(__import__("sys").modules, "geopandas", None)
+    for name in ("t.parquet", "t.csv"):
+        with pytest.raises(TableError, match=f"{name}: reading it needs a package that is not installed.*geopandas"):
+            read_table(tmp_path / name, require_images=False)
+
+
+def test_numbers_of_files_are_no_geometry(tmp_path):
+    digests = [bytes([0, 1, 2, 3] * 8), bytes([1] * 32)]
+    frame = pd.DataFrame({"image": ["a", "b"], "roof": ["x", "y"], "raw": digests, "hex": [d.hex() for d in digests]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert not read_table(tmp_path / "t.parquet", {"roof": ["x", "y"]}, require_images=False).has_coordinates
 
 
 def test_a_geopackage_without_geometry_is_a_table(tmp_path):
@@ -209,7 +230,7 @@ name = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.lists(name, min_size=2, max_size=5), st.booleans())
 def test_every_class_that_a_table_accepts_is_read_back(tmp_path, names, listed):
     """What CSV, a packed CSV, Parquet and a GeoPackage say of a table is the same, whatever its classes are called."""

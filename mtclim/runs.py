@@ -183,7 +183,8 @@ def code_digest() -> str:
     """12 hexadecimal digits over the source of the modules that decide numbers: equal digests, comparable runs."""
     here = Path(__file__).parent
     names = "tasks variants metrics model rivals weights config prepare learner training results data/* city/*".split()
-    paths = sorted(path for name in names for path in here.glob(f"{name}.py"))
+    patterns = [*(f"{name}.py" for name in names), "city/*.csv", "city/*.json"]  # the city's tables decide its pictures
+    paths = sorted(path for pattern in patterns for path in here.glob(pattern))
     return digest(f"{path.relative_to(here).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in paths)[:12]
 
 

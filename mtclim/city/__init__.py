@@ -15,9 +15,10 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from mtclim.city.street import TASKS, draw
+from mtclim.city.street import OTHER, TASKS, draw
 from mtclim.files import whole_or_absent, write_json, write_text
 from mtclim.machine import cores
 from mtclim.tasks import SANTIAGO
@@ -30,7 +31,7 @@ GENERATOR = 2  # raise it when equal parameters give other labels or pictures
 
 def make_city(
     folder, facades=204_030, labelled=29_567, seed=0, size=300, interdependency=1.0, ambiguity=0.3, missing=0.0,
-    noise=0.0, workers=None, progress=True,
+    noise=0.0, views=1, not_facade=0.0, workers=None, progress=True,
 ) -> Path:  # fmt: skip
     """Make the synthetic city.
 
@@ -42,7 +43,7 @@ def make_city(
     folder : path
         Where the city is put; new or empty.
     facades : int
-        Number of photographs.
+        Number of buildings, each with one façade.
     labelled : int
         How many of them are annotated.
     seed : int
@@ -57,6 +58,11 @@ def make_city(
         Share of annotations left out.
     noise : float
         Share of annotations that are wrong.
+    views : int
+        Photographs of each façade, 1 to 9; with more than one the table has a column ``building``.
+    not_facade : float
+        Share of photographs that show no façade; above 0 there is a task ``view`` (facade, other), and the other
+        tasks of such a photograph are not annotated.
     workers : int, optional
         Processes (all usable cores).
     progress : bool
@@ -75,19 +81,25 @@ def make_city(
     workers, folder = cores() if workers is None else workers, Path(folder)
     parameters = {"facades": facades, "labelled": labelled, "seed": seed, "size": size}
     parameters |= {"interdependency": interdependency, "ambiguity": ambiguity, "missing": missing, "noise": noise}
+    parameters |= {"views": views, "not_facade": not_facade}
     parameters = {"generator": GENERATOR} | _checked(parameters, workers)
     if _claim(folder, parameters):
         return folder / "images.parquet"
     from mtclim.city.plan import plan
 
     city = plan(facades, labelled, seed, interdependency)
-    table = city.facades.assign(image=[_name(i) for i in range(facades)])
+    table = _views(city, views, not_facade)
     _photographs(folder, table, (seed, size, ambiguity), workers, progress)
     for left in folder.rglob(".*"):  # by killed workers
         left.unlink()
-    _tables(folder, city, table, city.annotations(missing, noise))
+    known = pd.concat([city.annotations(missing, noise)] * views, ignore_index=True)
+    if not_facade:
+        shown = np.where(table["kind"] == "facade", "facade", "other")
+        known[shown == "other"] = np.nan
+        known["view"] = pd.Categorical(np.where(table["labelled"], shown, None), ["facade", "other"], ordered=True)
+    _tables(folder, city, table, known)
     text = Template(Path(__file__).with_name("dictionary.md").read_text(encoding="utf-8"))
-    classes = "\n".join(f"| {task} | {', '.join(names)} |" for task, names in SANTIAGO.items())
+    classes = "\n".join(f"| {task} | {', '.join(known[task].cat.categories)} |" for task in known)
     settings = "\n".join(f"- {name}: {value}" for name, value in parameters.items())
     write_text(folder / "README.md", text.substitute(parameters=settings, classes=classes))
     versions = {name: version(name) for name in ("numpy", "pillow", "pandas", "geopandas")}
@@ -100,7 +112,8 @@ def make_city(
 def _checked(parameters: dict, workers: int) -> dict:
     """The parameters as plain numbers; all that is out of range is refused at once."""
     whole = {"facades": (1, 10**7), "labelled": (1, parameters["facades"]), "seed": (0, 2**63), "size": (64, 300)}
-    whole["workers"], wrong = (1, 1000), []
+    whole |= {"views": (1, 9), "workers": (1, 1000)}
+    wrong = []
     for name, value in {**parameters, "workers": workers}.items():
         (least, most), kind = whole.get(name, (0, 1)), Integral if name in whole else Real
         if not isinstance(value, kind) or not (isinstance(most, str) or least <= value <= most):
@@ -128,8 +141,17 @@ def _claim(folder: Path, parameters: dict) -> bool:
     return False
 
 
-def _name(i: int) -> str:
-    return f"images/{i // FOLDER:03d}/{i:06d}.jpg"
+def _views(city, views: int, not_facade: float):
+    """One row a photograph: all first views, then all second ones; what each shows and where it was taken."""
+    table = pd.concat([city.facades.assign(shot=shot) for shot in range(views)], ignore_index=True)
+    table["image"] = [_name(i, shot) for i, shot in zip(table["id"], table["shot"], strict=True)]
+    coin = np.random.default_rng([city.seed, 9]).random(len(table))
+    other = np.take(OTHER, (coin / max(not_facade, 1e-9) * len(OTHER)).astype(int), mode="clip")
+    return table.assign(kind=np.where(coin < not_facade, other, "facade"))
+
+
+def _name(i: int, shot: int) -> str:
+    return f"images/{i // FOLDER:03d}/{i:06d}{f'-{shot}' if shot else ''}.jpg"
 
 
 def _photographs(folder, table, how, workers, progress):
@@ -137,22 +159,23 @@ def _photographs(folder, table, how, workers, progress):
     from joblib import Parallel, delayed  # its workers don't import the script that calls this
     from tqdm.auto import tqdm
 
-    rows = list(zip(*(table[task].astype(str) for task in TASKS), table["street_seed"].tolist(), strict=True))
-    jobs = (delayed(_job)(folder, start, rows[start : start + JOB], *how) for start in range(0, len(rows), JOB))
+    columns = [table[name].tolist() for name in ("image", "id", *TASKS, "street_seed", "shot", "kind")]
+    rows = list(zip(*columns, strict=True))
+    jobs = (delayed(_job)(folder, rows[start : start + JOB], *how) for start in range(0, len(rows), JOB))
     pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
     with tqdm(total=len(rows), unit="image", desc="façades", disable=not progress, mininterval=0.5) as bar:
         for drawn in pool(jobs):
             bar.update(drawn)
 
 
-def _job(folder, start, rows, seed, size, ambiguity) -> int:
-    """Draw one job's missing images; image i depends on its labels, its street and (seed, i) only."""
-    (folder / _name(start)).parent.mkdir(parents=True, exist_ok=True)
-    for i, (*labels, street) in enumerate(rows, start):
-        path = folder / _name(i)
+def _job(folder, rows, seed, size, ambiguity) -> int:
+    """Draw one job's missing images; each depends on its labels, its street, its kind and (seed, façade, view) only."""
+    for name, i, *labels, street, shot, kind in rows:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             with whole_or_absent(path) as beside:
-                beside.write_bytes(draw(*labels, (seed, i), size, ambiguity, street))
+                beside.write_bytes(draw(*labels, (seed, i), size, ambiguity, street, shot, kind))
     return len(rows)
 
 
@@ -163,8 +186,15 @@ def _tables(folder: Path, city, table, known):
 
     points = gpd.points_from_xy(table["lon"], table["lat"], crs="EPSG:4326")
     known = table[["image", "lon", "lat", "block", "municipality"]].assign(**known)
-    truth = table[["image", *SANTIAGO, "labelled", "street", "block", "municipality"]]
+    cameras = city.cameras(len(table) // len(city.facades)).to_crs("EPSG:4326")
+    cameras = cameras.assign(image=table["image"], lon=cameras.geometry.x, lat=cameras.geometry.y)
+    cameras = cameras[["image", "building", "lon", "lat", "bearing", "geometry"]]
+    if len(cameras) > len(city.facades):
+        known["building"] = table["id"]
+    truth = table[["image", *SANTIAGO, "labelled", "street", "block", "municipality", "kind", "id"]]
+    truth = truth.rename(columns={"id": "building"})
     layers = {"blocks": city.blocks, "municipalities": city.municipalities, "streets": city.streets}
+    layers |= {"footprints": city.footprints, "cameras": cameras}
     layers = {"images": gpd.GeoDataFrame(known, geometry=points)} | layers
     for name, frame in {"truth": truth, **layers}.items():
         with whole_or_absent(folder / f"{name}.parquet") as beside:
@@ -174,7 +204,8 @@ def _tables(folder: Path, city, table, known):
             plain = frame.astype({c: str for c in frame.columns if frame[c].dtype == "category"})
             layer = "facades" if name == "images" else name
             plain.to_file(beside, layer=layer, driver="GPKG", engine="pyogrio")
-    write_text(folder / "tasks.yaml", yaml.safe_dump(SANTIAGO.to_dict(), sort_keys=False))
+    tasks = SANTIAGO.to_dict() | ({"view": ["facade", "other"]} if "view" in known else {})
+    write_text(folder / "tasks.yaml", yaml.safe_dump(tasks, sort_keys=False))
 
 
 def sheet(n=6, size=150, seed=0, ambiguity=0.0) -> dict:

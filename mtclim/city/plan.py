@@ -48,6 +48,9 @@ class CityPlan:
 
     facades: pd.DataFrame
     cells: pd.DataFrame  # one row a block: block, municipality, zone, i, j (lattice)
+    lots: (
+        np.ndarray
+    )  # (n, 4, 2) footprint behind each façade in metres: left and right at the street, right and left behind
     nodes: np.ndarray  # (G + 1, G + 1, 2) street crossings in metres
     seed: int
 
@@ -78,6 +81,26 @@ class CityPlan:
         main = streets["street"].str.extract(r"(\d+)", expand=False).astype(int) % 6 == 0
         lines, frame = streets.line_merge(), pd.DataFrame({"street": streets["street"], "width": 8.0 + 6.0 * main})
         return _geo(frame.assign(length=lines.length), lines.buffer(frame["width"] / 2, cap_style="flat"))
+
+    @cached_property
+    def footprints(self) -> gpd.GeoDataFrame:
+        """Building polygons behind the façades, none over another: ``building, block``."""
+        frame = self.facades[["id", "block"]].rename(columns={"id": "building"})
+        return _geo(frame, shapely.polygons(self.lots))
+
+    def cameras(self, views: int = 1) -> gpd.GeoDataFrame:
+        """Where views are taken from, on the street before the façade: ``building, bearing`` (degrees from north) and
+        points; all first views, then all second ones.
+        """
+        aside, ahead = np.random.default_rng([self.seed, 8]).random((views, 2, len(self.facades), 1)).swapaxes(0, 1)
+        along = self.lots[:, 1] - self.lots[:, 0]
+        along = along / np.hypot(*along.T)[:, None]
+        away = along[:, ::-1] * (1, -1)  # from the block, whose corners run counter-clockwise
+        facade = self.facades[["x", "y"]].to_numpy()
+        place = facade + (10 * aside - 5) * along + (3 + 2 * ahead) * away
+        bearing = np.degrees(np.arctan2(*np.moveaxis(facade - place, -1, 0))) % 360
+        frame = pd.DataFrame({"building": np.tile(self.facades["id"], views), "bearing": bearing.ravel()})
+        return _geo(frame, shapely.points(place.reshape(-1, 2)))
 
     def annotations(self, missing: float = 0.0, noise: float = 0.0) -> pd.DataFrame:
         """What an annotator wrote down: five categorical columns, one row a façade, NaN where there is no annotation.
@@ -132,7 +155,7 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
     group, block = _place(sets, labelset, cells, weights, rng)
     order = np.lexsort((rng.permutation(group.max() + 1)[group], block))  # groups stand together, in random order
     labelset, block = labelset[order], block[order]
-    side, x, y = _along_edges(cells, nodes, block, sets["block_position"].map(LOT).to_numpy(float)[labelset], rng)
+    side, x, y, lots = _along_edges(cells, nodes, block, sets["block_position"].map(LOT).to_numpy(float)[labelset], rng)
     lon, lat = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(x, y)
     face = block * 4 + side
     frame = pd.DataFrame({"id": np.arange(facades), "lon": lon, "lat": lat, "x": x, "y": y})
@@ -144,7 +167,7 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
     walk = rng.random(len(cells))[block] + 0.5 * rng.random(4 * len(cells))[face] + 0.1 * rng.random(facades)
     rank = pd.Series(walk).groupby(labelset).rank(method="first")
     frame["labelled"] = rank.to_numpy() <= annotated[labelset]
-    return CityPlan(frame, cells, nodes, seed)
+    return CityPlan(frame, cells, lots, nodes, seed)
 
 
 def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -241,8 +264,8 @@ def _place(
 
 def _along_edges(
     cells: pd.DataFrame, nodes: np.ndarray, block: np.ndarray, width: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Side (0..3) and x, y (m) of each façade; façades come sorted by block and stand in that order along its edge."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Side (0..3), x, y (m) and footprint (4, 2) of each façade; they come sorted by block and stand so along its edge."""
     corners = _inset(_corners(nodes, cells))
     closed = np.concatenate([corners, corners[:, :1]], axis=1)
     reach = np.cumsum(np.hypot(*np.moveaxis(np.diff(closed, axis=1), -1, 0)), axis=1)  # (n, 4) m to the end of a side
@@ -253,9 +276,12 @@ def _along_edges(
     at = (ahead / total + rng.random(len(cells))[block]) % 1.0 * reach[block, 3]
     side = np.minimum((at[:, None] >= reach[block]).sum(1), 3)
     start = np.concatenate([np.zeros((len(cells), 1)), reach], axis=1)
-    part = (at - start[block, side]) / (start[block, side + 1] - start[block, side])
-    xy = closed[block, side] * (1 - part[:, None]) + closed[block, side + 1] * part[:, None]
-    return side, xy[:, 0], xy[:, 1]
+    half = 0.46 * width / total * reach[block, 3]
+    part = (np.stack([at, at - half, at + half]) - start[block, side]) / (start[block, side + 1] - start[block, side])
+    part = part.clip(0, 1)[..., None]  # no building round a corner
+    xy, left, right = (closed[block, side] * (1 - p) + closed[block, side + 1] * p for p in part)
+    behind = [end + 0.3 * (corners.mean(1)[block] - end) for end in (right, left)]  # wedges, which don't overlap
+    return side, *xy.T, np.stack([left, right, *behind], axis=1)
 
 
 def _corners(nodes: np.ndarray, cells: pd.DataFrame) -> np.ndarray:

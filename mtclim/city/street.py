@@ -22,6 +22,7 @@ from math import atan2, pi, sin
 from random import Random
 
 import numpy as np
+from PIL import ImageFilter
 
 from mtclim.city.building import build, paint
 from mtclim.city.scene import PALETTE, SHADE, Camera, Scene, Street, develop, mix, sky, tint
@@ -34,7 +35,12 @@ GAPS = {"DET_SP": (2.5, 5), "DET_MP": (4, 9), "SDET": (2.2, 4)}  # metres to the
 STRANGERS = ["", "", "MUR", "MCF", "CR", "W,UNK", "COM1,2,IND"]  # looks of neighbours
 
 
-def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambiguity=0.3, street_seed=0) -> bytes:
+OTHER = ("open ground", "hedge", "wall", "tree", "lorry", "blurred", "carriageway")  # views that show no façade
+
+
+def draw(
+    height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambiguity=0.3, street_seed=0, view=0, kind="facade"
+) -> bytes:  # fmt: skip
     """One photograph as JPEG bytes.
 
     Equal arguments give equal bytes with equal versions of numpy and Pillow.
@@ -51,11 +57,15 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
         Probability of hiding a task's cues, 0 to 1; see the module's text.
     street_seed : int
         Draws what the picture shares with its street.
+    view : int
+        Another view of the same building: other coins, another camera, other trees and cars.
+    kind : str
+        "facade", or one of ``OTHER``: what the view shows instead of it.
 
     Raises
     ------
     ValueError
-        For any other class, size or ambiguity.
+        For any other class, size, ambiguity or kind.
     """
     labels = dict(zip(TASKS, (height, mat_llrs, roof_shape, block_position), strict=True))
     for task, name in labels.items():
@@ -63,25 +73,60 @@ def draw(height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambig
             raise ValueError(f"draw: found {task} {name!r}; expected one of {list(SANTIAGO[task])}.")
     if not 64 <= size <= 300 or not 0 <= ambiguity <= 1:
         raise ValueError(f"draw: found size {size} and ambiguity {ambiguity}; expected 64 to 300 and 0 to 1.")
-    dice, street = Random(f"picture {np.atleast_1d(rng_seed).tolist()}"), Street(street_seed)
-    hidden = {task for task in TASKS if dice.random() < ambiguity}
-    main, row, setback = _buildings(dice, street, labels, hidden)
+    if kind not in ("facade", *OTHER):
+        raise ValueError(f"draw: found kind {kind!r}; expected facade or one of {list(OTHER)}.")
+    entropy, street = np.atleast_1d(rng_seed).tolist(), Street(street_seed)
+    building = Random(f"picture {entropy}")
+    hidden = {task for task in TASKS if building.random() < ambiguity}
+    dice = Random(f"picture {entropy} view {view}") if view else building
+    if view:
+        hidden = {task for task in TASKS if dice.random() < ambiguity}
+    main, row, setback = _buildings(building, street, labels, hidden)
     enlarged = size * (4 if size < 100 else 3 if size < 160 else 2)  # drawn so large and averaged down
     camera, covered, share = _view(dice, main, hidden, setback, enlarged)
     s = Scene(street, size * camera.scale / camera.distance / enlarged)
     _background(s, dice, camera, setback)
-    for b in sorted(row, key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1)):
+    empty = kind in ("open ground", "hedge", "wall", "carriageway")
+    for b in () if empty else sorted(row, key=lambda b: -max(b.x0 - camera.at[0], camera.at[0] - b.x1)):
         if min(camera.plane([(b.x0, 0, 0), (b.x1, 0, 0)])[1]) > 0.15 * camera.distance:
             paint(s, b)
-    if street.sun > 0.5 and dice.random() < 0.5:  # a shadow that something across the street casts
+    if street.sun > 0.5 and dice.random() < 0.5 and not empty:  # a shadow that something across the street casts
         x, y = (main.x0, main.x1)[street.side > 0], main.eaves * dice.uniform(0.3, 1.0)
         s.poly([(x, 0), (x, y), (x - street.side * main.width * dice.uniform(0.2, 0.8), 0)], (*SHADE, 60), z=0)
-    _cover(s, dice, main, covered, share)
+    _cover(s, dice, main, set() if empty else covered, share)
     _foreground(s, dice, camera, main, setback)
+    if kind != "facade":
+        _obstruct(s, dice, camera, kind)
     horizon = camera.project([(0, 2, 4000)])[0][0, 1]
     image = sky(dice, street, enlarged, int(horizon))
     s.render(image, camera, max(1, enlarged // size // 2))
+    if kind == "blurred":
+        image = image.filter(ImageFilter.BoxBlur(enlarged / 12))
     return develop(dice, image.reduce(enlarged // size), street)
+
+
+def _obstruct(s, dice, camera, kind):
+    """What stands before the camera in a view that is no façade."""
+    z = -0.7 * camera.distance
+    (left, right), top = camera.span(z), camera.at[1]
+    wide, colour = right - left, tint(dice, dice.choice(PALETTE["cars" if kind == "lorry" else "plaster"]))
+    if kind == "carriageway":
+        _ground(s, camera, 60, -0.85 * camera.distance, s.street.road)
+        for x in (left + k * wide / 4 for k in range(5)):
+            s.poly([(x, 0, -2), (x + 0.1 * wide, 0, -2), (x + 0.1 * wide, 0, -1), (x, 0, -1)], (225, 225, 220))
+    elif kind == "wall":
+        s.rect(left, right, 0, top * dice.uniform(1.1, 1.4), z, colour)
+        s.strokes((left, 0, z), (wide, 0, 0), (0, top, 0), wide / max(0.6, s.finest), colour, 0.9)
+    elif kind in ("hedge", "tree"):
+        rows = (0.3, 0.8) if kind == "hedge" else (0.3, 1.0, 1.8, 2.6)
+        for x, y in ((left + (k + dice.random()) * wide / 6, y * top) for y in rows for k in range(6)):
+            s.crown(dice, (x, y, z), (wide / 7, 0.5 * top), s.street.leaves, 70)
+    elif kind == "lorry":
+        x0, x1 = left + wide * dice.uniform(0.0, 0.2), right - wide * dice.uniform(0.0, 0.2)
+        s.rect(x0, x1, 0.3 * top, top + 0.35 * wide, z, colour)
+        s.strokes((x0, 0.3 * top, z), (x1 - x0, 0, 0), (0, 0.7 * top + 0.35 * wide, 0), 9, colour, 0.9)
+        for x in (x0 + 0.2 * wide, x1 - 0.2 * wide):
+            s.blob(x, 0.25 * top, z, 0.22 * top, (34, 34, 36))
 
 
 def _buildings(dice, street, labels, hidden):
@@ -91,7 +136,8 @@ def _buildings(dice, street, labels, hidden):
     if labels["mat_llrs"] == "MUR":
         high = min(high, 3)  # unreinforced masonry has at most three storeys
     storeys = low + int((high - low + 1) * dice.random() ** 1.3)
-    position = seen["block_position"] or dice.choice(["", "DET_SP", "ADJ_BD"])
+    instead = dice.choice(["", "DET_SP", "ADJ_BD"])
+    position = seen["block_position"] or instead
     least, most = WIDTHS[position] if seen["block_position"] else (7, 15)
     width = dice.uniform(least, most) * (1 + 0.06 * max(0, storeys - 4))
     balconies = dice.random() < max(0.6 * (seen["mat_llrs"] == "CR"), 0.5 * (position == "DET_MP"))

@@ -51,11 +51,11 @@ def test_geoparquet_geopackage_and_data_dictionary(city):
     assert all(", ".join(names) in described[task] for task, names in SANTIAGO.items())
     written = {path.name for path in city.iterdir() if path.is_file()}
     assert written - {"README.md"} == {name for cell in described for name in cell.split(", ") if "." in name}
-    for layer in ("facades", "blocks", "municipalities", "streets"):
+    for layer in ("facades", "blocks", "municipalities", "streets", "footprints", "cameras"):
         parquet = gpd.read_parquet(city / ("images.parquet" if layer == "facades" else f"{layer}.parquet"))
         package = gpd.read_file(city / "city.gpkg", layer=layer)
         assert len(parquet) == len(package) and list(parquet.columns) == list(package.columns)
-        assert parquet.crs == package.crs == ("EPSG:4326" if layer == "facades" else CRS)
+        assert parquet.crs == package.crs == ("EPSG:4326" if layer in ("facades", "cameras") else CRS)
         assert parquet.geometry.geom_equals(package.geometry).all()
     facades = gpd.read_parquet(city / "images.parquet")
     missing = [column for column in facades.columns if column not in dictionary]
@@ -83,6 +83,28 @@ def test_workers_and_resuming_change_nothing(city, tmp_path):
         path.unlink()
     make_city(other, workers=1, **SMALL)
     assert digest(other) == digest(city) and not (other / "city.partial.json").exists()
+
+
+def test_several_views_and_views_of_no_facade(city, tmp_path):
+    table = make_city(tmp_path / "street", **SMALL, views=2, not_facade=0.3)
+    images, truth, cameras = (
+        pd.read_parquet(table.with_name(f"{name}.parquet")) for name in ("images", "truth", "cameras")
+    )
+    once = pd.read_parquet(city / "truth.parquet")
+    assert (
+        len(images) == 520 and (truth["image"] == images["image"]).all() and (cameras["image"] == images["image"]).all()
+    )
+    pd.testing.assert_frame_equal(truth.head(260).drop(columns="kind"), once.drop(columns="kind"))
+    assert (images["building"] == truth["building"]).all() and images["building"].value_counts().eq(2).all()
+    other = truth["kind"] != "facade"
+    assert 0.2 < other.mean() < 0.4 and truth["kind"].nunique() == 8
+    assert (images.loc[truth["labelled"], "view"] == np.where(other, "other", "facade")[truth["labelled"]]).all()
+    assert (
+        images.loc[other, list(SANTIAGO)].isna().all(axis=None) and images.loc[~truth["labelled"], "view"].isna().all()
+    )
+    assert images.loc[~other & truth["labelled"], list(SANTIAGO)].notna().all(axis=None)
+    for name in images["image"][:260][~other]:
+        assert (table.parent / name).read_bytes() == (city / name).read_bytes(), "the first views are as ever"
 
 
 def test_another_city_is_refused(city):
@@ -135,7 +157,7 @@ def test_interrupted_stops(tmp_path):
 
 WRONG = {
     "facades": (0, 2.5), "labelled": (0, 261), "seed": (-1, 1.0), "size": (63, 301, "64"), "workers": (0, 1.5),
-    "interdependency": (-0.1, 1.1), "ambiguity": (float("nan"), 2), "missing": (-1, "none"), "noise": (1.5, None),
+    "views": (0, 10), "not_facade": (-0.1, 1.1), "interdependency": (-0.1, 1.1), "ambiguity": (float("nan"), 2), "missing": (-1, "none"), "noise": (1.5, None),
 }  # fmt: skip
 
 
@@ -160,8 +182,7 @@ from pathlib import Path
 import mtclim.city as city
 from mtclim.city.plan import plan
 made = plan()
-table = made.facades.assign(image=[city._name(i) for i in range(len(made.facades))])
-city._tables(Path(sys.argv[1]), made, table, made.annotations(0.1, 0.1))
+city._tables(Path(sys.argv[1]), made, city._views(made, 1, 0.0), made.annotations(0.1, 0.1))
 print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]))  # ru_maxrss counts the parent
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)

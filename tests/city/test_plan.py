@@ -97,6 +97,36 @@ def test_polygons(demo):
     assert set(towns["municipality"]) <= set(MUNICIPALITIES) and (streets["length"] > 30).all()
 
 
+def test_footprints_stand_behind_their_facades(demo):
+    import shapely
+
+    footprints = demo.footprints
+    assert footprints.crs == CRS and footprints.is_valid.all() and footprints["building"].tolist() == list(range(8_000))
+    assert shapely.union_all(footprints.geometry).area == pytest.approx(footprints.area.sum())  # no overlap
+    points = shapely.points(demo.facades[["x", "y"]].to_numpy())
+    assert shapely.distance(points, footprints.boundary.to_numpy()).max() < 1e-6
+    blocks = demo.blocks.set_index("block").geometry.reindex(footprints["block"]).to_numpy()
+    assert shapely.covers(shapely.buffer(blocks, 0.01), footprints.geometry.to_numpy()).all()
+
+
+def test_cameras_see_their_facade(demo):
+    """From the street, outside every building, the bearing leads to the façade; most see nothing before it."""
+    import shapely
+
+    cameras, footprints = demo.cameras(2), demo.footprints
+    pd.testing.assert_frame_equal(demo.cameras(), cameras.iloc[:8_000])
+    facades = demo.facades.loc[cameras["building"], ["x", "y"]].to_numpy()
+    reach = np.hypot(*(facades - cameras.get_coordinates().to_numpy()).T)
+    assert 3 <= reach.min() and reach.max() < 8
+    angle = np.radians(cameras["bearing"].to_numpy())
+    ahead = cameras.get_coordinates().to_numpy() + reach[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    np.testing.assert_allclose(ahead, facades, atol=1e-6)
+    assert not len(footprints.sindex.query(cameras.geometry, predicate="within")[0])
+    place = cameras.get_coordinates().to_numpy()
+    rays = np.stack([place, place + 0.99 * (facades - place)], axis=1)
+    assert len(footprints.sindex.query(shapely.linestrings(rays), predicate="intersects")[0]) < 0.01 * len(rays)
+
+
 def test_coordinates(demo):
     from pyproj import Transformer
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtclim.city import draw
+from mtclim.city import draw, street
 from mtclim.city.street import TASKS
 from mtclim.tasks import SANTIAGO
 
@@ -25,8 +25,6 @@ def test_equal_arguments_give_equal_bytes():
 
 def test_every_row_of_buildings_fills_the_picture(monkeypatch):
     """Neighbours end beyond the picture: one more at both ends would show in none."""
-    from mtclim.city import street
-
     spans, frames, view = [], [], street._view
     row = street._row
     monkeypatch.setattr(street, "_row", lambda *args: spans.append(row(*args)) or spans[-1])
@@ -114,3 +112,23 @@ def test_errors(wrong):
     labels = dict(zip(("height", "mat_llrs", "roof_shape", "block_position"), LABELS, strict=True))
     with pytest.raises(ValueError, match="expected"):
         draw(**{**labels, "rng_seed": 0, **wrong})
+
+
+def test_another_view_is_of_the_same_building():
+    """Without ambiguity nothing but the camera and what stands in the street differs."""
+    buildings = []
+    make = street._buildings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(street, "_buildings", lambda *args: buildings.append(make(*args)) or buildings[-1])
+        pictures = {draw(*LABELS, (3, 7), 64, 0, 5, view) for view in range(4)}
+    assert len(pictures) == 4 and all(one == buildings[0] for one in buildings)
+    assert draw(*LABELS, (3, 7), 64, 0.3, 5, 0, "facade") == draw(*LABELS, (3, 7), 64, 0.3, 5)
+
+
+@pytest.mark.parametrize("kind", street.OTHER)
+def test_a_view_that_is_no_facade_looks_different(kind):
+    for k in range(5):
+        facade, other = (pixels(draw(*LABELS, (3, k), 64, 0, 5, 0, shown)).astype(float) for shown in ("facade", kind))
+        assert np.abs(facade - other).mean() > 8
+    with pytest.raises(ValueError, match="expected facade or one of"):
+        draw(*LABELS, 0, kind="boat")

@@ -143,8 +143,9 @@ def _claim(folder: Path, parameters: dict) -> bool:
 
 def _views(city, views: int, not_facade: float):
     """One row a photograph: all first views, then all second ones; what each shows and where it was taken."""
-    table = pd.concat([city.facades.assign(shot=shot) for shot in range(views)], ignore_index=True)
-    table["image"] = [_name(i, shot) for i, shot in zip(table["id"], table["shot"], strict=True)]
+    facades = city.facades.rename(columns={"id": "building"})
+    table = pd.concat([facades.assign(shot=shot) for shot in range(views)], ignore_index=True)
+    table["image"] = [_name(*one) for one in zip(table["building"], table["shot"], strict=True)]
     coin = np.random.default_rng([city.seed, 9]).random(len(table))
     other = np.take(OTHER, (coin / max(not_facade, 1e-9) * len(OTHER)).astype(int), mode="clip")
     return table.assign(kind=np.where(coin < not_facade, other, "facade"))
@@ -159,7 +160,7 @@ def _photographs(folder, table, how, workers, progress):
     from joblib import Parallel, delayed  # its workers don't import the script that calls this
     from tqdm.auto import tqdm
 
-    columns = [table[name].tolist() for name in ("image", "id", *TASKS, "street_seed", "shot", "kind")]
+    columns = [table[name].tolist() for name in ("image", "building", *TASKS, "street_seed", "shot", "kind")]
     rows = list(zip(*columns, strict=True))
     jobs = (delayed(_job)(folder, rows[start : start + JOB], *how) for start in range(0, len(rows), JOB))
     pool = Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
@@ -190,9 +191,8 @@ def _tables(folder: Path, city, table, known):
     cameras = cameras.assign(image=table["image"], lon=cameras.geometry.x, lat=cameras.geometry.y)
     cameras = cameras[["image", "building", "lon", "lat", "bearing", "geometry"]]
     if len(cameras) > len(city.facades):
-        known["building"] = table["id"]
-    truth = table[["image", *SANTIAGO, "labelled", "street", "block", "municipality", "kind", "id"]]
-    truth = truth.rename(columns={"id": "building"})
+        known["building"] = table["building"]
+    truth = table[["image", *SANTIAGO, "labelled", "street", "block", "municipality", "kind", "building"]]
     layers = {"blocks": city.blocks, "municipalities": city.municipalities, "streets": city.streets}
     layers |= {"footprints": city.footprints, "cameras": cameras}
     layers = {"images": gpd.GeoDataFrame(known, geometry=points)} | layers

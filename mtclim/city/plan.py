@@ -85,13 +85,10 @@ class CityPlan:
     @cached_property
     def footprints(self) -> gpd.GeoDataFrame:
         """Building polygons behind the façades, none over another: ``building, block``."""
-        frame = self.facades[["id", "block"]].rename(columns={"id": "building"})
-        return _geo(frame, shapely.polygons(self.lots))
+        return _geo(self.facades[["id", "block"]].set_axis(["building", "block"], axis=1), shapely.polygons(self.lots))
 
     def cameras(self, views: int = 1) -> gpd.GeoDataFrame:
-        """Where views are taken from, on the street before the façade: ``building, bearing`` (degrees from north) and
-        points; all first views, then all second ones.
-        """
+        """Points on the street that views are taken from: ``building, bearing`` (degrees from north); first views first."""
         aside, ahead = np.random.default_rng([self.seed, 8]).random((views, 2, len(self.facades), 1)).swapaxes(0, 1)
         along = self.lots[:, 1] - self.lots[:, 0]
         along = along / np.hypot(*along.T)[:, None]

@@ -28,7 +28,7 @@ def run(quick: bool) -> list[dict]:
     best, floor = np.median(times.min(0), 0)
     drawing = float(np.median(times[..., 0]))
     against = "its JPEG encoding + one perspective warp"
-    line = row(8, "façade drawing, 300 px", against, best / floor, None, threads=1, device="CPU")
+    line = row(8, "façade drawing, 300 px", against, float(best / floor), None, threads=1, device="CPU")
     line |= {"ms": round(drawing, 2), "ms of the best rounds": round(float(best), 2)}
     return [line | {"target": f"<= {TARGET} ms an image", "met": drawing <= TARGET}]
 

@@ -201,7 +201,7 @@ def _tables(folder: Path, city, table, known):
             frame.to_parquet(beside, index=False)
     with whole_or_absent(folder / "city.gpkg") as beside:
         for name, frame in layers.items():
-            plain = frame.astype({c: str for c in frame.columns if frame[c].dtype == "category"})
+            plain = frame.astype({c: object for c in frame.columns if frame[c].dtype == "category"})
             layer = "facades" if name == "images" else name
             plain.to_file(beside, layer=layer, driver="GPKG", engine="pyogrio")
     tasks = SANTIAGO.to_dict() | ({"view": ["facade", "other"]} if "view" in known else {})

@@ -45,18 +45,29 @@ class Joint:
         joined = {task: np.concatenate([part[task] for part in marginals]) for task in self.tasks}
         return Decoded(np.concatenate(index), np.concatenate(labels), joined, np.concatenate(entropy))
 
+    def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The posterior (n, L) of each training labelset, for counts; keep n small."""
+        score = self._known(self._logs(probabilities)) + self.marginal_strength * self.log_ratio
+        posterior = np.exp(score - score.max(axis=1, keepdims=True))
+        return posterior / posterior.sum(axis=1, keepdims=True)
+
+    def _logs(self, probabilities: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
+
+    def _known(self, logs: Sequence[np.ndarray]) -> np.ndarray:
+        """Sum (n, L) of each task's log probability of its class in each labelset, 0 where the label is missing."""
+        return sum(np.c_[log, np.zeros(len(log))][:, own] for log, own in zip(logs, self.labelsets.T, strict=True))
+
     def _decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
-        logs = [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
-        known = sum(np.c_[log, np.zeros(len(log))][:, own] for log, own in zip(logs, self.labelsets.T, strict=True))
+        logs = self._logs(probabilities)
+        known = self._known(logs)
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
         guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T if absent.any() else 0.0
         index = (known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)
         own = np.stack([log.argmax(axis=1) for log in logs], axis=1)
         labels = np.where(self.labelsets[index] < 0, own, self.labelsets[index])
-        score = known + self.marginal_strength * self.log_ratio
-        posterior = np.exp(score - score.max(axis=1, keepdims=True))
-        posterior /= posterior.sum(axis=1, keepdims=True)
+        posterior = self.posterior(probabilities)
         entropy = -(posterior * np.log(np.maximum(posterior, 1e-300))).sum(axis=1)
         marginals = {}
         for n, (task, log) in enumerate(zip(self.tasks, logs, strict=True)):

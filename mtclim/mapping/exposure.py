@@ -12,7 +12,6 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
 from mtclim.analysis.joint import Joint
 from mtclim.data.reading import read_frame
@@ -258,9 +257,7 @@ def _joint_counts(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str]
 
     Where a labelset of training has no label for a task, the task's own probabilities say how it is shared out.
     """
-    logs = [np.log(np.maximum(p[task], 1e-30)) for task in joint.tasks]
-    known = sum(np.c_[log, np.zeros(len(log))][:, own] for log, own in zip(logs, joint.labelsets.T, strict=True))
-    mass = weight[:, None] * softmax(known + joint.marginal_strength * joint.log_ratio, axis=1)  # (n, L)
+    mass = weight[:, None] * joint.posterior(p)  # (n, L)
     labelsets = joint.labelsets[:, [list(joint.tasks).index(task) for task in used]]
     counts = np.zeros([len(joint.tasks[task]) for task in used])
     whole = (labelsets >= 0).all(1)

@@ -238,7 +238,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Fig
     most = max([areas.loc[enough, f"{task}:entropy"].max() for task in tasks if enough.any()], default=1.0)
     ncols = min(ncols, len(kinds))
     nrows = -(-len(kinds) // ncols)
-    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.5) * nrows + 0.3), squeeze=False)
+    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.8) * nrows + 0.3), squeeze=False)
     few = f"{int(enough.sum()):,} of {len(areas):,} areas" + (
         "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
     )

@@ -24,6 +24,7 @@ from mtclim.data import table
 from mtclim.data.images import decode, digest_of
 from mtclim.mapping import ensemble, predict
 from mtclim.mapping.photographs import decoded_batches, exif_position, read_source
+from mtclim.runs import RunError
 
 TASKS = mtclim.Tasks({"roof": ["flat", "gable", "hip, or other"], "storeys": ["1", "2"]})
 PROBABILITIES = [f"{task}:p:{name}" for task, classes in TASKS.items() for name in classes]
@@ -406,6 +407,41 @@ def test_consistent_answers_are_labelsets_of_training(place, plain):
     np.testing.assert_allclose(frame["roof:p:flat"], frame["storeys:p:1"], atol=1e-5)  # they go together in training
     assert "marginals" in predict.provenance_of(out)["answer"]
     assert "own probabilities" in predict.provenance_of(place / "plain.parquet")["answer"]
+
+
+def test_a_model_trained_in_another_order_answers_in_the_tables_order():
+    torch.manual_seed(0)
+    model = mtclim.create_model("bl", TASKS, "test_byobnet").eval()
+    model.image_size, device = 32, torch.device("cpu")
+    pixels = {32: np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)}
+    other = mtclim.Tasks({"storeys": ["2", "1"], "roof": ["gable", "hip, or other", "flat"]})
+    plain, turned = (ensemble.Ensemble([model], [{}], tasks, device).probabilities(pixels) for tasks in (TASKS, other))
+    order = [TASKS.columns.index(name) for name in other.columns]
+    np.testing.assert_allclose(turned, plain[:, order])
+
+
+def test_a_task_without_a_validation_label_stops_nothing(place, plain):
+    answers = ensemble.validation(place / "runs" / "a").assign(**{"storeys:true": None})
+    joint = ensemble.joint_of(answers, place / "runs" / "a", TASKS)
+    agreed = ensemble.make_consistent(plain, TASKS, joint)
+    assert np.isfinite(agreed[PROBABILITIES]).all(axis=None) and agreed["storeys:pred"].notna().all()
+
+
+def test_the_best_run_of_a_table_is_chosen_on_validation_and_said(tmp_path):
+    for k, (variant, kappa) in enumerate([("bl", 0.3), ("lim_ms_all", 0.5), ("lim_ms_all-own", 0.9), ("bl", None)]):
+        run = make_run(tmp_path / str(k), k)
+        settings = yaml.safe_load((run / "config.yaml").read_text()) | {"variant": variant, "seed": k}
+        (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        scores = {"test": {"mean": {"kappa": 1.0 if kappa == 0.3 else 0.0}}, "val": {"mean": {"kappa": kappa}}}
+        (run / "metrics.json").write_text(json.dumps(scores))
+    chosen, why = ensemble.choose_runs(tmp_path, "t1")
+    assert chosen == [tmp_path / "1"]
+    assert (
+        why
+        == "The network is LIM-MS_ALL, seed 1: the best of 3 finished runs on validation images (mean kappa 50.0 % there)."
+    )
+    with pytest.raises(RunError, match="found no finished run of this table"):
+        ensemble.choose_runs(tmp_path, "another table")
 
 
 @pytest.mark.parametrize("setting", ["batch_size", "shard_rows", "workers", "limit"])

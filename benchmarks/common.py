@@ -1,11 +1,14 @@
 """What the benchmarks share: timing in turn, the device, and the form of a row."""
 
-import os
 import statistics
 from collections.abc import Callable
 from time import perf_counter
 
 import torch
+
+from mtclim.machine import cores as all_threads
+
+__all__ = ["DEVICE", "DEVICE_NAME", "GPU", "all_threads", "in_turn", "row"]
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -37,8 +40,3 @@ def row(number: int, what: str, against: str, ratio: float, target: float | None
     line |= {"threads": threads or torch.get_num_threads(), "ratio": round(ratio, 3)}
     line |= {"target": "" if target is None else f"{'>=' if least else '<='} {target:g}", "met": met}
     return line | ({"seconds": seconds} if GPU and device is None and seconds is not None else {})
-
-
-def all_threads() -> int:
-    """As many threads as this process may use processors."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

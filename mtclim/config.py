@@ -135,15 +135,10 @@ def load_config(preset: str | Path = "", overrides: Mapping[str, Any] | str | No
     **named
         Single settings. A backbone listed in the preset's study brings its own tag and image size.
 
-    Returns
-    -------
-    Config
-        Checked: every setting is known, of its type and within its range.
-
     Raises
     ------
     ValueError
-        Names every setting that cannot work, what was found and what is expected.
+        Names every setting that is unknown, of another type or outside its range, what was found and what is expected.
 
     >>> load_config("demo", "{max_epochs: 3}", variant="bl", seed=3).seed
     3

@@ -300,7 +300,6 @@ def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.n
         torch.set_float32_matmul_precision("high")
     if precision == "auto":
         precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
-    arrange(learner.model, "cuda" if gpu else "cpu")
     callbacks = [EarlyStopping("val_oa", mode="max", patience=stop_patience), EveryEpoch(checkpoint)]
     callbacks += [Lines()] * progress
     several = "ddp_find_unused_parameters_true" if learner.frozen_epochs else "ddp"
@@ -310,6 +309,7 @@ def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.n
         callbacks=callbacks, deterministic=not gpu, num_sanity_val_steps=0, use_distributed_sampler=False, logger=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=checkpoint.parent,
     )  # fmt: skip
+    arrange(learner.model, trainer.strategy.root_device)
     annotated = np.flatnonzero((photographs.codes.numpy() >= 0).any(1))
 
     def loader(split: str, size: int, seed: int | None) -> DataLoader:

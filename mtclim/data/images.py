@@ -3,15 +3,12 @@
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
-import stat
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +20,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from mtclim.files import write_json
 from mtclim.machine import cores
 
-_SHARD = 512  # images decoded between two notes of progress: what a kill can cost
-_VERSION = 2  # of the decoding; part of the key
+_SHARD = 512  # images that are decoded before they are written
+_VERSION = 3  # of the decoding and of what is stored; part of the key
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # what Pillow knows by name but leaves to other programs
 _WHITES = (1, 255, 4095, 65535)  # the brightest value of pixels that are shares, or have 8, 12 or 16 bits
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -42,8 +38,8 @@ class ImageStore:
     """Decoded images: ``images`` (n, size, size, 3) uint8, row i = image i; ``readable`` (n,) bool.
 
     ``unreadable`` lists image and reason of the others, whose pixels are zero. ``folder`` holds the store. ``digests``
-    (n,) are those of the files' contents, "" where there was none to read. ``hashes`` (n, 32) uint8 are difference
-    hashes of 256 bits, see `same_picture`. ``notes`` are sentences for the user.
+    (n,) are those of the files' contents, "" where there was none to read. ``thumbnails`` (n, 16, 17, 3) uint8 tell
+    which pictures are the same. ``notes`` are sentences for the user.
     """
 
     images: np.ndarray
@@ -51,7 +47,7 @@ class ImageStore:
     unreadable: pd.DataFrame
     folder: Path
     digests: np.ndarray
-    hashes: np.ndarray
+    thumbnails: np.ndarray
     notes: Sequence[str] = ()
 
 
@@ -108,25 +104,24 @@ def open_store(
 ) -> ImageStore:
     """The decoded images of some paths, from the cache or built there; each file is read once.
 
-    The store is built beside its place and renamed. A killed build goes on where it was; a second process that wants
-    the same store waits for the first. Threads decode, since Pillow works outside Python's lock, and threads need no
-    importable main module.
+    The store is built beside its place and renamed; a second process that wants the same store waits for the first.
+    Threads decode, since Pillow works outside Python's lock, and threads need no importable main module.
 
     Parameters
     ----------
-    paths : sequence of paths
+    paths
         The store is keyed by them, in their order, by the files' sizes and times, and by ``size``.
-    size : int
+    size
         Pixels along each side of the decoded squares.
-    cache : path
+    cache
         The folder of all stores.
-    workers : int, optional
+    workers
         Decoding threads; default: all processor cores that this process may use.
-    max_unreadable : float
+    max_unreadable
         The share of images that may be unreadable.
-    progress : bool
+    progress
         Whether a progress bar is shown.
-    names : sequence of str, optional
+    names
         What the images are called in messages and in ``unreadable``; default: their paths.
 
     Raises
@@ -141,9 +136,9 @@ def open_store(
     folder = Path(cache) / _key(paths, size)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if not (folder / "COMPLETE").exists():
+        if not folder.exists():
             with FileLock(f"{folder}.lock"):
-                if not (folder / "COMPLETE").exists():
+                if not folder.exists():
                     _build(paths, size, folder, workers or cores(), progress)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
@@ -162,51 +157,41 @@ def open_store(
 # thumbnails decide where a picture is so flat that its bits say little.
 _BITS = 24
 _LEVEL = 2  # grey levels that must lie between neighbours for a bit to be set: more than compression leaves in a sky
-_NEIGHBOURS = 16
 
 
 def same_picture(store: ImageStore) -> np.ndarray:
     """Groups of rows that show the same picture: (n,) int, equal for equal contents and for nearly the same pixels.
 
-    Nearly the same are two pictures whose hashes differ in a few bits and whose thumbnails differ by less than half
-    their contrast. Candidates lie near each other in one of 16 orders of all hashes, each of which sorts by other bits
-    first. So the time grows hardly faster than the number of images. Unreadable images stand alone.
+    Nearly the same are two pictures whose difference hashes (256 bits: which of 16 x 16 places is darker than its
+    neighbour to the right) differ in a few bits, and whose thumbnails differ by less than half their contrast. All
+    pairs are compared, so the time grows with the square of their number: seconds for 30,000. Unreadable images stand
+    alone.
     """
     rows = np.flatnonzero(store.readable)
     content, first, again = np.unique(store.digests[rows], return_index=True, return_inverse=True)
-    bits = np.unpackbits(store.hashes[rows[first]], axis=1).reshape(-1, 16, 16)  # rows and columns of the picture
-    bands = np.packbits(bits.transpose(0, 2, 1), axis=2).view(np.uint16)[..., 0]  # (m, 16), one a column
-    words = np.ascontiguousarray(bands).view(np.uint64)
-    pairs = [np.empty((0, 2), np.int64)]
-    for turn in range(16):
-        order = np.lexsort(np.roll(bands, turn, axis=1).T)
-        for step in range(1, min(_NEIGHBOURS + 1, len(order))):
-            both = np.stack([order[:-step], order[step:]], axis=1)
-            apart = np.bitwise_count(words[both[:, 0]] ^ words[both[:, 1]]).sum(axis=1)
-            pairs.append(np.sort(both[apart <= _BITS], axis=1))
-    pairs = np.unique(np.concatenate(pairs), axis=0)
-    seen, places = np.unique(pairs, return_inverse=True)
-    thumbs = np.array([_thumbnail(store.images[rows[first[i]]], 8, 8, "RGB").ravel() for i in seen])
-    same = np.zeros(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), 10_000):
-        a, b = thumbs[places.reshape(-1, 2)[start : start + 10_000].T]
-        contrast = np.minimum(a.std(axis=1), b.std(axis=1))
-        same[start : start + 10_000] = np.sqrt(np.mean((a - b) ** 2, axis=1)) <= 2 + contrast / 2
-    graph = coo_array((np.ones(same.sum()), pairs[same].T), shape=(len(content), len(content)))
+    thumbs = store.thumbnails[rows[first]].astype(np.float32)
+    grey = thumbs @ np.array([0.299, 0.587, 0.114], np.float32)
+    signs = np.where(grey[:, :, 1:] > grey[:, :, :-1] + _LEVEL, 1, -1).reshape(-1, 256).astype(np.float32)
+    thumbs = thumbs.reshape(-1, 16 * 17 * 3)
+    contrast = thumbs.std(axis=1)
+    pairs = [np.empty((2, 0), np.int64)]
+    for start in range(0, len(signs), 256):
+        near = signs[start : start + 256] @ signs[: start + 256].T >= 256 - 2 * _BITS
+        for i, row in enumerate(near, start):
+            j = np.flatnonzero(row[:i])
+            distance = np.sqrt(np.mean((thumbs[j] - thumbs[i]) ** 2, axis=1))
+            j = j[distance <= 2 + np.minimum(contrast[i], contrast[j]) / 2]
+            pairs.append(np.stack([np.full(len(j), i), j]))
+    a, b = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(content), len(content)))
     groups = len(content) + np.arange(len(store.readable))
     groups[rows] = connected_components(graph, directed=False)[1][again]
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _thumbnail(picture: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:
-    small = Image.fromarray(picture).convert(mode).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32)
-
-
-def _difference_hash(picture: np.ndarray) -> np.ndarray:
-    """(32,) uint8, 256 bits: whether each of 16 x 16 places is darker than its neighbour to the right."""
-    grey = _thumbnail(picture, 17, 16, "L")
-    return np.packbits(grey[:, 1:] > grey[:, :-1] + _LEVEL)
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) of 17 x 16 pixels: (16, 17, 3) uint8."""
+    return np.asarray(Image.fromarray(picture).resize((17, 16), Image.Resampling.BOX))
 
 
 @cache
@@ -224,19 +209,13 @@ def _formats() -> tuple[str, ...]:
 def _content(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
+    path = Path(source)
     try:
-        mode = os.stat(source).st_mode
-        if not stat.S_ISREG(mode):
-            raise ImageError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        return Path(source).read_bytes()
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
-    except PermissionError:
-        raise ImageError("no permission to read it") from None
+        if path.exists() and not path.is_file():  # reading a pipe would never end
+            raise ImageError("a folder or a device, not a file")
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
-    except MemoryError:
-        raise ImageError("too large for the memory") from None
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -244,8 +223,6 @@ def _opened(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
         pass
-    except Image.DecompressionBombError as error:
-        raise ImageError(str(error)) from None
     if not content:
         raise ImageError("the file is empty")
     if content.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -302,68 +279,44 @@ def _key(paths: Sequence[Path], size: int) -> str:
 
 
 def _build(paths: Sequence[Path], size: int, folder: Path, workers: int, progress: bool) -> None:
-    partial, start = folder.with_name(f"{folder.name}.partial"), time.time()
-    partial.mkdir(exist_ok=True)
-    if folder.exists():  # without a marker: not ours to trust
-        shutil.rmtree(folder)
-    pixels, notes = partial / "images.npy", partial / "rows.jsonl"
-    if not pixels.exists():
-        notes.unlink(missing_ok=True)
-        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
-    offset, image = np.load(pixels, mmap_mode="r").offset, size * size * 3
-    shards = {first: paths[first : first + _SHARD] for first in range(0, len(paths), _SHARD)}
-    done = _finished_shards(notes)
-    left = sum(len(shard) for first, shard in shards.items() if first not in done)
-    if shutil.disk_usage(partial).free < left * image:
+    beside = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    if shutil.disk_usage(beside).free < len(paths) * size * size * 3:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _formats()
+    rows, thumbnails = [], []
     with (
-        open(pixels, "r+b", buffering=0) as file,
-        open(notes, "a", encoding="utf-8") as log,
+        open(beside / "images.npy", "wb") as file,  # a full disk is an error here, and a signal in a memory map
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(paths), initial=len(paths) - left, disable=not progress, desc="decode") as bar,
+        tqdm(total=len(paths), disable=not progress, desc="decode") as bar,
     ):
-        for first in sorted(shards.keys() - done.keys()):
-            block = np.zeros((len(shards[first]), size, size, 3), np.uint8)
-            rows = list(pool.map(_row, shards[first], block))
-            file.seek(offset + first * image)
-            file.write(block.data)
-            os.fsync(file.fileno())  # The note below says that the pixels are there.
-            log.write("\n" + json.dumps({"first": first, "rows": rows}))
-            log.flush()
-            bar.update(len(rows))
-    write_json(partial / "COMPLETE", {"images": len(paths), "size": size, "seconds": round(time.time() - start, 1)})
-    os.replace(partial, folder)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, len(paths), _SHARD):
+            for pixels, *row in pool.map(partial(_row, size=size), paths[first : first + _SHARD]):
+                file.write(pixels.data)
+                thumbnails.append(_thumbnail(pixels))
+                rows.append(row)
+                bar.update()
+    np.save(beside / "thumbnails.npy", np.stack(thumbnails))
+    pd.DataFrame(rows, columns=["digest", "panorama", "reason"]).to_parquet(beside / "rows.parquet")
+    os.replace(beside, folder)
 
 
-def _row(path: Path, out: np.ndarray) -> list:
-    """Decode one image into ``out``; digest, hash, whether it is a panorama, and why it cannot be read."""
+def _row(path: Path, size: int) -> tuple[np.ndarray, str, bool, str]:
+    """One decoded image, its digest, whether it is a panorama, and why it cannot be read."""
     digest = ""
     try:
         content = _content(path)
         digest = digest_of(content)
-        out[:] = decode(content, len(out))
-        return [digest, _difference_hash(out).tobytes().hex(), is_panorama(content), ""]
+        return np.ascontiguousarray(decode(content, size)), digest, is_panorama(content), ""
     except ImageError as error:
-        return [digest, "00" * 32, False, str(error)]
-
-
-def _finished_shards(notes: Path) -> dict[int, list]:
-    """Rows of the shards that were noted as written; a torn last line doesn't count."""
-    done = {}
-    for line in notes.read_text(encoding="utf-8").splitlines() if notes.exists() else ():
-        try:
-            note = json.loads(line)
-            done[int(note["first"])] = note["rows"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return done
+        return np.zeros((size, size, 3), np.uint8), digest, False, str(error)
 
 
 def _open(names: Sequence[str], folder: Path, max_unreadable: float) -> ImageStore:
-    shards = _finished_shards(folder / "rows.jsonl")
-    digests, hashes, panoramas, reasons = zip(*(row for first in sorted(shards) for row in shards[first]), strict=True)
-    found = pd.DataFrame({"image": names, "reason": reasons, "panorama": panoramas})
+    found = pd.read_parquet(folder / "rows.parquet").assign(image=names)
     readable = (found["reason"] == "").to_numpy()
     unreadable = found.loc[~readable, ["image", "reason"]].reset_index(drop=True)
     if len(unreadable) > max_unreadable * len(names):
@@ -379,6 +332,5 @@ def _open(names: Sequence[str], folder: Path, max_unreadable: float) -> ImageSto
             f"{len(wide)} of {len(names)} images are 360° panoramas, squashed into the square like the others: "
             f"{', '.join(wide[:5])}{' ...' if len(wide) > 5 else ''}. Cut façades out of them first."
         )
-    bits = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(-1, 32)
-    pixels = np.load(folder / "images.npy", mmap_mode="r")
-    return ImageStore(pixels, readable, unreadable, folder, np.array(digests), bits, notes)
+    pixels, thumbnails = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "thumbnails.npy")
+    return ImageStore(pixels, readable, unreadable, folder, found["digest"].to_numpy(str), thumbnails, notes)

@@ -173,10 +173,11 @@ rule evaluate:
         notebook("evaluate", "the evaluation")
 
 
-# One share of a city's photographs, for as many machines as there are parts; the map joins them.
+# One share of a city's photographs, for as many machines as there are parts; the map joins them. Both use the run that is
+# best on validation.
 rule predict_part:
     input:
-        ancient(made(BEST)),
+        [ancient(made(run)) for run in RUNS],
         data=ancient(rules.data.output),
     output:
         touch(ROOT + "/map/part-{part}-of-{parts}.done"),
@@ -189,14 +190,14 @@ rule predict_part:
         lambda w: shlex.join(["--part", f"{w.part}/{w.parts}"]),
     shell:
         python(
-            f'mtclim predict {BEST} "$(head -n 1 {{input.data}})" {ROOT}/map/predictions.parquet',
+            f'mtclim predict {ROOT} "$(head -n 1 {{input.data}})" {ROOT}/map/predictions.parquet',
             "part {wildcards.part} of the prediction",
         )
 
 
 rule map:
     input:
-        made(BEST),
+        [made(run) for run in RUNS],
         ancient(rules.evaluate.output),
         expand(rules.predict_part.output, part=range(PARTS), parts=PARTS) if PARTS > 1 else [],
     output:
@@ -205,7 +206,7 @@ rule map:
         ROOT + "/map.log",
     threads: workflow.cores or 1
     params:
-        arguments(runs=BEST, out=f"{ROOT}/map", results=RESULTS),
+        arguments(out=f"{ROOT}/map", results=RESULTS),
     shell:
         notebook("map", "the map")
 

@@ -90,19 +90,23 @@ def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarra
 
 
 def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
-    """One or several run folders as a list; ValueError where there is none."""
+    """One or several run folders as a list; a folder that holds finished runs stands for the best of them.
+
+    Raises ValueError where there is none.
+    """
     given = [given] if isinstance(given, (str, Path)) else list(given)
     if not given:
         raise ValueError("predict: found no run folder; name at least one.")
-    return [Path(run) for run in given]
+    chosen = [choose_runs(run)[0] if not runs.is_complete(run) and runs.find(run) else [Path(run)] for run in given]
+    return [run for own in chosen for run in own]
 
 
-def choose_runs(root: Run, table: str) -> tuple[list[Path], str]:
+def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
     """The run to predict with, and a sentence that says which it is and why.
 
     It is the one with the best mean kappa on validation images, among the finished runs below ``root`` that were
-    trained on the table with this digest and are of the twelve variants (or among all, if none is). RunError where
-    there is none.
+    trained on the table with this digest, if it is given, and are of the twelve variants (or among all, if none is).
+    RunError where there is none.
     """
     found = runs.find(root, table)
     if not found:

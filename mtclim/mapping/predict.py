@@ -170,7 +170,8 @@ def predict_file(
 
     Parameters
     ----------
-    runs : one or several run folders of the same tasks, whose probabilities are averaged.
+    runs : one or several run folders of the same tasks, whose probabilities are averaged. A folder that holds finished
+        runs stands for the one that is best on validation.
     source, calibrated, consistent, batch_size, workers, image_root, device, progress : as in :func:`predict`.
     out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
         photographs whose content a run has used. Its metadata say what made it and which answer it holds. The companion

@@ -238,7 +238,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Fig
     most = max([areas.loc[enough, f"{task}:entropy"].max() for task in tasks if enough.any()], default=1.0)
     ncols = min(ncols, len(kinds))
     nrows = -(-len(kinds) // ncols)
-    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.8) * nrows + 0.3), squeeze=False)
+    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.6) * nrows + 0.3), squeeze=False)
     few = f"{int(enough.sum()):,} of {len(areas):,} areas" + (
         "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
     )
@@ -260,6 +260,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Fig
         bar.ax.tick_params(labelsize=8)
     for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()
+    figure.get_layout_engine().set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])
     figure.supxlabel(
         f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {few}.", fontsize=8, x=0.01, ha="left"

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +13,20 @@ from scipy.sparse.csgraph import connected_components
 
 from mtclim.config import Config, project_root, resolve
 from mtclim.data.images import ImageStore, open_store, same_picture
-from mtclim.data.labels import lprus, partition
+from mtclim.data.labels import SPLITS, lprus, partition
 from mtclim.data.table import Table, TableError, read_table
 from mtclim.machine import cores
 from mtclim.tasks import SANTIAGO, Tasks
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Data:
     """A table balanced and partitioned.
 
-    Attributes
-    ----------
-    table, tasks
-        The table that was read, and its tasks.
-    kept, split
-        ``kept`` (bool) over the table's annotated rows, ``split`` ("train", "val" or "test") over the kept ones. The
-        index of both holds row positions of ``table.frame``.
-    blocks
-        Aligned with ``split``; None where the table has neither blocks nor coordinates.
-    store
-        The images of the kept rows in the order of ``split``; None where they were not asked for.
-    notes
-        Sentences on what was found, left out or is too little to learn from.
+    ``kept`` (bool) stands over the table's annotated rows, ``split`` ("train", "val" or "test") over the kept ones; the
+    index of both holds row positions of ``table.frame``. ``blocks`` and ``store`` follow ``split``; they are None where
+    the table has neither blocks nor coordinates, and where images were not asked for. ``notes`` are sentences on what
+    was found, left out or is too little to learn from.
     """
 
     table: Table
@@ -45,7 +34,7 @@ class Data:
     split: pd.Series
     blocks: pd.Series | None
     store: ImageStore | None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def tasks(self) -> Tasks:
@@ -63,12 +52,11 @@ class Data:
 
     def counts(self) -> pd.DataFrame:
         """Annotated images: one row a class, columns task, class, train, val, test."""
-        frame = pd.DataFrame([(task, name) for task, names in self.tasks.items() for name in names])
-        frame.columns = ["task", "class"]
+        classes = [(task, name) for task, names in self.tasks.items() for name in names]
+        frame = pd.DataFrame(classes, columns=["task", "class"])
         for split in SPLITS:
-            codes = self.codes[self.rows(split)]
-            columns = (codes[codes[:, n] >= 0, n] for n in range(len(self.tasks)))
-            each = [np.bincount(c, minlength=k) for c, k in zip(columns, self.tasks.sizes, strict=True)]
+            columns = self.codes[self.rows(split)].T
+            each = [np.bincount(c[c >= 0], minlength=k) for c, k in zip(columns, self.tasks.sizes, strict=True)]
             frame[split] = np.concatenate(each)
         return frame
 
@@ -96,73 +84,42 @@ def make_city_for(config: Config) -> Path:
     name += f"-m{c.missing:g}" * (c.missing > 0) + f"-n{c.noise:g}" * (c.noise > 0)
     folder = project_root() / "data" / name
     folder.parent.mkdir(exist_ok=True)
+    labels = {name: getattr(c, name) for name in ("interdependency", "ambiguity", "missing", "noise")}
     with FileLock(f"{folder}.lock"):
-        return make_city(
-            folder, facades=c.city_facades, labelled=c.city_labelled, seed=c.city_seed, size=c.city_size,
-            interdependency=c.interdependency, ambiguity=c.ambiguity, missing=c.missing, noise=c.noise,
-        )  # fmt: skip
+        return make_city(folder, c.city_facades, c.city_labelled, c.city_seed, c.city_size, **labels)
 
 
 def load_table(config: Config, require_images: bool = True) -> Table:
     """The configuration's table of images; the embedded city is made first if it isn't there."""
     if config.data == "city":
         return read_table(make_city_for(config), SANTIAGO, require_images)
-    return read_table(
-        resolve(config.data),
-        resolve(config.tasks) if config.tasks else None,
-        require_images,
-        image_root=resolve(config.image_root) if config.image_root else None,
-        na_values=config.na_values,
-        use_split=config.use_split,
-    )
+    tasks, root = (resolve(path) if path else None for path in (config.tasks, config.image_root))
+    return read_table(resolve(config.data), tasks, require_images, True, root, config.na_values, config.use_split)
 
 
 def prepare(config: Config, images: bool = True) -> Data:
     """Read and balance the table, decode the kept images once, and partition them.
 
     A table's own split is used as it is, and only its training rows are balanced. Else whole blocks are dealt out, and
-    the same picture under several names stays in one split.
-
-    Parameters
-    ----------
-    config
-        The settings of a run.
-    images
-        Whether to decode. Without, the same picture under several names is not seen, and the partition may differ.
-
-    Raises
-    ------
-    TableError
-        Before any training, where it could not work: no row is usable, a split is empty, a task has no training row.
-    ValueError
-        For a backbone or class weights that do not fit.
+    the same picture under several names stays in one split; without ``images`` such pictures are not seen. Raises
+    TableError or ValueError, before any training, where it could not work.
     """
     config = settled(config) if images else config
     table = load_table(config, images)
     _check_class_weights(config.class_weights, table.tasks)
     labels = table.labels[(table.codes >= 0).any(1)]
-    if not len(labels):
-        raise TableError(
-            f"{table.path}: no row is annotated in any of {list(table.tasks)}; expected labels in these columns."
-        )
-    notes = list(table.notes)
     given = None if table.split is None else table.split.loc[labels.index]
-    if given is None:
-        kept = lprus(labels, config.keep, config.split_seed)
-    else:
-        kept = pd.Series(True, labels.index, name="kept")
-        training = labels[given == "train"]
-        kept[training.index] = lprus(training, config.keep, config.split_seed)
+    balanced = labels if given is None else labels[given == "train"]
+    kept = pd.Series(True, labels.index, name="kept")
+    kept[balanced.index] = lprus(balanced, config.keep, config.split_seed)
     labels = labels[kept]
     blocks = table.blocks(config.block_cell)
     blocks = None if blocks is None else blocks.iloc[labels.index]
-    store, same = None, np.arange(len(labels))
+    store, same, notes = None, np.arange(len(labels)), list(table.notes)
     if images:
         paths, names = [table.paths[row] for row in labels.index], table.frame["image"].iloc[labels.index]
-        store = open_store(
-            paths, config.image_size, project_root() / ".cache" / "images", max_unreadable=config.max_unreadable,
-            names=list(names),
-        )  # fmt: skip
+        cache, most = project_root() / ".cache" / "images", config.max_unreadable
+        store = open_store(paths, config.image_size, cache, max_unreadable=most, names=list(names))
         same = same_picture(store)
         notes += [*store.notes, *_contradictions(labels, same, names)]
     if given is None:
@@ -174,7 +131,7 @@ def prepare(config: Config, images: bool = True) -> Data:
         split = given.loc[labels.index]
     notes += _on_both_sides(split, blocks, same)
     data = Data(table, kept, split, blocks, store, notes)
-    notes += _check_enough(data, config.variant, given is not None)
+    notes += _check_enough(data, config.variant)
     return data
 
 
@@ -214,57 +171,45 @@ def _contradictions(labels: pd.DataFrame, same: np.ndarray, names: pd.Series) ->
 def _on_both_sides(split: pd.Series, blocks: pd.Series | None, same: np.ndarray) -> list[str]:
     """Sentences on pictures that occur several times, and on what stands in more than one split."""
     notes, sizes = [], np.bincount(same)
-    if (sizes > 1).any():
-        apart = (split.groupby(same).nunique() > 1).sum()
-        stay = (
-            f"{apart:,} of them stand in more than one split: scores come out too high"
-            if apart
-            else "each in one split"
-        )
-        rows = f"{sizes[sizes > 1].sum():,} rows"
-        notes.append(
-            f"{(sizes > 1).sum():,} pictures occur several times ({rows}, the same or nearly the same); {stay}."
-        )
+    repeated = sizes[sizes > 1]
+    if len(repeated):
+        apart, where = (split.groupby(same).nunique() > 1).sum(), "each in one split"
+        if apart:
+            where = f"{apart:,} of them stand in more than one split: scores come out too high"
+        rows = f"{repeated.sum():,} rows, the same or nearly the same"
+        notes.append(f"{len(repeated):,} pictures occur several times ({rows}); {where}.")
     apart = 0 if blocks is None else (split.groupby(blocks.to_numpy()).nunique() > 1).sum()
     if apart:
-        notes.append(
-            f"{apart:,} of {blocks.nunique():,} blocks have rows in more than one split: it is not disjoint in space."
-        )
+        several = f"{apart:,} of {blocks.nunique():,} blocks have rows in more than one split"
+        notes.append(f"{several}: it is not disjoint in space.")
     return notes
 
 
-def _check_enough(data: Data, variant: str, given: bool) -> list[str]:
+def _check_enough(data: Data, variant: str) -> list[str]:
     """Sentences on classes and tasks with too few rows; TableError where training could not work."""
     path, counts = data.table.path, data.counts()
     empty = [split for split in SPLITS if not len(data.rows(split))]
     if empty:
         largest = None if data.blocks is None else data.blocks.value_counts().max()
         blocks = f" in {data.blocks.nunique()} blocks, the largest of {largest}" if largest else ""
-        do = "Name such rows in the column split, or set `use_split: false`." if given else (
-            "Annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
-        )  # fmt: skip
         raise TableError(
             f"{path}: no row is left for {' and '.join(empty)}: found {len(data.split)} balanced rows{blocks}; expected at "
-            f"least one whole block for each split. {do}"
+            "least one whole block for each split. Name such rows in the column split, or set `use_split: false`, annotate "
+            "more images, or use smaller blocks (in a grid: a smaller block_cell)."
         )
+    # STC has nothing else to stop a task's network with, and its batch normalisation needs two rows.
+    least = {"train": 2, "val": 1} if variant == "stc" else {"train": 1, "val": 0}
     by_task = counts.groupby("task", sort=False)[list(SPLITS)].sum()
     for task, rows in by_task.iterrows():
-        least = 2 if variant == "stc" else 1  # batch normalisation needs two
-        if rows["train"] < least:
+        if any(rows[split] < n for split, n in least.items()):
             raise TableError(
                 f"{path}: column {task!r}: found {rows['train']} annotated training rows (validation: {rows['val']}, test: "
-                f"{rows['test']}); expected at least {least}. Annotate more, or leave the column out of `tasks`."
+                f"{rows['test']}); expected at least {least['train']} ({least['val']}) with {variant}. Annotate more, or "
+                "leave the column out of `tasks`."
             )
-        if variant == "stc" and not rows["val"]:
-            raise TableError(
-                f"{path}: column {task!r}: no validation row, and stc trains a network for it alone, which nothing would "
-                "stop. Annotate more, leave the column out of `tasks`, or choose a variant that shares the backbone."
-            )
-    notes = [
-        f"{task}: no validation row; early stopping leaves the task out." for task in by_task.index[by_task["val"] == 0]
-    ]
-    for split, then in (("train", "it cannot be learnt"), ("test", "its scores are empty")):
+    notes = [f"{task}: no validation row; early stopping leaves it out." for task in by_task.index[by_task["val"] == 0]]
+    for split, what, then in (("train", "training", "it cannot be learnt"), ("test", "test", "its scores are empty")):
         absent = counts[counts[split] == 0]
-        names = ", ".join(f"{row.task}: {row[1]}" for row in absent[["task", "class"]].itertuples(index=False))
-        notes += [f"No {'training' if split == 'train' else 'test'} row of {names}; {then}."] if len(absent) else []
+        if len(absent):
+            notes.append(f"No {what} row of {', '.join(absent['task'] + ': ' + absent['class'])}; {then}.")
     return notes

@@ -4,20 +4,20 @@ A run is worked on in ``<folder>.partial`` under the lock ``<folder>.lock`` and 
 written; the file ``COMPLETE`` in it was written last.
 """
 
+import ast
 import errno
 import hashlib
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -55,48 +55,37 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises RunError where another process makes the same run, where the begun run has other settings, and on a full disk.
     """
-    lock = FileLock(f"{folder}.lock", timeout=0)
+    lock, partial = FileLock(f"{folder}.lock", timeout=0), folder.with_name(f"{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with lock:
+            if folder.exists() and not is_complete(folder):
+                raise RunError(
+                    f"{folder}: holds files but no finished run; expected a folder that isn't there. Move it away."
+                )
+            partial.mkdir(exist_ok=True)
+            for left in partial.glob(".*"):  # files that a kill left half-written
+                left.unlink()
+            if (partial / "config.yaml").exists():
+                check_settings(partial / "config.yaml", settings)
+            else:
+                text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+                write_text(partial / "config.yaml", text)
+            yield partial
+            write_text(partial / MARKER, "")
+            partial.rename(folder)
     except Timeout:
         raise RunError(
             f"{folder}: another process is making this very run; wait for it, or choose another seed or `out`."
         ) from None
-    except OSError as error:
-        _raise_plainly(folder, error)
-    try:
-        partial = folder.with_name(f"{folder.name}.partial")
-        if folder.exists() and not is_complete(folder):
-            raise RunError(
-                f"{folder}: holds files but no finished run; expected a folder that isn't there. Move it away."
-            )
-        partial.mkdir(exist_ok=True)
-        for left in partial.glob(".*"):  # files that a kill left half-written
-            left.unlink()
-        begun = partial / "config.yaml"
-        if begun.exists():
-            check_settings(begun, settings)
-        else:
-            write_text(begun, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-        yield partial
-        write_text(partial / MARKER, "")
-        partial.rename(folder)
     except Exception as error:
-        _raise_plainly(folder, error)
-    finally:
-        lock.release()
-
-
-def _raise_plainly(folder: Path, error: Exception) -> NoReturn:
-    """Raise RunError for an error that means a full disk, which libraries say in their own ways; else the error itself."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or re.search(r"No space left|Disk quota exceeded|os error 28", str(error)):
-        raise RunError(
-            f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is kept: free some "
-            "space and repeat the command."
-        ) from error
-    raise error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or re.search(r"No space left|Disk quota exceeded|os error 28", str(error)):  # as libraries say it
+            raise RunError(
+                f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is kept: "
+                "free some space and repeat the command."
+            ) from error
+        raise
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -118,9 +107,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """``config.yaml`` of a finished run; RunError where there is none."""
     folder = Path(folder)
     if not is_complete(folder):
-        state = (
-            "was begun but is not finished" if folder.with_name(folder.name + ".partial").exists() else "is not there"
-        )
+        begun = folder.with_name(f"{folder.name}.partial").exists()
+        state = "was begun but is not finished" if begun else "is not there"
         raise RunError(
             f"{folder}: the run {state}; expected a folder with the marker {MARKER}. Repeat its training command."
         )
@@ -180,20 +168,40 @@ def digest(texts: Iterable[str]) -> str:
 
 
 def code_digest() -> str:
-    """12 hexadecimal digits over the source of the modules that decide numbers: equal digests, comparable runs."""
+    """12 hexadecimal digits over the modules that decide numbers: equal digests, comparable runs.
+
+    Comments, docstrings and layout do not count, so that a better wording is no other code.
+    """
     here = Path(__file__).parent
     names = "tasks variants metrics model rivals weights config prepare learner training results data/* city/*".split()
     patterns = [*(f"{name}.py" for name in names), "city/*.csv", "city/*.json"]  # the city's tables decide its pictures
     paths = sorted(path for pattern in patterns for path in here.glob(pattern))
-    return digest(f"{path.relative_to(here).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in paths)[:12]
+    return digest(f"{path.relative_to(here).as_posix()}\n{_meaning(path)}" for path in paths)[:12]
+
+
+def _meaning(path: Path) -> str:
+    """What a module does, from its syntax tree; the text of any other file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            kept = [
+                line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+            node.body = kept or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def commit() -> str:
     """The checkout's commit, with "+" where the package's files differ from it; "unknown" outside a checkout."""
-    git = shutil.which("git")
-    here = Path(__file__).parent
-    if not git:
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    run = [subprocess.run([git, *args], cwd=here, capture_output=True, text=True, check=False)
-           for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", "."))]  # fmt: skip
-    return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "") if run[0].returncode == 0 else "unknown"

@@ -181,5 +181,10 @@ def test_the_code_digest_is_of_what_decides_numbers(run, tmp_path, monkeypatch):
     assert runs.code_digest() == made["code"], "the folder has no part in it"
     for name, decides in {"style.py": False, "mapping/maps.py": False, "model.py": True, "city/joint.py": True}.items():
         before = runs.code_digest()
-        (package / name).write_text((package / name).read_text() + "\n")
+        text = (package / name).read_text()
+        (package / name).write_text(
+            f'{text.replace("Table 2", "the second table")}\n\n# A comment.\n"""And a text."""\n'
+        )
+        assert runs.code_digest() == before, f"{name}: words do not count"
+        (package / name).write_text(f"{text}\nanother = 1\n")
         assert (runs.code_digest() != before) == decides, name

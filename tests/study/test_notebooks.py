@@ -90,8 +90,8 @@ OURS_TOO = (
 CLASSES = ["no", "yes"]
 
 
-SHORT = {"count", "Count", "COUNT", "run", "True", "row", "building", "BEARING", "index", "Task", "class", "entropy",
-         "unseen", "Facades", "in_training", "taxonomy", "fid", "Fid", "geom", "GEOM"}  # fmt: skip
+SHORT = {"count", "Count", "COUNT", "run", "True", "building", "BEARING", "Class", "entropy", "Facades", "in_training",
+         "fid", "Fid", "geom"}  # fmt: skip
 """Those that once broke something, or meet a file format's own names: they always go through the notebooks."""
 
 

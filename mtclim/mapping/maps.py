@@ -82,7 +82,8 @@ def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path
         if not fetched:
             return None
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(file, image=fetched[0][0], extent=np.array(fetched[0][1]))
+        with whole_or_absent(file) as beside:
+            np.savez_compressed(beside, image=fetched[0][0], extent=np.array(fetched[0][1]))
     with np.load(file) as loaded:
         return loaded["image"], tuple(loaded["extent"]), source.get("attribution", "")
 
@@ -328,7 +329,11 @@ def gis_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def write_geopackage(
-    attributes: pd.DataFrame, tasks: Mapping, path: str | Path, layers: Mapping[str, gpd.GeoDataFrame] | None = None
+    attributes: pd.DataFrame,
+    tasks: Mapping,
+    path: str | Path,
+    layers: Mapping[str, gpd.GeoDataFrame] | None = None,
+    about: str = "",
 ) -> Path:
     """Write a GeoPackage with the façades and a QGIS style a task, whole or not at all.
 
@@ -338,6 +343,7 @@ def write_geopackage(
     tasks : task -> classes. The first task's style is the default.
     path : of the file.
     layers : other layers by name: blocks, municipalities, aggregates.
+    about : the description of each layer, such as which answers they hold.
     """
     path, colours = Path(path), palette(tasks)
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
@@ -345,7 +351,7 @@ def write_geopackage(
     with whole_or_absent(path) as beside:
         for name, layer in ({"facades": facades} | dict(layers or {})).items():
             fields = gis_names(column for column in layer.columns if column != layer.geometry.name)
-            layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", engine="pyogrio")
+            layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
         fields = gis_names(attributes.columns)
         with closing(sqlite3.connect(beside)) as database, database:
             database.executescript((_TEMPLATES / "layer_styles.sql").read_text(encoding="utf-8"))

@@ -197,12 +197,14 @@ def test_names_that_clash_in_a_geopackage_are_numbered():
 
 def test_geopackage_opens_again_with_its_styles(tmp_path):
     frame = exposure.attributes(fake_predictions(50), SANTIAGO)
-    path = maps.write_geopackage(frame, SANTIAGO, tmp_path / "city.gpkg", {"municipalities": municipalities()})
+    path = maps.write_geopackage(frame, SANTIAGO, tmp_path / "city.gpkg", {"municipalities": municipalities()}, "about")
     assert {"facades", "municipalities", "layer_styles"} <= set(pyogrio.list_layers(path)[:, 0])
     read = gpd.read_file(path, layer="facades")
     assert read.crs == "EPSG:4326" and read["height:pred"].tolist() == frame["height:pred"].tolist()
     assert np.allclose(read.geometry.x, frame["lon"])
     with sqlite3.connect(path) as database:
+        contents = "SELECT table_name FROM gpkg_contents WHERE description = 'about'"
+        assert {name for (name,) in database.execute(contents)} == {"facades", "municipalities"}
         rows = database.execute("SELECT styleName, styleQML, useAsDefault FROM layer_styles").fetchall()
     assert [row[0] for row in rows] == list(SANTIAGO) and [row[2] for row in rows] == [1, 0, 0, 0, 0]
     styles = pyogrio.read_dataframe(path, layer="layer_styles")  # GDAL's reading

@@ -1,21 +1,20 @@
-"""All benchmarks, or those named, as one table, one JSON and one CSV.
+"""All benchmarks, or those named, as one table, one JSON and one CSV, which grow as each is finished.
 
 python -m benchmarks [recurrence steps prediction labels facade ...] [--quick] [--out results/bench.json]
 """
 
 import argparse
 import importlib
-import json
 import os
 import platform
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.common import all_threads
-from mtclim import runs
+from mtclim import machine, runs
+from mtclim.files import write_json, write_text
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "common")
+NAMES = sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"common", "gpu"})
 COLUMNS = ["row", "what", "against", "device", "threads", "ratio", "target", "met"]
 
 
@@ -48,23 +47,24 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"found {', '.join(sorted(unknown))}; expected some of {', '.join(NAMES)}")
-    load = os.getloadavg()[0]
-    lines = []
+    about = runs.provenance() | {"cpu": cpu(), "threads": machine.cores()}
+    about |= {"load before": round(os.getloadavg()[0], 1), "note": given.note}
+    lines: list[dict] = []
     for name in given.names or NAMES:
         print(f"{name} ...", flush=True)
         lines += importlib.import_module(f"benchmarks.{name}").run(given.quick)
-    about = runs.provenance() | {
-        "cpu": cpu(),
-        "threads": all_threads(),
-        "load before": round(load, 1),
-        "note": given.note,
-    }
-    text = tabulate(lines)
-    print(text.to_string(index=False))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+        if lines:
+            write(given.out, about, lines)
+    if lines:
+        print(tabulate(lines).to_string(index=False))
+
+
+def write(out: Path, about: dict, lines: list[dict]) -> None:
+    """The rows and what they were measured on as JSON, as CSV, and in words."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     rows = [{key: value for key, value in line.items() if value is not None} for line in lines]
-    given.out.write_text(json.dumps(about | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text.to_csv(given.out.with_suffix(".csv"), index=False)
+    write_json(out, about | {"rows": rows})
+    write_text(out.with_suffix(".csv"), tabulate(lines).to_csv(index=False))
     quiet = "" if about["load before"] < 0.5 else ", busy with other programs"
     gpu = "none" if about["device"] == "CPU" else about["device"]
     said = [
@@ -72,8 +72,8 @@ def main() -> None:
         f"Threads available: {about['threads']}; load when it began: {about['load before']}{quiet}.",
         f"Measured {about['date'][:10]} with torch {about['versions']['torch']}, commit {about['commit']}.",
     ]
-    said += [given.note] * bool(given.note)
-    given.out.with_suffix(".txt").write_text("".join(f"- {line}\n" for line in said), encoding="utf-8")
+    said += [about["note"]] * bool(about["note"])
+    write_text(out.with_suffix(".txt"), "".join(f"- {line}\n" for line in said))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,20 @@
 """What the benchmarks share: timing in turn, the device, and the form of a row."""
 
-import statistics
 from collections.abc import Callable
 from time import perf_counter
 
+import numpy as np
 import torch
-
-from mtclim.machine import cores as all_threads
-
-__all__ = ["DEVICE", "DEVICE_NAME", "GPU", "all_threads", "in_turn", "row"]
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DEVICE_NAME = torch.cuda.get_device_name() if GPU else "CPU"
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm: int = 2) -> dict[str, float]:
-    """Median seconds of each call; A B A B ..., so that a disturbance of the machine meets both sides."""
+def rounds(calls: dict[str, Callable[[], object]], count: int, warm: int = 2) -> dict[str, np.ndarray]:
+    """Seconds of each call in each round; A B A B ..., so that a disturbance of the machine meets all sides."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(warm + rounds):
+    for number in range(warm + count):
         for name, call in calls.items():
             began = perf_counter()
             call()
@@ -26,7 +22,12 @@ def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm: int = 2) 
                 torch.cuda.synchronize()
             if number >= warm:
                 times[name].append(perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def in_turn(calls: dict[str, Callable[[], object]], count: int, warm: int = 2) -> dict[str, float]:
+    """Median seconds of each call over so many rounds."""
+    return {name: float(np.median(seconds)) for name, seconds in rounds(calls, count, warm).items()}
 
 
 def row(number: int, what: str, against: str, ratio: float, target: float | None, seconds: float | None = None,

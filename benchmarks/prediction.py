@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common import GPU, all_threads, in_turn, row
+from benchmarks.common import GPU, in_turn, row
 from mtclim import runs
 from mtclim.city import draw
 from mtclim.config import load_config, to_dict
 from mtclim.files import write_json
+from mtclim.machine import cores
 from mtclim.mapping.ensemble import load_ensemble
 from mtclim.mapping.photographs import decoded_batches
 from mtclim.mapping.predict import predict_file
@@ -64,7 +65,7 @@ def measure(preset: str, size: int, images: int, target: float | None) -> dict:
     what = (
         f"prediction, JPEG to GeoParquet, {images:,} façades at {size} px, {config.backbone} at {config.image_size} px"
     )
-    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], target, t["whole"], least=True, threads=all_threads())  # fmt: skip
+    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], target, t["whole"], least=True, threads=cores())  # fmt: skip
     return line | ({"seconds for 204,030": round(t["whole"] * 204_030 / images, 1)} if GPU else {})
 
 
@@ -74,7 +75,7 @@ def run(quick: bool) -> list[dict]:
     The demo preset has no target: decoding takes a quarter of the small network's time, and where both want the same
     cores the whole cannot take less than the sum of the two.
     """
-    torch.set_num_threads(all_threads())
+    torch.set_num_threads(cores())
     if GPU:
         return [measure("paper", 300, 32_768, 0.9)]
     demo = measure("demo", 64, 2048 if quick else 32_768, None)

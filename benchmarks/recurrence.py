@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import DEVICE, GPU, all_threads, in_turn, row
+from benchmarks.common import DEVICE, GPU, in_turn, row
+from mtclim.machine import cores
 from mtclim.model import StackedGRU
 from mtclim.tasks import SANTIAGO
 
@@ -48,7 +49,7 @@ def run(quick: bool) -> list[dict]:
     """Rows 1 (on all threads) and 6 (on one thread on a CPU, where small products spin)."""
     torch.manual_seed(0)
     lines, rounds = [], 7 if quick else 25
-    torch.set_num_threads(all_threads())
+    torch.set_num_threads(cores())
     for batch, target in ((24, 0.35), (256, 0.7)):
         ours, sequences = pair(len(SANTIAGO), SANTIAGO.total, SANTIAGO.largest, batch)
         plain = [PlainStacks(module).to(DEVICE) for module in ours]

@@ -1,29 +1,47 @@
-"""Rows 2 to 4: training steps of the variants against bl, and the trainer's throughput against a bare loop."""
+"""Rows 2 to 4: a training step of every network against bl's, and the trainer's throughput against a bare loop.
+
+Row 3 is what the study's table of costs and Fig. 12 are made of: the preset "study", alone on the machine. Row 2 is the
+same for the paper's backbones. A step of stc is one step of each of its networks.
+"""
 
 import contextlib
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from benchmarks.common import DEVICE, GPU, in_turn, row
+from benchmarks.common import DEVICE, GPU, in_turn, rounds, row
+from mtclim.city.joint import joint
 from mtclim.config import load_config
 from mtclim.learner import Learner, Photographs, optimise
+from mtclim.machine import cores
 from mtclim.model import create_model
 from mtclim.results import arrange
 from mtclim.tasks import SANTIAGO
-from mtclim.variants import VARIANTS
+from mtclim.variants import VARIANT_TABLE, VARIANTS
 
 PAPER = (("densenet121", 224), ("tf_efficientnetv2_b3", 300))
+CPU_TARGETS = {"lim_ms_all": 1.6, "tlim": 1.15}
 
 
-def train_step(variant: str, backbone: str, size: int, batch: int):
-    """A call that makes one training step on one resident batch: forward, loss, backward, Adam."""
+def train_step(variant: str, backbone: str, size: int, batch: int) -> Callable[[], None]:
+    """A call that makes one training step on one batch that stays in memory: forward, loss, backward, Adam."""
     torch.manual_seed(0)
-    model = arrange(create_model(variant, SANTIAGO, backbone), DEVICE).train()
+    labelsets = np.stack([joint()[task].cat.codes for task in SANTIAGO], 1).astype(np.int64)
+    model = arrange(create_model(variant, SANTIAGO, backbone, labelsets=labelsets), DEVICE).train()
     images = torch.randn(batch, 3, size, size, device=DEVICE).contiguous(memory_format=model.layout)
-    targets = torch.stack([torch.randint(k, (batch,), device=DEVICE) for k in SANTIAGO.sizes], 1)
+    targets = torch.from_numpy(labelsets[np.random.default_rng(0).integers(len(labelsets), size=batch)]).to(DEVICE)
+    if variant != "stc":
+        return _step(model, images, targets)
+    each = [_step(network, images, targets[:, [n]]) for n, network in enumerate(model.networks)]
+    return lambda: [step() for step in each]
+
+
+def _step(model: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], None]:
+    """One training step of one network, as a call."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=GPU)
 
     def step() -> None:
@@ -36,39 +54,54 @@ def train_step(variant: str, backbone: str, size: int, batch: int):
     return step
 
 
+def _against_bl(number: int, variants: Iterable[str], backbone: str, size: int, batch: int, count: int,
+                targets: dict[str, float]) -> list[dict]:  # fmt: skip
+    """A line a variant: the median over ``count`` rounds of its step's time by that of bl in the same round."""
+    calls = {name: train_step(name, backbone, size, batch) for name in ("bl", *variants)}
+    times, lines = rounds(calls, count, warm=1 if count < 5 else 2), []
+    bl = times.pop("bl")
+    for name, seconds in times.items():
+        low, ratio, high = np.quantile(seconds / bl, (0.25, 0.5, 0.75))
+        what = f"training step, {name}, {backbone} {size} px, batch {batch}"
+        line = row(number, what, "bl", float(ratio), targets.get(name), float(np.median(seconds)))
+        lines.append(line | {"quartiles": f"{low:.3f} to {high:.3f}"})
+    return lines
+
+
 def run(quick: bool) -> list[dict]:
-    """Rows 2 (only on a GPU), 3 with every variant, and 4."""
-    lines = []
-    for backbone, size in PAPER if GPU else ():
-        for batch, target in ((24, 1.10), (128, 1.05)):
-            t = in_turn({v: train_step(v, backbone, size, batch) for v in ("bl", "lim_ms_all")}, 20, warm=5)
-            what = f"training step, lim_ms_all, {backbone} {size} px, batch {batch}"
-            lines.append(row(2, what, "bl", t["lim_ms_all"] / t["bl"], target, t["lim_ms_all"]))
-            torch.cuda.empty_cache()
-    preset = load_config("demo")
+    """Rows 2 to 4. A CPU does row 2 in few steps, of the smaller backbone alone, and has no target there."""
+    table_2 = [name for name in VARIANTS if name != "bl"]
+    preset, count = load_config("study"), 5 if quick and not GPU else 30
+    study = preset.timm_name, preset.image_size, preset.batch_size
     torch.set_num_threads(preset.threads)
-    body, size, batch = preset.timm_name, preset.image_size, preset.batch_size
-    t = in_turn({v: train_step(v, body, size, batch) for v in VARIANTS}, 5 if quick else 30)
-    for variant in (v for v in VARIANTS if v != "bl"):
-        target = None if GPU else {"lim_ms_all": 1.6, "tlim": 1.15}.get(variant)
-        what = f"training step, {variant}, {body} {size} px, batch {batch}"
-        lines.append(row(3, what, "bl", t[variant] / t["bl"], target, t[variant]))
-    return [*lines, throughput(body, size, batch, steps=15 if quick else 40)]
+    others = [name for name in VARIANT_TABLE if name != "bl"]
+    lines = [
+        *_against_bl(3, others, *study, count, {} if GPU else CPU_TARGETS),
+        throughput(*study, 15 if quick else 40),
+    ]
+    torch.set_num_threads(cores())
+    if not GPU:
+        return lines + _against_bl(2, ["lim_ms_all"] if quick else table_2, *PAPER[0], 24, 1 if quick else 3, {})
+    for backbone, size in PAPER:
+        lines += _against_bl(2, table_2, backbone, size, 24, 20, {"lim_ms_all": 1.10})
+        lines += _against_bl(2, ["lim_ms_all"], backbone, size, 128, 20, {"lim_ms_all": 1.05})
+        torch.cuda.empty_cache()
+    return lines
 
 
-def throughput(body: str, size: int, batch: int, steps: int) -> dict:
+def throughput(backbone: str, size: int, batch: int, steps: int) -> dict:
     """Row 4: one epoch of the real trainer from decoded images on disk, in turn with the bare loop."""
     rng, n = np.random.default_rng(0), batch * steps
     codes = np.stack([rng.integers(0, k, n + 1) for k in SANTIAGO.sizes], 1)
     rows = {"train": np.arange(n), "val": np.array([n])}
     seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
-    bare = train_step("bl", body, size, batch)
+    bare = train_step("bl", backbone, size, batch)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", rng.integers(0, 256, (n + 1, size, size, 3), np.uint8))
         photographs = Photographs(np.load(f"{folder}/images.npy", mmap_mode="r"), codes)
 
         def trainer() -> float:
-            learner = Learner(create_model("bl", SANTIAGO, body), learning_rate=1e-4)
+            learner = Learner(create_model("bl", SANTIAGO, backbone), learning_rate=1e-4)
             checkpoint = Path(folder, "network.ckpt")
             checkpoint.unlink(missing_ok=True)
             optimise(
@@ -81,5 +114,5 @@ def throughput(body: str, size: int, batch: int, steps: int) -> dict:
             seconds["trainer"].append(trainer())
             seconds["bare"].append(in_turn({"loop": lambda: [bare() for _ in range(steps)]}, 1, warm=0)["loop"])
     ratio = float(np.median(np.divide(seconds["bare"], seconds["trainer"])))  # of neighbours in time
-    return row(4, f"training throughput of the trainer, bl, {body} {size} px", "the bare loop on a resident batch",
+    return row(4, f"training throughput of the trainer, bl, {backbone} {size} px", "the bare loop on a resident batch",
                ratio, 0.95 if GPU else 0.92, float(np.median(seconds["trainer"])), least=True)  # fmt: skip

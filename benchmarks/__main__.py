@@ -1,4 +1,4 @@
-"""All benchmarks, or those named, as one table, one JSON and one CSV, which grow as each is finished.
+"""All benchmarks, or those named, as one table, one JSON and one CSV, which grow line by line.
 
 python -m benchmarks [recurrence steps prediction labels facade ...] [--quick] [--out results/bench.json]
 """
@@ -52,8 +52,8 @@ def main() -> None:
     lines: list[dict] = []
     for name in given.names or NAMES:
         print(f"{name} ...", flush=True)
-        lines += importlib.import_module(f"benchmarks.{name}").run(given.quick)
-        if lines:
+        for line in importlib.import_module(f"benchmarks.{name}").run(given.quick):
+            lines.append(line)
             write(given.out, about, lines)
     if lines:
         print(tabulate(lines).to_string(index=False))

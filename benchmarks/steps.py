@@ -5,8 +5,9 @@ same for the paper's backbones. A step of stc is one step of each of its network
 """
 
 import contextlib
+import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mtclim.machine import cores
 from mtclim.model import create_model
 from mtclim.results import arrange
 from mtclim.tasks import SANTIAGO
-from mtclim.variants import VARIANT_TABLE, VARIANTS
+from mtclim.variants import VARIANT_TABLE, VARIANTS, ordered
 
 PAPER = (("densenet121", 224), ("tf_efficientnetv2_b3", 300))
 CPU_TARGETS = {"lim_ms_all": 1.6, "tlim": 1.15}
@@ -57,7 +58,7 @@ def _step(model: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], Non
 def _against_bl(number: int, variants: Iterable[str], backbone: str, size: int, batch: int, count: int,
                 targets: dict[str, float]) -> list[dict]:  # fmt: skip
     """A line a variant: the median over ``count`` rounds of its step's time by that of bl in the same round."""
-    calls = {name: train_step(name, backbone, size, batch) for name in ("bl", *variants)}
+    calls = {name: train_step(name, backbone, size, batch) for name in ordered({"bl", *variants})}
     times, lines = rounds(calls, count, warm=1 if count < 5 else 2), []
     bl = times.pop("bl")
     for name, seconds in times.items():
@@ -68,29 +69,25 @@ def _against_bl(number: int, variants: Iterable[str], backbone: str, size: int, 
     return lines
 
 
-def run(quick: bool) -> list[dict]:
-    """Rows 2 to 4. A CPU does row 2 in few steps, of the smaller backbone alone, and has no target there."""
-    table_2 = [name for name in VARIANTS if name != "bl"]
+def run(quick: bool) -> Iterator[dict]:
+    """Rows 3, 4 and 2. On a CPU row 2 is of the smaller backbone, in few steps, and has no target."""
     preset, count = load_config("study"), 5 if quick and not GPU else 30
     study = preset.timm_name, preset.image_size, preset.batch_size
     torch.set_num_threads(preset.threads)
-    others = [name for name in VARIANT_TABLE if name != "bl"]
-    lines = [
-        *_against_bl(3, others, *study, count, {} if GPU else CPU_TARGETS),
-        throughput(*study, 15 if quick else 40),
-    ]
+    yield from _against_bl(3, set(VARIANT_TABLE) - {"bl"}, *study, count, {} if GPU else CPU_TARGETS)
+    yield throughput(*study, 15 if quick else 40)
     torch.set_num_threads(cores())
-    if not GPU:
-        return lines + _against_bl(2, ["lim_ms_all"] if quick else table_2, *PAPER[0], 24, 1 if quick else 3, {})
-    for backbone, size in PAPER:
-        lines += _against_bl(2, table_2, backbone, size, 24, 20, {"lim_ms_all": 1.10})
-        lines += _against_bl(2, ["lim_ms_all"], backbone, size, 128, 20, {"lim_ms_all": 1.05})
+    if not GPU and not quick:
+        yield from _against_bl(2, ("stc", "tlim", "lim_ms_all"), *PAPER[0], 24, 3, {})
+    for backbone, size in PAPER if GPU else ():
+        yield from _against_bl(2, set(VARIANTS) - {"bl"}, backbone, size, 24, 20, {"lim_ms_all": 1.10})
+        yield from _against_bl(2, ["lim_ms_all"], backbone, size, 128, 20, {"lim_ms_all": 1.05})
         torch.cuda.empty_cache()
-    return lines
 
 
 def throughput(backbone: str, size: int, batch: int, steps: int) -> dict:
     """Row 4: one epoch of the real trainer from decoded images on disk, in turn with the bare loop."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     rng, n = np.random.default_rng(0), batch * steps
     codes = np.stack([rng.integers(0, k, n + 1) for k in SANTIAGO.sizes], 1)
     rows = {"train": np.arange(n), "val": np.array([n])}

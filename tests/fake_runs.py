@@ -68,8 +68,8 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
         temperatures[task] = {"temperature": fit_temperature(np.log(p + 1e-30), y)}
     _json(folder / "calibration.json", temperatures)
     _json(folder / "metrics.json", {"test": metrics(test, tasks), "val": metrics(validation, tasks)})
-    labelsets = make_truth(tasks, 4 * n, blocks, missing, data_seed + 1)[[f"{task}:true" for task in tasks]]
-    labelsets.columns = list(tasks)
+    train = make_truth(tasks, 4 * n, blocks, missing, data_seed + 1)
+    labelsets = train[[f"{task}:true" for task in tasks]].set_axis(list(tasks), axis=1)
     labelsets.value_counts(dropna=False).reset_index(name=":count").to_csv(folder / "labelsets.csv", index=False)
     epochs = 6 + seed % 3
     networks = list(tasks) if variant == "stc" else ["all"]
@@ -85,8 +85,11 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
         save_file(create_model(variant, tasks, backbone).state_dict(), folder / "model.safetensors")
     origin = {"date": "2026-01-01", "device": "CPU", "hardware": "2 cores", "threads": 1, "commit": "0",
               "parameters": 1000 * len(networks), "peak_memory_mb": 800.0, "code": code, "table": table,
-              "networks": [{"network": name, "epochs": epochs, "best_epoch": epochs - 2} for name in networks],
-              "rows": {"train": 4 * n, "val": n, "test": n}}  # fmt: skip
+              "counts": [{"task": t, "class": c, "train": int((train[f"{t}:true"] == c).sum()),
+                          "val": int((validation[f"{t}:true"] == c).sum()), "test": int((test[f"{t}:true"] == c).sum())}
+                         for t, names in tasks.items() for c in names],
+              "steps_to_best": 16 * (epochs - 1) * len(networks),
+              "networks": [{"network": name, "epochs": epochs, "best_epoch": epochs - 2} for name in networks]}  # fmt: skip
     _json(folder / "provenance.json", origin)
     (folder / "COMPLETE").touch()
     return folder

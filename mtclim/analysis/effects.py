@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from mtclim.analysis.comparison import bootstrap, paper_numbers, paper_table3, run_scores
+from mtclim.analysis.evidence import write_joint
 from mtclim.analysis.study import Study
 from mtclim.files import whole_or_absent
 from mtclim.variants import VARIANT_TABLE, VARIANTS, title
@@ -49,8 +50,8 @@ def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
 def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]]:
     """All comparisons that these variants allow: (family, name) -> weights of the variants' means.
 
-    Families: "main effect", "primary" (fixed before the study's runs), then "against BL", "against BL-FC", "the
-    paper's steps" and "decoupled from labels", each of single pairs.
+    Families: "main effect", "primary" (fixed before the study's runs), "against BL", "against BL-FC" and "the paper's
+    steps".
     """
     found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
     recurrent = [name for name in MULTITASK if name != "bl_ms" and runs.get(name)]
@@ -196,6 +197,12 @@ def paper_powers(runs: int = 11) -> pd.DataFrame:
                 row = {"backbone": backbone, "contrast": name, "difference": difference, "sd": sd}
                 rows.append(row | {"power": power(difference, sd, runs)})
     return pd.DataFrame(rows).drop_duplicates(["backbone", "contrast"], ignore_index=True)
+
+
+def write_summaries(study: Study, results: str | Path) -> None:
+    """Write effects.csv and joint.csv beside the tables of a study; the source is the city, or the folder's name."""
+    write_effects(study, Path(results) / "effects.csv", "city" if study.synthetic else Path(results).resolve().name)
+    write_joint(study, Path(results) / "joint.csv")
 
 
 def write_effects(study: Study, path: str | Path, source: str) -> pd.DataFrame:

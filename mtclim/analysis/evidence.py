@@ -140,10 +140,10 @@ def class_gains(study: Study, baseline: str = "stc") -> pd.DataFrame:
     f1 = class_scores(study).groupby(keys, sort=False)["f1"].mean().mul(100).reset_index(name="f1")
     base = f1[f1["variant"] == baseline].drop(columns="variant").rename(columns={"f1": "base"})
     table = f1[f1["variant"] != baseline].merge(base, on=["backbone", "task", "class"])
-    counts = study.counts.pivot(index=["task", "class"], columns="split", values="count")
-    share = counts["train"] / counts["train"].groupby("task").transform("sum")
-    extra = pd.DataFrame({"frequency": share, "n_test": counts["test"]}).reset_index()
-    table = table.assign(gain=table["f1"] - table["base"]).merge(extra, on=["task", "class"])
+    counts = study.counts.rename(columns={"test": "n_test"})
+    counts = counts.assign(frequency=counts["train"] / counts.groupby("task")["train"].transform("sum"))
+    counts = counts[["task", "class", "frequency", "n_test"]]
+    table = table.assign(gain=table["f1"] - table["base"]).merge(counts, on=["task", "class"])
     rank = {name: i for i, name in enumerate(study.variants)}
     return table.sort_values("variant", key=lambda v: v.map(rank), kind="stable", ignore_index=True)
 

@@ -15,6 +15,7 @@ from mtclim.config import Config
 from mtclim.data.images import ImageError, decode
 from mtclim.model import MultitaskModel, SingleTaskModel
 from mtclim.prepare import load_table
+from mtclim.results import normalised
 
 
 def image_files(study: Study, settings: Config) -> dict[str, Path]:
@@ -44,12 +45,6 @@ def read_images(paths: Sequence[str | Path], size: int) -> tuple[np.ndarray, lis
         except ImageError:
             continue
     return np.concatenate(images), rows
-
-
-def normalised(images: np.ndarray, model: nn.Module) -> Tensor:
-    """Pixels (B, H, W, 3) uint8 as what ``model`` reads: (B, 3, H, W) float, by its own mean and standard deviation."""
-    mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
-    return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - mean) / std
 
 
 class _Logits(nn.Module):
@@ -89,7 +84,7 @@ def attention(model: MultitaskModel | SingleTaskModel, images: np.ndarray, least
     """
     from pytorch_grad_cam import GradCAM
 
-    x, heat = normalised(images, model).to(next(model.parameters()).device), {}
+    x, heat = normalised(images, model), {}
     for n, task in enumerate(model.tasks):
         network, at = (model.networks[n], 0) if isinstance(model, SingleTaskModel) else (model, n)
         layer = feature_map(network.backbone, x.shape[-1], least)
@@ -125,7 +120,7 @@ def influence(model: MultitaskModel, images: np.ndarray, batch: int = 128) -> pd
     names = [f"{task}:{name}" for task, classes in model.tasks.items() for name in classes]
     total, device = np.zeros((len(names), len(names))), next(model.parameters()).device
     for start in range(0, len(images), batch):
-        x = model.features(normalised(images[start : start + batch], model).to(device))
+        x = model.features(normalised(images[start : start + batch], model))
         free = torch.cat(list(model.classify(x).probabilities.values()), 1)
         ones = {task: torch.eye(size, device=device) for task, size in zip(model.tasks, model.tasks.sizes, strict=True)}
         rows = [

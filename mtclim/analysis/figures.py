@@ -248,7 +248,7 @@ def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
     """
     variants = ordered(frame["variant"].unique())
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
-    test = counts[counts["split"] == "test"].set_index(["task", "class"])["count"]
+    test = counts.set_index(["task", "class"])["test"]
     parts = {}
     for task, classes in tasks.items():
         own, shown = mean.loc[task].reindex(list(classes)), most_frequent(test.loc[task].reindex(list(classes)))

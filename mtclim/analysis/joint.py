@@ -1,8 +1,7 @@
 """Answers that fit together: the joint posterior over the labelsets of the training images, in numpy alone.
 
-Each task's classifier gives P(l_n | x) by itself. With the prior of the labelsets seen in training,
-``P(l | x) ~ (prior(l) / prod_n prior_n(l_n)) ** strength * prod_n P(l_n | x)``. Strength 1 is Bayes' rule for tasks that
-are independent given the image; strength 0 only rules out combinations that training never showed.
+``P(l | x) ~ (prior(l) / prod_n prior_n(l_n)) ** strength * prod_n P(l_n | x)``. Strength 1 is Bayes' rule for tasks
+independent given the image; strength 0 only rules out combinations that training never showed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,7 @@ import numpy as np
 from mtclim.metrics import scores
 
 STRENGTHS = np.linspace(0, 1, 11)
-CHUNK = 4096
-"""Images at a time, which bounds the memory: 4,096 x 400 labelsets in double precision are 13 MB."""
+CHUNK = 4096  # images at a time, which bounds the memory: 4,096 x 400 labelsets in double precision are 13 MB
 
 
 class Decoded(NamedTuple):
@@ -47,27 +45,28 @@ class Joint:
 
     def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
-        score = self._known(self._logs(probabilities)) + self.marginal_strength * self.log_ratio
+        return self._posterior(self._known(probabilities)[1])
+
+    def _posterior(self, known: np.ndarray) -> np.ndarray:
+        score = known + self.marginal_strength * self.log_ratio
         posterior = np.exp(score - score.max(axis=1, keepdims=True))
         return posterior / posterior.sum(axis=1, keepdims=True)
 
-    def _logs(self, probabilities: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
-
-    def _known(self, logs: Sequence[np.ndarray]) -> np.ndarray:
-        """Sum (n, L) of each task's log probability of its class in each labelset, 0 where the label is missing."""
-        return sum(np.c_[log, np.zeros(len(log))][:, own] for log, own in zip(logs, self.labelsets.T, strict=True))
+    def _known(self, probabilities: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Each task's log probabilities (n, K), and their sum in each labelset (n, L), 0 where its label is missing."""
+        logs = [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
+        own = (np.c_[log, np.zeros(len(log))][:, k] for log, k in zip(logs, self.labelsets.T, strict=True))
+        return logs, sum(own)
 
     def _decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
-        logs = self._logs(probabilities)
-        known = self._known(logs)
+        logs, known = self._known(probabilities)
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
         guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T if absent.any() else 0.0
         index = (known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)
-        own = np.stack([log.argmax(axis=1) for log in logs], axis=1)
-        labels = np.where(self.labelsets[index] < 0, own, self.labelsets[index])
-        posterior = self.posterior(probabilities)
+        labels = self.labelsets[index]
+        labels = np.where(labels < 0, np.stack([log.argmax(axis=1) for log in logs], axis=1), labels)
+        posterior = self._posterior(known)
         entropy = -(posterior * np.log(np.maximum(posterior, 1e-300))).sum(axis=1)
         marginals = {}
         for n, (task, log) in enumerate(zip(self.tasks, logs, strict=True)):
@@ -94,17 +93,12 @@ def fit_joint(
     labelsets, counts : (L, N) distinct labelsets of training, -1 = not annotated, and (L,) how many images have each.
     tasks : task -> classes, in the order of the columns.
 
-    Returns
-    -------
-    Joint
-        Strengths of the best exact match and of the best mean kappa; the least of equals, 0 without annotated images.
-
-    Raises
-    ------
-    ValueError
-        Where there is no labelset.
+    Returns a ``Joint`` of the best exact match and the best mean kappa (of equals the least strength). Raises
+    ValueError where there is no labelset.
     """
-    labelsets, counts = _completed(np.asarray(labelsets, np.int64), np.asarray(counts, float))
+    if not len(labelsets):
+        raise ValueError("fit_joint: found no training labelset; expected at least one.")
+    labelsets, counts = _completed(np.asarray(labelsets, np.int64), np.array(counts, float))
     ratio = np.log(counts / counts.sum())
     for own in labelsets.T:
         share = np.bincount(own[own >= 0], weights=counts[own >= 0]) / max(counts[own >= 0].sum(), 1)
@@ -121,9 +115,7 @@ def fit_joint(
 
 def _completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Deal the images of a labelset with missing labels out to those that complete it, where training has any."""
-    if not len(labelsets):
-        raise ValueError("fit_joint: found no training labelset; expected at least one.")
-    size, counts = (labelsets >= 0).sum(axis=1), counts.copy()
+    size = (labelsets >= 0).sum(axis=1)
     for i in np.argsort(size, kind="stable"):
         own = labelsets[i] >= 0
         complete = (size > size[i]) & (labelsets[:, own] == labelsets[i, own]).all(axis=1)
@@ -136,13 +128,10 @@ def _completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
 def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
     """Whether each labelset (M, N) of positions, -1 = missing, agrees with none of the training labelsets (L, N).
 
-    Two labelsets agree when they have the same class in every task that both have. This is the one definition of an
-    unseen labelset, also where labels are missing.
+    Two labelsets agree when they have the same class in every task that both have.
     """
     unique, inverse = np.unique(np.asarray(labels), axis=0, return_inverse=True)
     known = np.zeros(len(unique), bool)
-    for start in range(0, len(unique), 256):
-        ours = unique[start : start + 256, None]
-        agree = (ours == labelsets) | (ours < 0) | (np.asarray(labelsets) < 0)
-        known[start : start + 256] = agree.all(axis=2).any(axis=1)
+    for at, own in enumerate(unique):
+        known[at] = ((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any()
     return ~known[inverse.ravel()]

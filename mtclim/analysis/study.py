@@ -25,7 +25,18 @@ BINS = 15
 SETTLES = 0.5
 """A task settles another where its label removes at least this share of the other's entropy in the training labels."""
 _LONG = ("calibration", "decoded")
-_KEPT = ("threads", "parameters", "peak_memory_mb", "date", "device", "hardware", "commit", "code", "table")
+_KEPT = (
+    "steps_to_best",
+    "threads",
+    "parameters",
+    "peak_memory_mb",
+    "date",
+    "device",
+    "hardware",
+    "commit",
+    "code",
+    "table",
+)
 
 
 @dataclass
@@ -46,7 +57,7 @@ class Study:
     labelsets: pd.DataFrame
     """Labelsets of the training split: ``<task>:true`` positions and ``:count``."""
     counts: pd.DataFrame
-    """split, task, class, count."""
+    """task, class, train, val, test: how many images of each split have the class."""
     problems: pd.DataFrame
     """run, problem: what is missing, unfinished, unreadable or not comparable."""
 
@@ -283,13 +294,7 @@ def _read_run(folder: Path) -> Study:
     labelsets = pd.read_csv(folder / "labelsets.csv", **text)
     truth = {"train": labelsets[list(tasks)].add_suffix(":true"), "val": validation, "test": test}
     truth = {split: _positions(frame, tasks, "true") for split, frame in truth.items()}
-    weights = {"train": labelsets[":count"].astype(int).to_numpy()}
-    counts = [
-        (split, task, name, int(((found[:, n] == k) * weights.get(split, 1)).sum()))
-        for split, found in truth.items()
-        for n, (task, classes) in enumerate(tasks.items())
-        for k, name in enumerate(classes)
-    ]
+    weights = labelsets[":count"].astype(int).to_numpy()
     raw, tuned = {}, {}
     for split, frame in (("val", validation), ("test", test)):
         raw[split] = {task: frame[[f"{task}:p:{c}" for c in names]].to_numpy(float) for task, names in tasks.items()}
@@ -301,19 +306,17 @@ def _read_run(folder: Path) -> Study:
     ]
     frames = {
         "calibration": pd.concat(bins, ignore_index=True),
-        "decoded": _decoded(tuned, truth, weights["train"], tasks),
+        "decoded": _decoded(tuned, truth, weights, tasks),
     }
     said = _positions(validation, tasks, "pred")
     kappa = [scores(true, own, size)[1] for true, own, size in zip(truth["val"].T, said.T, tasks.sizes, strict=True)]
     networks = origin["networks"]
-    epochs = [network["best_epoch"] + 1 for network in networks]
     row = {"run": run, "backbone": backbone, "variant": variant, "seed": seed}
     row |= {"synthetic": bool(settings["synthetic"]), "image_size": int(settings["image_size"])}
     row |= {"val_kappa": float(np.nanmean(kappa)) if np.isfinite(kappa).any() else np.nan}
     row |= {"networks": len(networks), "epochs": sum(network["epochs"] for network in networks)}
     row |= {"stopped": sum(network["epochs"] < settings["max_epochs"] for network in networks)}
-    row |= {"epochs_to_best": sum(epochs)}
-    row |= {"steps_to_best": sum(epochs) * max(1, round(origin["rows"]["train"] / settings["batch_size"]))}
+    row |= {"epochs_to_best": sum(network["best_epoch"] + 1 for network in networks)}
     block = test["block"] if "block" in test else pd.Series(None, index=test.index, dtype="object")
     block = block.where(block.notna(), test["image"]).astype("str")  # without blocks each image stands alone
     columns = [f"{task}:true" for task in tasks]
@@ -323,8 +326,8 @@ def _read_run(folder: Path) -> Study:
         runs=pd.DataFrame([row | {name: origin.get(name) for name in _KEPT}]),
         test=pd.concat([test["image"], block.rename("block"), positions], axis=1),
         predicted=_positions(test, tasks, "pred")[None].astype(np.int16),
-        labelsets=pd.DataFrame(truth["train"], columns=columns).assign(**{":count": weights["train"]}),
-        counts=pd.DataFrame(counts, columns=["split", "task", "class", "count"]),
+        labelsets=pd.DataFrame(truth["train"], columns=columns).assign(**{":count": weights}),
+        counts=pd.DataFrame(origin["counts"]),
         problems=pd.DataFrame(columns=["run", "problem"], dtype="str"),
         **{name: frame.assign(run=run)[["run", *frame.columns]] for name, frame in frames.items()},
     )

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mtclim import Tasks, create_model
 from mtclim.analysis import explain
+from mtclim.results import normalised
 
 TASKS = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]})
 
@@ -31,7 +32,7 @@ def test_grad_cam_is_the_weighted_feature_map(variant, images):
         kept = {}
         layer = explain.feature_map(part.backbone, 64)
         hook = layer.register_forward_hook(lambda module, given, out, kept=kept: kept.update(map=out))
-        logits = list(part(explain.normalised(images, net)).logits.values())[-1][:, at]
+        logits = list(part(normalised(images, net)).logits.values())[-1][:, at]
         hook.remove()
         (grad,) = torch.autograd.grad(logits.max(1).values.sum(), kept["map"])
         cam = (grad.mean((2, 3), keepdim=True) * kept["map"]).sum(1).clamp(min=0).detach().numpy()
@@ -65,7 +66,7 @@ def test_influence_one_image_and_class_at_a_time(variant, images):
     net = model(variant)
     found = explain.influence(net, images, batch=2)
     with torch.no_grad():
-        x = net.features(explain.normalised(images, net))
+        x = net.features(normalised(images, net))
         for task, classes in TASKS.items():
             for k, name in enumerate(classes):
                 moves = []

@@ -119,7 +119,7 @@ def test_rows_are_in_the_order_of_variants_and_classes(study, drawn):
     assert rows_of(drawn["residuals"].axes[0]) == [title(name) for name in VARIED]
     ax, expected = drawn["f1"].axes[0], []
     for task, names in study.tasks.items():
-        test = study.counts.query("split == 'test' and task == @task").set_index("class")["count"]
+        test = study.counts.query("task == @task").set_index("class")["test"]
         expected += ["", *(shorten(study.tasks.title(task, names[k])) for k in most_frequent(test[list(names)]))]
         expected += [f"mean of {len(names) - TOP} more"] * (len(names) > TOP)
     assert rows_of(ax) == expected and [t.get_text() for t in ax.get_xticklabels()] == [title(v) for v in VARIED]
@@ -131,7 +131,7 @@ def test_heat_map_is_the_mean_f1_and_empty_without_test_images(study, drawn):
     frame, row = comparison.class_scores(study), 0
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean()
     for task, names in study.tasks.items():
-        test = study.counts.query("split == 'test' and task == @task").set_index("class")["count"][list(names)]
+        test = study.counts.query("task == @task").set_index("class")["test"][list(names)]
         for name in (names[k] for k in most_frequent(test)):
             row += 1
             np.testing.assert_allclose(shown[row].filled(np.nan), mean[task, name][list(VARIED)])

@@ -111,16 +111,6 @@ def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def panels(n: int, columns: int, height: float, **options) -> tuple[Figure, list[Axes]]:
-    """n equal panels, ``height`` inches each."""
-    rows = -(-n // columns)
-    size = (WIDTH, rows * height + 0.3)
-    figure, axes = plt.subplots(rows, min(columns, n), figsize=size, squeeze=False, **options)
-    for ax in axes.flat[n:]:
-        ax.set_axis_off()
-    return figure, list(axes.flat[:n])
-
-
 def masonry(sizes: Sequence[float], columns: int, unit: float, extra: float) -> tuple[Figure, list[Axes]]:
     """Panels of unequal height in columns, read downwards: ``sizes`` in ``unit`` inches, ``extra`` units more each."""
     heights = [size + extra for size in sizes]

@@ -46,32 +46,28 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks, 
     ``images``: (task, class or any words) -> arrays (H, W, 3) uint8, at ``size`` inches each. Of many only the first
     of each task are shown, so that the figure is at most some 18 lines high.
     """
-    lines: list[tuple[str, list]] = []
+    lines: list[tuple[str, list, bool]] = []
     each = max((len(pictures) for pictures in images.values()), default=1)
     across = max(1, int(WIDTH / (each * size + 0.12)))
     blocks = list(dict.fromkeys(task for task, _ in images))
     most = min(TOP, across * max(1, 18 // len(blocks)))
     for task in blocks:
         found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:most]
-        lines += [(task if i == 0 else "", found[i : i + across]) for i in range(0, len(found), across)]
-    step, letters = size + 0.22, int(each * size / 0.062)
-    height = sum(step + 0.24 * bool(task) for task, _ in lines) + 0.2
-    figure, top = plt.figure(figsize=(WIDTH, height), layout="none"), height
-    for task, line in lines:
-        if task:
-            top -= 0.24
-            figure.text(0.002, (top + 0.04) / height, tasks.title(task), fontweight="bold", fontsize=8.5)
-        for column, (name, pictures) in enumerate(line):
-            left = column * (each * size + 0.12)
-            text = shorten(tasks.title(task or "", name), letters)
-            figure.text(left / WIDTH, (top - 0.13) / height, text, fontsize=8)
-            for j, picture in enumerate(pictures):
-                side = size - 0.03
-                at = ((left + j * size) / WIDTH, (top - 0.17 - size) / height, side / WIDTH, side / height)
-                ax = figure.add_axes(at)
+        lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
+    whole = (WIDTH, (size + 0.4) * len(lines))
+    figure, axes = plt.subplots(len(lines), each * across, figsize=whole, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row, (task, line, first) in zip(axes, lines, strict=True):
+        row[0].set_title("\n" if first else " ")  # keeps the room for the words, which may be wider than a photograph
+        for k, (name, pictures) in enumerate(line):
+            words = [(shorten(tasks.title(task, name), int(each * size / 0.068)), 2, "normal")]
+            words += [(tasks.title(task), 13, "bold")] if first and k == 0 else []
+            for text, above, weight in words:
+                place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, above), "textcoords": "offset points"}
+                row[k * each].annotate(text, fontweight=weight, **place).set_in_layout(False)
+            for ax, picture in zip(row[k * each :], pictures, strict=False):
                 ax.imshow(picture)
-                ax.set_axis_off()
-        top -= step
     return figure
 
 
@@ -173,7 +169,7 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
             ax.barh(y, shown[part], 0.8 / len(parts), color=colour, label=part)
         rows_axis(ax, shown.index)
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
-        ax.set_title(shorten(tasks.title(task), 27))
+        ax.set_title(shorten(tasks.title(task), 24))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
     if len(parts) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
@@ -310,11 +306,11 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
         sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
         ax.set_xticklabels([shorten(name, 14) for name in part], rotation=90)
+        ax.set_yticklabels(part.index, rotation=0)
         ax.set_title(shorten(tasks.title(task), 20) + right)
         ax.tick_params(length=0, pad=2)
-    figure.supxlabel(
-        "rows: reference; columns, in the same order: answers; percent of the reference class", fontsize=8, x=0.3
-    )
+    text = "rows: reference; columns, in the same order: answers; percent of the reference class"
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
 
 

@@ -20,7 +20,6 @@ from mtclim.style import (
     drawn,
     masonry,
     most_frequent,
-    panels,
     rows_axis,
     shorten,
     variant_colour,
@@ -99,8 +98,12 @@ def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = 
 def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
     """Accuracy against confidence per task, before and after temperature scaling (``Study.calibration`` of one run)."""
     columns = min(len(tasks), 4)
-    figure, axes = panels(len(tasks), columns, WIDTH / columns + 0.15, sharex=True, sharey=True)
-    for ax, task in zip(axes, tasks, strict=True):
+    rows = -(-len(tasks) // columns)
+    size = (WIDTH, rows * (WIDTH / columns + 0.15) + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_axis_off()
+    for ax, task in zip(axes.flat, tasks, strict=False):
         ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
             part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
@@ -114,7 +117,7 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
         ax.set_title(shorten(tasks.title(task), 80 // columns))
     figure.supxlabel("confidence", fontsize=8)
     figure.supylabel("accuracy", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 

@@ -34,8 +34,7 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     Columns ``listed`` as tasks are no position. Unless ``complete``, single rows may lack one, and are NaN.
     TableError for half a position, one without a coordinate reference system, and one that is impossible.
     """
-    frame = source.frame
-    shapes = geometry_columns(source)
+    frame, shapes = source.frame, geometry_columns(source)
     axes = _axes(source, _DEGREES, listed)
     if all(source.cells(name).missing.all() for name in axes.values()):
         _drop(frame, axes.values())
@@ -56,8 +55,7 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     axes = axes or _plane(source, listed)
     if len(axes) == 1:
         other = "lon" if "lat" in axes else "lat"
-        mend = f"add {other!r}, or leave both out"
-        source.fail(f"there is no column {other!r} beside it", mend, *axes.values())
+        source.fail(f"there is no column {other!r} beside it", f"add {other!r}, or leave both out", *axes.values())
     if not axes:
         source.notes.append("No position: there are no columns lon and lat, and no geometry.")
         return
@@ -164,22 +162,21 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
     """
     from pyproj import Transformer
 
-    if not cell > 0 or not math.isfinite(cell):
+    if not 0 < cell < math.inf:
         raise ValueError(f"cell is {cell!r}; expected the width of a block in metres, for example 500.")
     index = lon.index if isinstance(lon, pd.Series) else None
     lon, lat = np.asarray(lon, dtype=float), np.asarray(lat, dtype=float)
-    known = np.isfinite(lon) & np.isfinite(lat)
-    if not known.all():
-        first = np.flatnonzero(~known)[:5].tolist()
-        raise ValueError(f"grid_blocks: no coordinates at positions {first}; expected degrees for every row.")
+    unknown = np.flatnonzero(~np.isfinite(lon + lat))[:5].tolist()
+    if unknown:
+        raise ValueError(f"grid_blocks: no coordinates at positions {unknown}; expected degrees for every row.")
     zone = (np.floor((lon + 180) / 6).astype(int) % 60) + 1
+    code = zone + np.where(lat < 0, 32700, 32600)  # EPSG
     names = np.empty(len(lon), dtype=object)
-    for zone_number, south in sorted(set(zip(zone.tolist(), (lat < 0).tolist(), strict=True))):
-        here = (zone == zone_number) & ((lat < 0) == south)
-        to_metres = Transformer.from_crs(4326, (32700 if south else 32600) + zone_number, always_xy=True)
-        x, y = to_metres.transform(lon[here], lat[here])
+    for epsg in np.unique(code).tolist():
+        here = code == epsg
+        x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon[here], lat[here])
         east, north = np.floor(x / cell).astype(np.int64), np.floor(y / cell).astype(np.int64)
-        prefix = f"{zone_number}{'S' if south else 'N'}"
+        prefix = f"{epsg % 100}{'S' if epsg > 32700 else 'N'}"
         names[here] = [f"{prefix}_{c}_{r}" for c, r in zip(east, north, strict=True)]
     return pd.Series(names, index=index, name="block", dtype="str")
 
@@ -228,20 +225,13 @@ def _points(source: Source, geometry: Any, complete: bool) -> tuple[np.ndarray, 
 
 
 def _plane(source: Source, listed: Collection[str]) -> dict[str, str]:
-    """Columns named like x and y if they hold degrees; none if they hold whole numbers, as classes do.
-
-    Numbers beyond degrees look like metres of an unknown system, and are refused.
-    """
+    """Columns named like x and y if both hold numbers, unless these are small and whole, as those of classes are."""
     axes = _axes(source, _PLANE, listed)
     found = [source.cells(name) for name in axes.values()]
     if len(axes) < 2 or not all(cells.numeric for cells in found):
         return {}
-    x, y = (np.nan_to_num(cells.numbers) for cells in found)
-    if (np.abs(x) > 180).any() or (np.abs(y) > 90).any():
-        problem = f"columns {some(axes.values())} look like a position in metres, without a coordinate system"
-        mend = "give lon and lat in degrees, or a GeoPackage, which says its system; "
-        source.fail(problem, f"{mend}if they are no position, begin their names with '_'")
-    return axes if (x % 1).any() or (y % 1).any() else {}
+    numbers = np.nan_to_num([cells.numbers for cells in found])
+    return axes if (numbers % 1 != 0).any() or (np.abs(numbers) > 180).any() else {}
 
 
 def _degrees(source: Source, name: str, limit: int, complete: bool) -> np.ndarray:
@@ -250,7 +240,10 @@ def _degrees(source: Source, name: str, limit: int, complete: bool) -> np.ndarra
     source.check(found.missing & complete, "no coordinate", "fill it in, or leave these rows out", name)
     source.check(np.isnan(numbers) & ~found.missing, "not a number", "write degrees such as -70.65", name, shown)
     swap = " (are lon and lat swapped?)" if limit == 90 and not (np.abs(numbers) > 180).any() else ""
-    mend = f"write degrees (EPSG:4326) from -{limit} to {limit}; metres need a geometry with a CRS"
+    mend = (
+        f"write degrees (EPSG:4326) from -{limit} to {limit}; metres need a geometry with a CRS, as in a GeoPackage; "
+    )
+    mend += "if this is no position, begin the names of both columns with '_'"
     source.check(np.abs(numbers) > limit, f"outside the range{swap}", mend, name, shown)
     antarctic = (numbers < -60) & (limit == 90)
     source.check(antarctic, "in Antarctica", "check whether lon and lat are swapped", name, shown)

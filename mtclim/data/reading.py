@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,15 +24,12 @@ MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "N
 
 _NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf")
 _BBOX = {"xmin", "ymin", "xmax", "ymax"}
-_SRID = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
-_WKT = re.compile(
-    r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY)", re.IGNORECASE
-)
-_WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.IGNORECASE)  # little endian, as all write it
+_WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
+_WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
 
 
 class TableError(ValueError):
-    """A file that cannot be read as meant: names file, column and first rows, what was expected and how to mend it."""
+    """A file that cannot be read as meant: names file, column and first rows, and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,8 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     """Read a table of any kind that pandas and geopandas read; the suffix says which.
 
     These are CSV, TSV and text (also ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
-    Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile and spreadsheets. ``key`` is a column that
-    the table is known to have; it tells which delimiter, layer or sheet is meant.
+    Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile and Excel. ``key`` is a column that the
+    table is known to have; it tells which delimiter, layer or sheet is meant.
     TableError for a file that is absent, damaged, of another kind, or has several layers that could be meant.
     """
     path = Path(path)
@@ -124,11 +121,9 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     nothing = Source(path)
     if kind not in _READERS:
         nothing.fail(f"unknown kind of table {kind!r}", f"use one of {', '.join(_READERS)}")
+    if not path.is_file():
+        nothing.fail("no such file", "check the path; it is taken relative to the working directory")
     with clear_errors(nothing):
-        if not path.is_file():
-            nothing.fail("no such file", "check the path; it is taken relative to the working directory")
-        if not path.stat().st_size:
-            nothing.fail("the file is empty", "write the table again")
         return _READERS[kind](nothing, key.lower())
 
 
@@ -230,32 +225,14 @@ def _read_text(nothing: Source, key: str) -> Source:
     text = _decoded(gzip.decompress(raw) if nothing.path.suffix.lower() == ".gz" else raw)
     if "\0" in text:
         nothing.fail("holds NUL bytes, so it isn't plain text", "export the table as CSV in UTF-8")
-    stream = io.StringIO(text, newline="")
-    above = 0
-    if text.startswith("sep="):
-        stream.readline()
-        above = 1
-    reader = csv.reader(stream, delimiter=_delimiter(text[stream.tell() :], key), strict=True)
-    header, rows, lines = None, [], []
+    says = text.startswith("sep=")  # as Excel writes it above the header
+    header = text[:100_000].lstrip("\r\n").splitlines()[says : says + 1]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter("".join(header), key), strict=True)
     try:
-        for row in reader:
-            line = reader.line_num + above
-            if not any(cell.strip() for cell in row):
-                continue
-            if header is None:
-                header = row
-                continue
-            if len(row) > len(header) and not any(row[len(header) :]):
-                row = row[: len(header)]  # a trailing delimiter
-            if len(row) != len(header):
-                mend = "quote cells that contain the delimiter, and give every row the same number of cells"
-                nothing.fail(f"{len(row)} cells in line {line}, {len(header)} in the header", mend)
-            rows.append(row)
-            lines.append(line)
+        rows = [(reader.line_num, row) for row in reader if any(map(_filled, row))]
     except csv.Error as error:
-        mend = "check the quotes and the length of the cells there"
-        nothing.fail(f"line {reader.line_num + above}: {error}", mend)
-    return _with_header(nothing, header, rows, lines)
+        nothing.fail(f"line {reader.line_num}: {error}", "check the quotes and the length of the cells there")
+    return _with_header(nothing, rows[says:])
 
 
 def _decoded(raw: bytes) -> str:
@@ -264,21 +241,27 @@ def _decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return raw.decode("latin-1" if set(raw) & {0x81, 0x8D, 0x8F, 0x90, 0x9D} else "cp1252")
+        return raw.decode("cp1252", "replace")
 
 
-def _delimiter(text: str, key: str) -> str:
+def _delimiter(header: str, key: str) -> str:
     """The delimiter whose header has the column ``key``, else the one that gives most columns."""
-    header = text.lstrip("\r\n").split("\n")[0].split("\r")[0].lower()
-    columns = {d: [c.strip().strip("\"'").strip() for c in header.split(d)] for d in (",", ";", "\t", "|")}
+    columns = {d: [c.strip().strip("\"'").strip() for c in header.lower().split(d)] for d in (",", ";", "\t", "|")}
     return max(columns, key=lambda d: (key in columns[d], len(columns[d])))
 
 
-def _with_header(nothing: Source, header: Sequence | None, rows: Sequence, lines: Sequence[int]) -> Source:
-    if header is None:
+def _with_header(nothing: Source, rows: list[tuple[int, Sequence]]) -> Source:
+    """A source of rows (line, cells), the first of which is the header."""
+    if not rows:
         nothing.fail("the file has no header", "start the table with one line of column names")
+    header = rows[0][1]
+    for line, row in rows[1:]:
+        if len(row) < len(header) or any(map(_filled, row[len(header) :])):
+            mend = "quote cells that contain the delimiter, and give every row the same number of cells"
+            nothing.fail(f"{len(row)} cells in line {line}, {len(header)} in the header", mend)
     columns = [str(name) if _filled(name) else f"_unnamed_{i}" for i, name in enumerate(header)]
-    return Source(nothing.path, pd.DataFrame(rows, columns=columns, dtype=object), lines)
+    frame = pd.DataFrame([row[: len(header)] for _, row in rows[1:]], columns=columns, dtype=object)
+    return Source(nothing.path, frame, [line for line, _ in rows[1:]])
 
 
 def _filled(cell: Any) -> bool:
@@ -286,22 +269,13 @@ def _filled(cell: Any) -> bool:
 
 
 def _read_sheets(nothing: Source, key: str) -> Source:
-    path = nothing.path
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
-        import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
+    import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
 
-        book = openpyxl.load_workbook(path, data_only=True)
-        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
-    else:
-        read = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
-        sheets = {str(name): frame.to_numpy().tolist() for name, frame in read.items()}
-    sheets = {
-        name: [(i, row) for i, row in enumerate(lines, 1) if any(map(_filled, row))] for name, lines in sheets.items()
-    }
+    book = openpyxl.load_workbook(nothing.path, data_only=True)
+    lines = {sheet.title: enumerate(sheet.iter_rows(values_only=True), 1) for sheet in book.worksheets}
+    sheets = {name: [(i, row) for i, row in rows if any(map(_filled, row))] for name, rows in lines.items()}
     found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
-    rows = sheets[_only(nothing, found, key, "sheet")]
-    header = rows[0][1] if rows else None
-    return _with_header(nothing, header, [row for _, row in rows[1:]], [i for i, _ in rows[1:]])
+    return _with_header(nothing, sheets[_only(nothing, found, key, "sheet")])
 
 
 def _read_arrow(nothing: Source, key: str) -> Source:
@@ -345,7 +319,7 @@ def _read_vector(nothing: Source, key: str) -> Source:
     return Source(nothing.path, pd.DataFrame(frame.drop(columns=geometry.name)), None, lambda: geometry)
 
 
-def _only(nothing: Source, found: Mapping[str, tuple[Sequence, int]], key: str, kind: str) -> str:
+def _only(nothing: Source, found: dict[str, tuple[Sequence, int]], key: str, kind: str) -> str:
     """The only layer or sheet that has the column ``key`` and rows; without one, the first, whose error will say so."""
     named = [name for name, (columns, _) in found.items() if key in [str(c or "").strip().lower() for c in columns]]
     full = [name for name in named if found[name][1] > 0]
@@ -360,7 +334,7 @@ _READERS: dict[str, Callable[[Source, str], Source]] = {
     **dict.fromkeys([".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"], _read_text),
     **dict.fromkeys([".parquet", ".geoparquet", ".pq", ".feather"], _read_arrow),
     **dict.fromkeys([".gpkg", ".geojson", ".json", ".fgb", ".shp"], _read_vector),
-    **dict.fromkeys([".xlsx", ".xlsm", ".xls", ".ods"], _read_sheets),
+    **dict.fromkeys([".xlsx", ".xlsm"], _read_sheets),
 }
 
 
@@ -368,52 +342,38 @@ _READERS: dict[str, Callable[[Source, str], Source]] = {
 
 
 def find_geometry(source: Source) -> Any:
-    """The geometry that a file declares, else the one that a column holds as WKT, WKB or GeoJSON; None without one.
+    """The geometry that a file declares, else the one that a column holds as WKT or WKB; None without one.
 
-    A geometry in a column that does not say its coordinate reference system is taken as degrees (EPSG:4326) if all of
-    it fits, and the notes say so; else it has none.
+    A geometry in a column is taken as degrees (EPSG:4326) if all of it fits, and the notes say so; else it has no
+    coordinate reference system.
     """
     with clear_errors(source):
         declared = source.geometry() if source.geometry is not None else None
         columns = geometry_columns(source)
-        if columns and (declared is None or declared.isna().all()):
-            return _parsed(source, *next(iter(columns.items())))
-        return declared
+        if not columns or not (declared is None or declared.isna().all()):
+            return declared
+        import geopandas
+        import shapely
+
+        name = columns[0]
+        values = [cell if isinstance(cell, str | bytes) and cell.strip() else None for cell in source.frame[name]]
+        wkt = any(isinstance(value, str) and _WKT.match(value) for value in values)
+        shapes = (shapely.from_wkt if wkt else shapely.from_wkb)(np.array(values, dtype=object), on_invalid="ignore")
+        wrong = shapely.is_missing(shapes) & ~pd.isna(pd.Series(values, dtype=object))
+        source.check(wrong, "not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, values)
+        west, south, east, north = shapely.total_bounds(shapes)
+        degrees = -180 <= west and east <= 180 and -90 <= south and north <= 90
+        if degrees:
+            source.notes.append(f"Column {name!r} is read as degrees of longitude and latitude (EPSG:4326).")
+        return geopandas.GeoSeries(shapes, crs=4326 if degrees else None)
 
 
-def geometry_columns(source: Source) -> dict[str, str]:
-    """The columns whose first cell is a geometry as text or bytes, with its form: ``wkt``, ``wkb`` or ``geojson``."""
-    filled = {
-        name: (v for v in source.frame[name] if isinstance(v, str | bytes) and v.strip()) for name in source.frame
-    }
-    forms = {name: _form(next(cells, "")) for name, cells in filled.items()}
-    return {name: form for name, form in forms.items() if form}
-
-
-def _form(value: str | bytes) -> str:
-    if isinstance(value, bytes):
-        return "wkb" if _WKB.match(value[:9].hex()) else ""
-    if value.startswith("{") and '"coordinates"' in value:
-        return "geojson"
-    return "wkt" if _WKT.match(value) else "wkb" if _WKB.match(value) else ""
-
-
-def _parsed(source: Source, name: str, form: str) -> Any:
-    """The geometry in a column, as a GeoSeries."""
-    import geopandas
-    import shapely
-
-    values = [v if isinstance(v, str | bytes) and v.strip() else None for v in source.frame[name]]
-    stated = {int(found[1]) for v in values if isinstance(v, str) and (found := _SRID.match(v))}
-    plain = np.array([_SRID.sub("", v) if isinstance(v, str) else v for v in values], dtype=object)
-    shapes = getattr(shapely, f"from_{form}")(plain, on_invalid="ignore")
-    wrong = shapely.is_missing(shapes) & np.array([v is not None for v in values], dtype=bool)
-    source.check(wrong, "not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, values)
-    stated |= set(shapely.get_srid(shapes).tolist()) - {0, -1}
-    if len(stated) > 1:
-        source.fail(f"coordinate reference systems {sorted(stated)}", "transform all rows to one of them", name)
-    west, south, east, north = shapely.total_bounds(shapes)
-    if not stated and -180 <= west and east <= 180 and -90 <= south and north <= 90:
-        source.notes.append(f"Column {name!r} is read as degrees of longitude and latitude (EPSG:4326).")
-        stated = {4326}
-    return geopandas.GeoSeries(shapes, crs=next(iter(stated), None))
+def geometry_columns(source: Source) -> list[str]:
+    """The columns whose first cell is a geometry as text (WKT, hexadecimal WKB) or bytes (WKB)."""
+    found = []
+    for name in source.frame:
+        first = next((cell for cell in source.frame[name] if isinstance(cell, str | bytes) and cell.strip()), "")
+        text = first[:9].hex() if isinstance(first, bytes) else first
+        if _WKB.match(text) or (isinstance(first, str) and _WKT.match(text)):
+            found.append(name)
+    return found

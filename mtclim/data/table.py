@@ -123,12 +123,10 @@ def read_table(
     na_values: Iterable[str] | None = None,
     use_split: bool = True,
 ) -> Table:
-    """Read and check a table of images.
+    """Read and check a table of images of any kind that `mtclim.data.reading.read_frame` reads.
 
     Parameters
     ----------
-    path
-        A table of any kind that `mtclim.data.reading.read_frame` reads.
     tasks
         Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every column is
         a task that looks like one; its classes are what occurs, in natural order (1, 2, 10, 10+) or in that of a
@@ -182,9 +180,6 @@ def read_table(
     return table
 
 
-# ---------------------------------------------------------------- names and images
-
-
 def _given(source: Source, tasks: Any) -> Tasks | None:
     try:
         if isinstance(tasks, str | Path):
@@ -218,15 +213,12 @@ def _locate(name: str, root: str, beside: str) -> str:
 
     Other spellings are those with slashes for backslashes, in either normal form of Unicode, and without outer spaces.
     """
-    path = os.path.join(root, name)
-    if os.path.exists(path) and _within(path, root):
-        return path
     slashes = name.replace("\\", "/")
-    composed, decomposed = (unicodedata.normalize(form, slashes) for form in ("NFC", "NFD"))
-    names = dict.fromkeys([slashes, composed, decomposed, slashes.strip()])
-    paths = [os.path.join(folder, name) for folder in dict.fromkeys([root, beside]) for name in names]
-    found = [path for path in paths if os.path.exists(path)]
-    return next((path for path in found if _within(path, root)), [*found, *paths][0])
+    names = [name, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")), slashes.strip()]
+    paths = dict.fromkeys(os.path.join(folder, name) for folder in (root, beside) for name in names)
+    inside = (path for path in paths if os.path.exists(path) and _within(path, root))
+    outside = (path for path in paths if os.path.exists(path))
+    return next(inside, None) or next(outside, os.path.join(root, slashes))
 
 
 def _within(path: str, folder: str) -> bool:
@@ -237,22 +229,21 @@ def _within(path: str, folder: str) -> bool:
 def _check_paths(source: Source, table: Table, anywhere: bool, require: bool) -> None:
     names, root = table.frame["image"].to_numpy(), str(table.image_root)
     paths = [os.path.normpath(path) for path in table.paths]
-    pairs = list(zip(names, paths, strict=True))
-    urls = np.array([bool(_URL.match(name)) for name in names])
-    mend = "download the photographs, and name the files"
-    source.check(urls, "an address on the internet (URL), not a file", mend, "image", names)
-    allowed = ["\0" not in name and (_within(path, root) or (anywhere and os.path.isabs(name))) for name, path in pairs]
-    what = "image_root" if anywhere else "the table's folder"
-    mend = "name the images relative to a folder above them, and give that folder as image_root"
-    source.check(~np.array(allowed), f"the path leaves {what}", mend, "image", names)
-    twice = pd.Series(paths).duplicated(keep=False)
-    source.check(twice, "the same image more than once", "keep one row an image", "image", names)
-    absent = np.array([require and not os.path.exists(path) for path in paths])
+
+    def check(wrong: Iterable[bool], problem: str, mend: str) -> None:
+        source.check(list(wrong), problem, mend, "image", names)
+
+    web = "an address on the internet (URL), not a file"
+    check((bool(_URL.match(name)) for name in names), web, "download the photographs, and name the files")
+    inside = (
+        _within(path, root) or (anywhere and os.path.isabs(name)) for name, path in zip(names, paths, strict=True)
+    )
+    away = [not kept for kept in inside]
+    leaves = f"the path leaves {'image_root' if anywhere else 'the folder of the table'}"
+    check(away, leaves, "name the images relative to a folder above them, and give that folder as image_root")
+    check(pd.Series(paths).duplicated(keep=False), "the same image more than once", "keep one row an image")
     mend = f"check the paths, which are relative to {root}, leave these rows out, or give another image_root"
-    source.check(absent, "no such file", mend, "image", names)
-
-
-# ---------------------------------------------------------------- tasks and labels
+    check((require and not os.path.exists(path) for path in paths), "no such file", mend)
 
 
 def _told(source: Source, tasks: Tasks, ordinary: set[str], require_labels: bool) -> Tasks:

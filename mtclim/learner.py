@@ -62,18 +62,11 @@ class Photographs(Dataset):
 class Learner(L.LightningModule):
     """One network's optimisation: Adam, L2 on the softmax kernels, plateau schedule, best weights (section 3).
 
+    The settings are the configuration's; ``class_weights`` (N, Kmax) weigh the classes in the training loss.
+
     The schedule is stepped here and not by Lightning, which writes an epoch's checkpoint before it steps a plateau
     schedule, and leaves that step out where a run is resumed. The best weights are kept here and not by a
     ``ModelCheckpoint``, so that one file holds all of an epoch: a kill between two files would lose the best weights.
-
-    Parameters
-    ----------
-    model, network, seed
-        What to train, its name, and what its random numbers depend on beside the epoch.
-    learning_rate, new_layers_factor, l2, lr_factor, lr_patience, frozen_epochs
-        As in the configuration. The new layers are those outside the backbone.
-    class_weights
-        (N, Kmax) weights of classes in the training loss, or None.
     """
 
     def __init__(self, model: MultitaskModel, network: str = "all", seed: int = 0, *, learning_rate: float,
@@ -83,27 +76,27 @@ class Learner(L.LightningModule):
         self.model, self.network, self.seed = model, network, seed
         self.learning_rate, self.new_layers_factor, self.l2 = learning_rate, new_layers_factor, l2
         self.lr_factor, self.lr_patience, self.frozen_epochs = lr_factor, lr_patience, frozen_epochs
-        self.class_weights = class_weights
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.history: list[dict] = []
         self.best: dict = {"epoch": -1, "val_oa": -1.0, "weights": {}}
         self.times: list[list[float]] = []  # seconds in training steps, number of steps; an epoch each
+        self.schedule_state: dict = {}
 
     def configure_optimizers(self):
         """Adam; l2 * sum(w^2) in the loss is weight_decay = 2 * l2 under Adam, on the softmax kernels alone."""
         kernels = self.model.softmax_kernels()
-        taken = {id(p) for p in kernels}
-        layers = [p for p in self.model.new_layers() if id(p) not in taken]
-        taken |= {id(p) for p in layers}
+        new, apart = ({id(p) for p in layers} for layers in (self.model.new_layers(), kernels))
         fast = self.learning_rate * self.new_layers_factor
         groups = [
-            {"params": [p for p in self.model.parameters() if id(p) not in taken]},
-            {"params": layers, "lr": fast},
+            {"params": [p for p in self.model.parameters() if id(p) not in new | apart]},
+            {"params": [p for p in self.model.parameters() if id(p) in new - apart], "lr": fast},
             {"params": kernels, "lr": fast, "weight_decay": 2 * self.l2},
         ]
         optimizer = torch.optim.Adam(groups, lr=self.learning_rate, fused=self.device.type == "cuda")
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, "max", self.lr_factor, self.lr_patience, threshold=1e-4, threshold_mode="abs"
         )
+        self.schedule.load_state_dict(self.schedule_state)
         return optimizer
 
     def forward(self, images: Tensor):
@@ -115,7 +108,7 @@ class Learner(L.LightningModule):
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
         frozen = self.current_epoch < self.frozen_epochs
         self.model.backbone.requires_grad_(not frozen).train(not frozen)
-        self.model.class_weights = None if self.class_weights is None else self.class_weights.to(self.device)
+        self.model.class_weights = self.class_weights
         self.sums: Tensor | float = 0.0  # of the losses, (M, N)
         self.began = time.perf_counter()
         self.unseen: list[tuple[int, Tensor]] = []  # step and losses since the last look at them
@@ -133,12 +126,11 @@ class Learner(L.LightningModule):
 
     def _look(self) -> None:
         """Stop at the first of the losses not looked at yet that isn't finite."""
-        finite = torch.isfinite(self.sums).all()  # a sum: once it isn't, it stays so
-        for index, losses in [] if finite else self.unseen:
+        for index, losses in self.unseen:
             bad = (~torch.isfinite(losses)).any(0).tolist()
             if any(bad):
-                tasks = [task for task, wrong in zip(self.model.tasks, bad, strict=True) if wrong]
-                raise self._went_wrong(f"the loss of {', '.join(tasks)}", losses.sum().item(), f"step {index}")
+                tasks = ", ".join(task for task, wrong in zip(self.model.tasks, bad, strict=True) if wrong)
+                raise self._went_wrong(f"the loss of {tasks}", losses.sum().item(), f"step {index}")
         self.unseen.clear()
 
     def _went_wrong(self, what: str, value: float, where: str) -> TrainingError:
@@ -171,7 +163,7 @@ class Learner(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Mean validation accuracy of the final outputs: the figure of schedule, stopping and best weights."""
-        reduce, steps = self.trainer.strategy.reduce, self.times[-1][1]
+        reduce, steps, tasks = self.trainer.strategy.reduce, self.times[-1][1], list(self.model.tasks)
         right, annotated = reduce(self.right, reduce_op="sum")
         loss, rows = reduce(self.val_loss, reduce_op="sum").tolist()
         losses = reduce(self.sums, reduce_op="mean") / steps
@@ -181,9 +173,9 @@ class Learner(L.LightningModule):
         self.log("val_oa", oa.nanmean(), sync_dist=True)
         row = {"network": self.network, "epoch": self.current_epoch, "lr": self.optimizers().param_groups[0]["lr"]}
         row |= {"train_loss": losses.sum().item(), "val_loss": loss / rows, "val_oa": oa.nanmean().item()}
-        row |= {f"val_oa:{task}": value for task, value in zip(self.model.tasks, oa.tolist(), strict=True)}
+        row |= {f"val_oa:{task}": value for task, value in zip(tasks, oa.tolist(), strict=True)}
         for module, each in zip(self.supervised, losses.tolist(), strict=True):
-            row |= {f"loss:{module}:{task}": value for task, value in zip(self.model.tasks, each, strict=True)}
+            row |= {f"loss:{module}:{task}": value for task, value in zip(tasks, each, strict=True)}
         self.history.append(row)
 
     def on_train_epoch_end(self) -> None:
@@ -196,19 +188,13 @@ class Learner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """What the trainer does not know."""
-        names = ("history", "best", "times")
-        checkpoint["learner"] = {name: getattr(self, name) for name in names} | {"schedule": self.schedule.state_dict()}
+        schedule = self.schedule.state_dict()
+        checkpoint["learner"] = {"history": self.history, "best": self.best, "times": self.times, "schedule": schedule}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """The same, back."""
-        state = checkpoint["learner"]
-        self.history, self.best, self.times = state["history"], state["best"], state["times"]
-        self.resumed_schedule = state["schedule"]
-
-    def on_train_start(self) -> None:
-        """The optimizer exists by now."""
-        if hasattr(self, "resumed_schedule"):
-            self.schedule.load_state_dict(self.resumed_schedule)
+        """The same, back; the schedule's part waits for the optimizer."""
+        names = ("history", "best", "times", "schedule")
+        self.history, self.best, self.times, self.schedule_state = (checkpoint["learner"][name] for name in names)
 
     def finished(self, max_epochs: int, stop_patience: int) -> bool:
         """Whether the network has reached early stopping or the last epoch."""
@@ -217,18 +203,13 @@ class Learner(L.LightningModule):
 
     def account(self, max_epochs: int) -> dict[str, Any]:
         """What is recorded of the training: how long, how many steps until the best weights, why it ended."""
-        best, steps = self.best["epoch"], self.times[-1][1]
+        best, steps = self.best["epoch"], self.times[-1][1]  # steps of an epoch
         return {
-            "network": self.network,
+            "network": self.network, "history": self.history, "epochs": len(self.history), "best_epoch": best,
+            "steps": steps, "steps_to_best": steps * (best + 1), "at_cap": len(self.history) >= max_epochs,
             "seconds": sum(seconds for seconds, _ in self.times),
-            "epochs": len(self.history),
-            "best_epoch": best,
-            "steps": steps,  # an epoch
-            "steps_to_best": steps * (best + 1),
             "seconds_per_step": float(np.median([seconds / n for seconds, n in self.times])),
-            "at_cap": len(self.history) >= max_epochs,
-            "history": self.history,
-        }
+        }  # fmt: skip
 
 
 class EveryEpoch(Checkpoint):
@@ -237,7 +218,7 @@ class EveryEpoch(Checkpoint):
     def __init__(self, path: Path):
         self.path = path
 
-    def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, learner: Learner) -> None:
         """Lightning calls checkpoints after every other callback; the first process alone writes."""
         with whole_or_absent(self.path) if trainer.is_global_zero else nullcontext(self.path) as path:
             trainer.save_checkpoint(path, weights_only=False)
@@ -248,26 +229,22 @@ class Lines(L.Callback):
 
     began: float | None = None
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, learner: L.LightningModule, outputs, batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, learner: Learner, outputs, batch, batch_idx: int) -> None:
         """Time ten steps once the first two are over."""
         if batch_idx == 1 and self.began is None:
             self.began = time.perf_counter()
-        elif batch_idx == 11 and self.began and trainer.is_global_zero:
+        elif batch_idx == 11 and self.began:
             validation = len(trainer.val_dataloaders) * EVALUATION_BATCH / len(batch[0]) / 3  # no backward pass
-            steps = trainer.num_training_batches + validation
-            minutes, self.began = (time.perf_counter() - self.began) / 600 * steps, 0.0
-            epochs = trainer.max_epochs - trainer.current_epoch
+            minutes = (time.perf_counter() - self.began) / 600 * (trainer.num_training_batches + validation)
+            epochs, self.began = trainer.max_epochs - trainer.current_epoch, 0.0
             most = f"at most {epochs} epochs or {minutes * epochs:,.0f} minutes"
             print(f"{learner.network}: about {minutes:.1f} minutes an epoch, {most}", flush=True)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, learner: Learner) -> None:
         """Say how far the network is."""
         row, seconds = learner.history[-1], learner.times[-1][0]
-        if trainer.is_global_zero:
-            done = f"epoch {row['epoch'] + 1} of at most {trainer.max_epochs}"
-            print(f"{learner.network}: {done}, validation OA {row['val_oa']:.1%}, {seconds:.0f} s", flush=True)
+        done = f"epoch {row['epoch'] + 1} of at most {trainer.max_epochs}"
+        print(f"{learner.network}: {done}, validation OA {row['val_oa']:.1%}, {seconds:.0f} s", flush=True)
 
 
 def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.ndarray], checkpoint: Path, *,
@@ -292,7 +269,7 @@ def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.n
         Where a loss is not finite or the GPU's memory too small; where the checkpoint is not of this training.
     """
     if checkpoint.exists():
-        learner.on_load_checkpoint(_read_checkpoint(checkpoint))
+        _read_checkpoint(checkpoint, learner)
     if learner.finished(max_epochs, stop_patience):
         return
     gpu = torch.cuda.is_available()
@@ -330,18 +307,15 @@ def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.n
         raise KeyboardInterrupt
 
 
-def _read_checkpoint(path: Path) -> dict:
-    """A checkpoint of this module's own making; whatever holds more than tensors and plain values is refused unread."""
+def _read_checkpoint(path: Path, learner: Learner) -> None:
+    """Read a checkpoint of this module's own; whatever holds more than tensors and plain values is refused unread."""
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        if checkpoint["learner"].keys() >= {"history", "best", "times", "schedule"}:
-            return checkpoint
-        reason = "entries are missing"
+        learner.on_load_checkpoint(torch.load(path, weights_only=True, map_location="cpu"))
     except OSError:
         raise
     except Exception as error:  # damaged and foreign files raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    raise RunError(
-        f"{path}: not a checkpoint of this training, so nothing of it was used ({reason}); expected tensors and plain "
-        f"values as training writes them. Delete {path.parent} and repeat the command."
-    )
+        raise RunError(
+            f"{path}: not a checkpoint of this training, so nothing of it was used ({reason}); expected tensors and plain "
+            f"values as training writes them. Delete {path.parent} and repeat the command."
+        ) from error

@@ -82,7 +82,7 @@ def write_results(partial: Path, data: Data, model: nn.Module, networks: list[di
     data, model
         What was trained on, and the model with its best weights; its order of tasks and classes may be another.
     networks
-        Each trained network's history (under ``history``) and what is to be recorded of its training.
+        What is to be recorded of each network's training; its history under ``history``.
     about
         What else the provenance is to say.
     """
@@ -112,12 +112,11 @@ def write_results(partial: Path, data: Data, model: nn.Module, networks: list[di
 
 def _calibrate(data: Data, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Each task's temperature, fitted on validation."""
-    codes = data.codes[data.rows("val")]
-    p = {task: frame[[f"{task}:p:{name}" for name in names]].to_numpy() for task, names in data.tasks.items()}
-    return {
-        task: {"temperature": fit_temperature(np.log(np.maximum(p[task], 1e-30)), codes[:, n])}
-        for n, task in enumerate(data.tasks)
-    }
+    codes, found = data.codes[data.rows("val")], {}
+    for n, (task, names) in enumerate(data.tasks.items()):
+        p = frame[[f"{task}:p:{name}" for name in names]].to_numpy()
+        found[task] = {"temperature": fit_temperature(np.log(np.maximum(p, 1e-30)), codes[:, n])}
+    return found
 
 
 def _provenance(data: Data, model: nn.Module, networks: list[dict]) -> dict[str, Any]:
@@ -126,14 +125,12 @@ def _provenance(data: Data, model: nn.Module, networks: list[dict]) -> dict[str,
     peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else machine.peak_memory_mb()
     return runs.provenance() | {
         "table": data.table.digest,
-        "seconds": sum(network["seconds"] for network in networks),
-        "epochs": sum(network["epochs"] for network in networks),
-        "steps_to_best": sum(network["steps_to_best"] for network in networks),
+        **{name: sum(network[name] for network in networks) for name in ("seconds", "epochs", "steps_to_best")},
         "seconds_per_step": float(np.mean([network["seconds_per_step"] for network in networks])),
         "parameters": model.parameters_count(),
         "peak_memory_mb": peak and round(peak),
         "networks": networks,
-        "rows": {split: int(len(data.rows(split))) for split in SPLITS},
+        "rows": {split: len(data.rows(split)) for split in SPLITS},
         "counts": data.counts().to_dict("records"),
         "notes": data.notes,
         "unreadable": data.store.unreadable.to_dict("records"),

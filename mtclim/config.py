@@ -174,11 +174,9 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(
-            f"{where}: not YAML ({' '.join(str(error).split())}); expected lines 'name: value'."
-        ) from error
+        found = error
     if not isinstance(found, dict):
-        raise ValueError(f"{where}: found {found!r:.60}; expected a YAML mapping, such as {{max_epochs: 3}}.")
+        raise ValueError(f"{where}: found {found!s:.200}; expected a YAML mapping, such as {{max_epochs: 3}}.")
     return found
 
 
@@ -204,11 +202,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 def _problems(config: Config) -> list[str]:
     """One sentence for each setting that cannot work."""
     c = config
-    wrong = [
-        (name, getattr(c, name), f"a number in {bounds}")
-        for name, bounds in RANGES.items()
-        if not _within(getattr(c, name), bounds)
-    ]
+    numbers = [(name, getattr(c, name), bounds) for name, bounds in RANGES.items()]
+    wrong = [(name, value, f"a number in {bounds}") for name, value, bounds in numbers if not _within(value, bounds)]
     if c.variant not in VARIANT_TABLE:
         wrong.append(("variant", c.variant, f"one of {', '.join(VARIANT_TABLE)}"))
     if c.precision not in PRECISIONS:
@@ -240,11 +235,10 @@ def _within(value: float, bounds: str) -> bool:
 
 def _are_weights(weights: Any) -> bool:
     """Whether these are positive numbers by task and class."""
-    by_class = weights.values() if isinstance(weights, Mapping) else [None]
-    return all(
-        isinstance(each, Mapping) and all(isinstance(w, int | float) and 0 < w < float("inf") for w in each.values())
-        for each in by_class
-    )
+    by_class = list(weights.values()) if isinstance(weights, Mapping) else [None]
+    if not all(isinstance(each, Mapping) for each in by_class):
+        return False
+    return all(isinstance(w, int | float) and 0 < w < float("inf") for each in by_class for w in each.values())
 
 
 def run_folder(config: Config) -> Path:

@@ -1,6 +1,7 @@
 """Classification tasks and their ordered classes: what every other module agrees on."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,18 +14,8 @@ class Tasks(Mapping[str, tuple[str, ...]]):
     The order of tasks is the order of TLIM's time steps and of the columns of a target matrix; the order of classes is
     the order of each softmax output (section 2.3 of the paper).
 
-    Parameters
-    ----------
-    classes
-        The classes of each task, in order.
-    titles
-        Readable names for pages and figures. A key is a task, or "task:class" for one of its classes.
-
-    Raises
-    ------
-    ValueError
-        For no task, a task with fewer than two classes, a repeated or empty name, a task whose name contains ":" or is
-        "mean", and a title of something that is not there.
+    ``titles`` are readable names for pages and figures; a key is a task, or "task:class" for one of its classes.
+    ValueError for what cannot be tasks, with the reason.
 
     >>> tasks = Tasks({"height": ["H1", "H2"], "roof": ["FLT", "PIT_GAB", "PIT_MON"]}, {"roof:FLT": "flat roof"})
     >>> tasks.sizes, tasks.total, tasks.largest
@@ -42,8 +33,7 @@ class Tasks(Mapping[str, tuple[str, ...]]):
             raise ValueError("Tasks: found no task; expected at least one task with its classes.")
         for task, names in self._classes.items():
             _check(task, names)
-        unknown = sorted(set(self._titles) - set(self._classes) - set(self.columns))
-        if unknown:
+        if unknown := sorted(set(self._titles) - set(self._classes) - set(self.columns)):
             raise ValueError(
                 f"Tasks: found titles of {unknown}; expected those of a task, or of a class as 'task:class'."
             )
@@ -57,9 +47,9 @@ class Tasks(Mapping[str, tuple[str, ...]]):
         try:
             loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # "no" and 2.0 are names
         except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+            loaded = error
         if not isinstance(loaded, dict):
-            raise ValueError(f"{path}: expected a YAML mapping 'task: [class, ...]', found {type(loaded).__name__}.")
+            raise ValueError(f"{path}: found {loaded!s:.200}; expected a YAML mapping 'task: [class, ...]'.")
         classes, titles = {}, {}
         for task, entry in loaded.items():
             entry = entry if isinstance(entry, dict) else {"classes": entry}
@@ -132,20 +122,18 @@ class Tasks(Mapping[str, tuple[str, ...]]):
 
 
 def _check(task: str, names: tuple[str, ...]) -> None:
+    repeated = sorted({name for name, count in Counter(names).items() if count > 1 or not name.strip()})
     if not task.strip() or ":" in task:
-        raise ValueError(
-            f"Tasks: task name {task!r} is empty or contains ':', which separates a task from its classes in the names "
-            "of columns; rename the task."
-        )
-    if task.casefold() == "mean":
-        raise ValueError(
-            f"Tasks: a task is called {task!r}, which is what metrics.json calls the mean over tasks; rename the task."
-        )
-    if len(names) < 2:
-        raise ValueError(f"Tasks: task {task!r} has the classes {list(names)}; expected at least two.")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated or not all(name.strip() for name in names):
-        raise ValueError(f"Tasks: task {task!r} has repeated or empty class names {repeated}; name each class once.")
+        problem = "its name is empty or contains ':', which separates a task from its classes; rename the task"
+    elif task.casefold() == "mean":
+        problem = "metrics.json calls the mean over tasks so; rename the task"
+    elif len(names) < 2:
+        problem = f"found the classes {list(names)}; expected at least two"
+    elif repeated:
+        problem = f"found repeated or empty class names {repeated}; name each class once"
+    else:
+        return
+    raise ValueError(f"Tasks: task {task!r}: {problem}.")
 
 
 def ordinal(classes: Iterable[str]) -> bool:

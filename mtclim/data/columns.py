@@ -14,11 +14,8 @@ import pandas as pd
 
 from mtclim.data.reading import Source, clear_errors, find_geometry, geometry_columns, row_count, some
 
-_DEGREES = {
-    "lon": {"lon", "lng", "long", "longitude", "longitud", "longitudine"},
-    "lat": {"lat", "latitude", "latitud", "latitudine"},
-}
-_PLANE = {"lon": {"x", "easting", "east", "este"}, "lat": {"y", "northing", "north", "norte"}}
+_DEGREES = {"lon": {"lon", "lng", "long", "longitude", "longitud"}, "lat": {"lat", "latitude", "latitud"}}
+_PLANE = {"lon": {"x", "easting", "este"}, "lat": {"y", "northing", "norte"}}
 _BEARINGS = ("bearing", "compassangle", "heading", "imgdirection", "direction", "azimuth")
 _DECORATION = re.compile(r"wgs_?84|(epsg|srid)?_?4326|gps|exif|utm|coord(inate)?s?|point|degrees?|deg|decimal|dd|[\W_]")
 _SPLITS = {
@@ -76,13 +73,11 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
     ``bearing`` if a column of that name holds something else, so that it is a column like any other.
     """
     frame = source.frame
-    if "bearing" in listed:
-        return set()
     columns = {_key(name): name for name in reversed(frame.columns) if name not in listed}
-    known = _BEARINGS[:1] if "bearing" in columns else _BEARINGS
+    known = _BEARINGS[:1] if "bearing" in frame else _BEARINGS
     column = next((columns[key] for key in known if key in columns and source.cells(columns[key]).numeric), None)
     if column is None:
-        return {"bearing"} & set(frame.columns)
+        return {"bearing"} & set(frame.columns) - set(listed)
     found = source.cells(column)
     mend = f"write degrees clockwise from north, or name the column '_{column}' if it is no viewing direction"
     beyond = np.abs(found.numbers) > 360
@@ -239,12 +234,12 @@ def _degrees(source: Source, name: str, limit: int, complete: bool) -> np.ndarra
     numbers, shown = found.numbers, np.asarray(found)
     source.check(found.missing & complete, "no coordinate", "fill it in, or leave these rows out", name)
     source.check(np.isnan(numbers) & ~found.missing, "not a number", "write degrees such as -70.65", name, shown)
+    beyond = np.abs(numbers) > limit
+    antarctic = (numbers < -60) & (limit == 90)  # Where hardly anyone builds, but where the swapped Americas lie.
     swap = " (are lon and lat swapped?)" if limit == 90 and not (np.abs(numbers) > 180).any() else ""
     mend = (
-        f"write degrees (EPSG:4326) from -{limit} to {limit}; metres need a geometry with a CRS, as in a GeoPackage; "
+        f"write degrees (EPSG:4326) from -{limit} to {limit}. Metres need a geometry with a CRS, as in a GeoPackage. "
     )
-    mend += "if this is no position, begin the names of both columns with '_'"
-    source.check(np.abs(numbers) > limit, f"outside the range{swap}", mend, name, shown)
-    antarctic = (numbers < -60) & (limit == 90)
-    source.check(antarctic, "in Antarctica", "check whether lon and lat are swapped", name, shown)
+    mend += "If this is no position, begin the names of both columns with '_'"
+    source.check(beyond | antarctic, f"outside the range{swap}", mend, name, shown)
     return numbers

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,12 +101,12 @@ class Source:
         where = np.flatnonzero(wrong)
         if len(where):
             more = f" ({len(where)} rows in all)" if len(where) > 5 else ""
-            shown = ", ".join(self._row(i, values) for i in where[:5].tolist())
-            self.fail(f"{problem} at {shown}{more}", mend, column)
-
-    def _row(self, i: int, values: Any) -> str:
-        line = f" (line {self.lines[i]})" if self.lines is not None else ""
-        return f"row {i + 1}{line}" + (f": {str(values[i])[:60]!r}" if values is not None else "")
+            shown = [f"row {i + 1}" for i in where[:5]]
+            if self.lines is not None:
+                shown = [f"{row} (line {self.lines[i]})" for row, i in zip(shown, where, strict=False)]
+            if values is not None:
+                shown = [f"{row}: {str(values[i])[:60]!r}" for row, i in zip(shown, where, strict=False)]
+            self.fail(f"{problem} at {', '.join(shown)}{more}", mend, column)
 
 
 def read_frame(path: str | Path, key: str = "image") -> Source:
@@ -175,14 +176,13 @@ def cells(column: pd.Series, missing: Collection[str] = MISSING, clean: bool = T
             codes, values = pd.factorize(column)
         except TypeError:  # lists and other cells that cannot be compared
             codes, values = pd.factorize(column.where(column.isna(), column.astype(str)))
-    texts = [_text(value, clean) for value in values]
-    counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
     place: dict[str, int] = {}
-    taken: dict[str, int] = {}
-    to = np.full(len(texts) + 1, -1, np.int64)
-    for i, (text, count) in enumerate(zip(texts, counts, strict=True)):
+    taken: Counter[str] = Counter()
+    to = np.full(len(values) + 1, -1, np.int64)
+    for i, count in enumerate(np.bincount(codes[codes >= 0], minlength=len(values)).tolist()):
+        text = _text(values[i], clean)
         if text.strip() in missing:
-            taken[text] = taken.get(text, 0) + count
+            taken[text] += count
         elif text.strip():
             to[i] = place.setdefault(text, len(place))
     return Cells(to[codes], list(place), {text: count for text, count in taken.items() if count})

@@ -157,10 +157,9 @@ def read_table(
     listed = set(given or ())
     source = replace(source, frame=_renamed(source, listed), missing=missing)
     frame = source.frame
-    if "image" not in frame:
-        source.fail(f"no column 'image'; found {some(frame.columns)}", "name the column of image paths 'image'")
-    if not len(frame):
-        source.fail("the table has no rows", "add one row an image")
+    if "image" not in frame or not len(frame):
+        found = "the table has no rows" if "image" in frame else f"no column 'image'; found {some(frame.columns)}"
+        source.fail(found, "give one row an image, and its path in the column 'image'")
     images = source.cells("image", clean=False)
     source.check(images.missing, "no image", "name an image in every row, or leave these rows out", "image")
     frame["image"] = pd.Series(np.asarray(images), dtype="str")
@@ -169,7 +168,7 @@ def read_table(
     columns.read_texts(source, ordinary | listed, require_labels)
     columns.read_weight(source)
     columns.read_split(source, use_split and require_labels)
-    chosen = _untold(source, ordinary) if given is None else _told(source, given, ordinary, require_labels)
+    chosen = _chosen(source, given, ordinary, require_labels)
     for task, classes in chosen.items():
         frame[task] = _labels(source, task, classes, require_labels)
     for name in ordinary - set(chosen):
@@ -246,66 +245,49 @@ def _check_paths(source: Source, table: Table, anywhere: bool, require: bool) ->
     check((require and not os.path.exists(path) for path in paths), "no such file", mend)
 
 
-def _told(source: Source, tasks: Tasks, ordinary: set[str], require_labels: bool) -> Tasks:
+def _chosen(source: Source, given: Tasks | None, ordinary: set[str], require_labels: bool) -> Tasks:
+    """The tasks: the given ones, else the columns that look like classes. The notes say what is left out and why."""
     names = list(source.frame.columns)
-    for task in tasks:
+    classes, left = dict(given or {}), {}
+    for task in classes:
         if task not in names and require_labels:
             found = f"the task has no column in the table; found {some(names)}{_like(task, names)}"
             source.fail(found, "rename the column or the task", task)
-    others = [name for name in names if name not in tasks and (name.lower() not in RESERVED or name in ordinary)]
-    _report(source, tasks, dict.fromkeys(others, "not among the given tasks"))
-    return tasks
-
-
-def _untold(source: Source, ordinary: set[str]) -> Tasks:
-    """The tasks of a table that comes without a list of them: the columns that look like classes."""
-    tasks, left = {}, {}
-    for name in source.frame.columns:
-        if name.startswith(("_", "Unnamed:")):
+    for name in names:
+        if name in classes:
+            continue
+        if name.lower() in RESERVED and name not in ordinary:
+            if name.lower() not in RESERVED[:3]:
+                left[name] = "the name has a meaning of its own"
+        elif given is not None:
+            left[name] = "not among the given tasks"
+        elif name.startswith(("_", "Unnamed:")):
             left[name] = "a name like this marks what is no task"
-        elif name.lower() not in RESERVED or name in ordinary:
-            classes, reason = _classes(source, name)
-            if reason:
-                left[name] = reason
-            else:
-                tasks[name] = classes
-    if not tasks:
+        else:
+            found, reason = _classes(source, name)
+            (left if reason else classes)[name] = reason or found
+    if not classes:
         why = "".join(f"; {name!r}: {reason}" for name, reason in left.items())[:1500]
         mend = "add one column a task, or list tasks and classes in a YAML"
-        source.fail(f"no column is a task; found {some(source.frame.columns)}{why}", mend)
+        source.fail(f"no column is a task; found {some(names)}{why}", mend)
     try:
-        chosen = Tasks(tasks)
+        tasks = given or Tasks(classes)
     except ValueError as error:
         raise TableError(f"{source.path}: {error}") from error
-    _report(source, chosen, left)
-    return chosen
+    source.notes.insert(0, f"Tasks: {', '.join(f'{task} ({len(k)} classes)' for task, k in tasks.items())}.")
+    for reason in dict.fromkeys(left.values()):
+        source.notes.append(f"Not tasks: {some(name for name in left if left[name] == reason)} ({reason}).")
+    for task in tasks:
+        for _, alike in pd.Series(tasks[task]).groupby([_look(name) for name in tasks[task]]):
+            if len(alike) > 1:
+                source.notes.append(f"Column {task!r}: the classes {some(alike)} look alike.")
+    return tasks
 
 
 def _like(name: str, names: Iterable[str]) -> str:
     names = {str(other).lower(): other for other in list(names)[:1000]}
     close = difflib.get_close_matches(name.lower(), list(names), n=1)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
-
-
-def _report(source: Source, tasks: Tasks, left: Mapping[str, str]) -> None:
-    """Note the tasks, the columns left out with the reason, and classes that look alike."""
-    sizes = ", ".join(f"{task} ({len(classes)} classes)" for task, classes in tasks.items())
-    source.notes.insert(0, f"Tasks: {sizes}.")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        reasons.setdefault(reason, []).append(name)
-    meant = [name for name in source.frame.columns if name.lower() in RESERVED[3:] and name not in {*tasks, *left}]
-    if meant:
-        reasons["the name has a meaning of its own"] = meant
-    for reason, names in reasons.items():
-        source.notes.append(f"Not tasks: {some(names)} ({reason}).")
-    for task, classes in tasks.items():
-        alike: dict[str, list[str]] = {}
-        for name in classes:
-            alike.setdefault(_look(name), []).append(name)
-        for names in alike.values():
-            if len(names) > 1:
-                source.notes.append(f"Column {task!r}: the classes {some(names)} look alike.")
 
 
 def _look(name: str) -> str:
@@ -319,8 +301,7 @@ def _classes(source: Source, column: str) -> tuple[list[str], str]:
     """The classes that occur in a column, in order, and the reason if they don't look like those of a task."""
     found = source.cells(column)
     broken = np.isin(np.asarray(found), _SPREADSHEET_ERRORS)
-    mend = "mend the cells in the spreadsheet"
-    source.check(broken, "a spreadsheet error", mend, column, np.asarray(found))
+    source.check(broken, "a spreadsheet error", "mend the cells in the spreadsheet", column, np.asarray(found))
     names = [found.texts[code] for code in np.unique(found.codes[~found.missing])]
     values = np.array([number(name) for name in names])
     numeric = bool(names) and bool(np.isfinite(values).all())
@@ -356,17 +337,15 @@ def _whole(text: str) -> str:
 def _labels(source: Source, task: str, classes: Sequence[str], require: bool) -> pd.Categorical:
     """The column as an ordered categorical of the task's classes."""
     if task not in source.frame:
-        return pd.Categorical.from_codes(np.full(len(source.frame), -1), categories=list(classes), ordered=True)
+        return pd.Categorical([None] * len(source.frame), categories=list(classes), ordered=True)
     found = source.cells(task, keep=classes)
     place = {_whole(" ".join(name.split())): i for i, name in reversed(list(enumerate(classes)))}
     place |= {" ".join(name.split()): i for i, name in enumerate(classes)}
-    to = np.array([place.get(text, place.get(_whole(text), -1)) for text in found.texts] + [-1])
-    labels = to[found.codes]
+    labels = np.array([place.get(text, place.get(_whole(text), -1)) for text in found.texts] + [-1])[found.codes]
     wrong = (labels < 0) & ~found.missing
-    name = str(next(iter(np.asarray(found)[wrong]), ""))
-    what = "a spreadsheet error" if name in _SPREADSHEET_ERRORS else f"unknown class{_like(name, classes)}"
+    near = _like(str(np.asarray(found)[wrong][0]), classes) if wrong.any() else ""
     mend = f"expected one of {some(classes)}, or an empty cell; correct the cells or the tasks' YAML"
-    source.check(wrong, what, mend, task, np.asarray(found))
+    source.check(wrong, f"unknown class{near}", mend, task, np.asarray(found))
     if require and (labels < 0).all():
         source.fail("no row has a label", "annotate some rows, or leave the task out of the YAML", task)
     source.note_missing(task, found, "not annotated; `na_values: []` keeps it a class")

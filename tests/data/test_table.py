@@ -126,7 +126,7 @@ def test_nan_is_a_class_only_where_the_tasks_say_so(tmp_path):
         ("image,lon,lat,a\nx,1,1,b\ny,1,north,c\n", ["column 'lat'", "not a number", "'north'"]),
         ("image,lon,lat,a\nx,35,139,b\ny,1,2,c\n", ["column 'lat'", "outside the range (are lon and lat swapped?)"]),
         ("image,lon,lat,a\nx,-33,-70,b\ny,1,2,c\n", ["column 'lat'", "swapped", "row 1"]),
-        ("image,lon,lat,a\nx,350000,6300000,b\ny,1,2,c\n", ["column 'lon'", "outside the range", "metres"]),
+        ("image,lon,lat,a\nx,350000,6300000,b\ny,1,2,c\n", ["column 'lon'", "outside the range", "Metres"]),
         ("image,lon,lat,a\nx,inf,2,b\ny,1,2,c\n", ["column 'lon'", "outside the range"]),
         ("image,lon,lat,a\nx,-70.6,-33.4,b\ny,346000,6298000,c\n", ["column 'lon'", "row 2 (line 3): '346000'", "CRS"]),
         ("image,block,a\nx,1,b\ny,,c\n", ["column 'block'", "row 2", "no block"]),
@@ -147,7 +147,7 @@ def test_unknown_classes_and_tasks_are_named_with_the_nearest_known(tmp_path):
     )
     assert "did you mean 'FLT'?" in message and "one of 'FLT', 'PIT'" in message
     fails(tmp_path, "image,Roof,height\nx,FLT,H1\n", "column 'roof'", "did you mean 'Roof'?", tasks=tasks)
-    fails(tmp_path, "image,roof,height\nx,#REF!,H1\n", "a spreadsheet error", tasks=tasks)
+    fails(tmp_path, "image,roof,height\nx,#REF!,H1\n", "unknown class", "'#REF!'", tasks=tasks)
     fails(tmp_path, "image,roof,height\nx,,H1\n", "column 'roof'", "no row has a label", tasks=tasks)
     fails(tmp_path, "image,roof\nx,FLT\n", "column 'image'", "cannot be a task", tasks={"image": ["a", "b"]})
     fails(tmp_path, "image,roof\nx,FLT\n", "at least two", tasks={"roof": ["a"]})
@@ -477,7 +477,7 @@ def test_positions_under_usual_names(tmp_path, lon, lat):
 
 def test_what_looks_like_a_position_is_refused_if_it_cannot_be_read(tmp_path):
     metres = "image,a,x,y\np,b,350000,6300000\nq,c,350010,6300010\n"
-    fails(tmp_path, metres, "column 'x': outside the range", "metres need a geometry", "GeoPackage", "'_'")
+    fails(tmp_path, metres, "column 'x': outside the range", "Metres need a geometry", "GeoPackage", "'_'")
     fails(tmp_path, "image,a,lon,gps_lon,lat\np,b,1,2,3\nq,c,1,2,3\n", "two columns", "'lon', 'gps_lon'", "'_gps_lon'")
     fails(tmp_path, "image,a,longitude,latitude\np,b,70W,33S\nq,c,1,2\n", "column 'longitude'", "not a number", "'70W'")
     fails(

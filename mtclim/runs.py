@@ -175,23 +175,22 @@ def code_digest() -> str:
     here = Path(__file__).parent
     names = "tasks variants metrics model rivals weights config prepare learner training results data/* city/*".split()
     patterns = [*(f"{name}.py" for name in names), "city/*.csv", "city/*.json"]  # the city's tables decide its pictures
-    paths = sorted(path for pattern in patterns for path in here.glob(pattern))
-    return digest(f"{path.relative_to(here).as_posix()}\n{_meaning(path)}" for path in paths)[:12]
+    texts = []
+    for path in sorted(path for pattern in patterns for path in here.glob(pattern)):
+        text = path.read_text(encoding="utf-8")
+        meaning = _plain(ast.parse(text)) if path.suffix == ".py" else text
+        texts.append(f"{path.relative_to(here).as_posix()}\n{meaning}")
+    return digest(texts)[:12]
 
 
-def _meaning(path: Path) -> str:
-    """What a module does, from its syntax tree; the text of any other file."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        return text
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            kept = [
-                line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
-            node.body = kept or [ast.Pass()]
-    return ast.unparse(tree)
+def _plain(node: Any) -> Any:
+    """A syntax tree without docstrings, the same in every version of Python (``ast.unparse`` and ``ast.dump`` differ)."""
+    if isinstance(node, list):
+        return [_plain(n) for n in node if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, _plain(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return type(node).__name__, fields
 
 
 def commit() -> str:

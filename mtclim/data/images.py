@@ -97,7 +97,6 @@ def open_store(
     paths: Sequence[str | Path],
     size: int,
     cache: str | Path = Path(".cache/images"),
-    workers: int | None = None,
     max_unreadable: float = 0.01,
     progress: bool = True,
     names: Sequence[str] | None = None,
@@ -115,8 +114,6 @@ def open_store(
         Pixels along each side of the decoded squares.
     cache
         The folder of all stores.
-    workers
-        Decoding threads; default: all processor cores that this process may use.
     max_unreadable
         The share of images that may be unreadable.
     progress
@@ -139,14 +136,12 @@ def open_store(
         if not folder.exists():
             with FileLock(f"{folder}.lock"):
                 if not folder.exists():
-                    _build(paths, size, folder, workers or cores(), progress)
+                    _build(paths, size, folder, progress)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            raise
         need = len(paths) * size * size * 3 / 2**30
         raise ImageError(
-            f"{cache}: no space left for the decoded images ({need:.1f} GiB for {len(paths)} at {size} px). "
-            "Free some space, or choose another cache folder, and repeat the command."
+            f"{cache}: the decoded images ({need:.1f} GiB for {len(paths)} at {size} px) cannot be kept: {error}. Free "
+            "some space, or choose another cache folder, and repeat the command."
         ) from error
     return _open(names, folder, max_unreadable)
 
@@ -278,7 +273,7 @@ def _key(paths: Sequence[Path], size: int) -> str:
     return f"{size}px-{key.hexdigest()[:24]}"
 
 
-def _build(paths: Sequence[Path], size: int, folder: Path, workers: int, progress: bool) -> None:
+def _build(paths: Sequence[Path], size: int, folder: Path, progress: bool) -> None:
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -288,7 +283,7 @@ def _build(paths: Sequence[Path], size: int, folder: Path, workers: int, progres
     rows, thumbnails = [], []
     with (
         open(beside / "images.npy", "wb") as file,  # a full disk is an error here, and a signal in a memory map
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=len(paths), disable=not progress, desc="decode") as bar,
     ):
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}

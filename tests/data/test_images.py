@@ -350,13 +350,13 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from mtclim.data import images
-images._SHARD, real = 4, images.decode
+images._SHARD, images.cores, real = 4, lambda: 1, images.decode
 def slow(path, size):
     time.sleep(float(sys.argv[3]))
     print("decoded", flush=True)
     return real(path, size)
 images.decode = slow
-store = images.open_store(sorted(Path(sys.argv[1]).glob("*.png")), 8, sys.argv[2], workers=1, progress=False)
+store = images.open_store(sorted(Path(sys.argv[1]).glob("*.png")), 8, sys.argv[2], progress=False)
 print(store.folder.name, flush=True)
 """
 
@@ -392,7 +392,7 @@ def test_a_full_disk_is_one_clear_error_and_the_same_command_finishes_later(tmp_
     paths = folder_of(tmp_path, 3)
     with monkeypatch.context() as now:
         now.setattr(images.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
-        with pytest.raises(ImageError, match="no space left for the decoded images"):
+        with pytest.raises(ImageError, match="decoded images .* cannot be kept: .*No space left"):
             open_store(paths, 8, tmp_path / "cache", progress=False)
 
     def full(*args):
@@ -400,7 +400,7 @@ def test_a_full_disk_is_one_clear_error_and_the_same_command_finishes_later(tmp_
 
     with monkeypatch.context() as now:
         now.setattr(images.np.lib.format, "write_array_header_1_0", full)
-        with pytest.raises(ImageError, match="no space left for the decoded images"):
+        with pytest.raises(ImageError, match="decoded images .* cannot be kept: .*No space left"):
             open_store(paths, 8, tmp_path / "cache", progress=False)
     assert open_store(paths, 8, tmp_path / "cache", progress=False).readable.all()
 

@@ -200,7 +200,7 @@ def test_a_full_disk_is_said_and_the_same_command_finishes_when_there_is_room(re
     assert len(re.findall(r"training refused: .*/second: no space left on the disk .* repeat the command", out)) == 2, (
         out
     )
-    assert re.search(r"images refused: .*no space left for the decoded images", out), out
+    assert re.search(r"images refused: .*decoded images .* cannot be kept.*No space left", out), out
     assert re.search(r"prediction refused: .*[Nn]o space left", out), out
     for line in (
         "half run False",

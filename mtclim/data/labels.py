@@ -7,6 +7,7 @@ one more value of its task.
 
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,14 +72,9 @@ def cutoff(counts: Sequence[int], keep: float = 0.85) -> int:
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep!r}; expected a share of the rows in (0, 1], for example 0.85.")
-    counts = np.sort(np.asarray(counts, dtype=np.int64))
-    if not len(counts):
-        return 0
-    below = np.concatenate([[0], np.cumsum(counts)[:-1]])  # rows in smaller bins
-    larger = len(counts) - np.arange(len(counts))  # bins at least as large
+    counts = np.asarray(counts, dtype=np.int64)
     goal = math.ceil(keep * int(counts.sum()))
-    i = int(np.argmax(below + larger * counts >= goal))
-    return int(-((below[i] - goal) // larger[i]))
+    return bisect_left(range(int(counts.max(initial=0))), goal, key=lambda c: np.minimum(counts, c).sum())
 
 
 def lprus(labels: pd.DataFrame, keep: float = 0.85, seed: int = 0) -> pd.Series:

@@ -226,8 +226,10 @@ def _read_text(nothing: Source, key: str) -> Source:
     if "\0" in text:
         nothing.fail("holds NUL bytes, so it isn't plain text", "export the table as CSV in UTF-8")
     says = text.startswith("sep=")  # as Excel writes it above the header
-    header = text[:100_000].lstrip("\r\n").splitlines()[says : says + 1]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter("".join(header), key), strict=True)
+    header = "".join(text[:100_000].lstrip("\r\n").splitlines()[says : says + 1]).lower()
+    columns = {d: [name.strip(" \"'") for name in header.split(d)] for d in (",", ";", "\t", "|")}
+    delimiter = max(columns, key=lambda d: (key in columns[d], len(columns[d])))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if any(map(_filled, row))]
     except csv.Error as error:
@@ -242,12 +244,6 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode("cp1252", "replace")
-
-
-def _delimiter(header: str, key: str) -> str:
-    """The delimiter whose header has the column ``key``, else the one that gives most columns."""
-    columns = {d: [c.strip().strip("\"'").strip() for c in header.lower().split(d)] for d in (",", ";", "\t", "|")}
-    return max(columns, key=lambda d: (key in columns[d], len(columns[d])))
 
 
 def _with_header(nothing: Source, rows: list[tuple[int, Sequence]]) -> Source:

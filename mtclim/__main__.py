@@ -40,17 +40,15 @@ def train(arguments: Sequence[str]) -> None:
     Several devices work on one network; batch_size is the batch of all of them together.
     """
     parser = _with_settings(Parser(train))
-    parser.add_argument(
-        "--devices", type=int, default=1, help="GPUs, or processes of a CPU, of each node (%(default)s)"
-    )
-    parser.add_argument("--nodes", type=int, default=1, help="machines that train the run together (%(default)s)")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes of a CPU, of each node (1)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that train the run together (1)")
     given = vars(parser.parse_args(arguments))
     devices, nodes = given.pop("devices"), given.pop("nodes")
     config = _config(given)
-    from mtclim.training import fit
+    from mtclim.training import fit, rank
 
     folder = fit(config, devices, nodes)
-    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
+    if rank() == 0:
         print(folder)
 
 
@@ -69,14 +67,15 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", help="folders of finished runs; the probabilities of several are averaged")
     parser.add_argument("source", help="a table of images, or a folder of photographs")
     parser.add_argument("out", help="the GeoParquet file; <out>.listed.csv has what was not predicted, and why")
-    parser.add_argument("--batch-size", type=int, default=64, help="images of a forward pass (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a forward pass (64)")
     parser.add_argument("--workers", type=int, help="threads that decode images (all usable cores)")
     parser.add_argument("--image-root", help="the folder of a table's images (the table's own)")
     parser.add_argument("--limit", type=int, help="predict a fixed random sample of so many images")
     parser.add_argument("--calibrated", action="store_true", help="scale probabilities by the runs' temperatures")
     parser.add_argument("--consistent", action="store_true", help="answer with labels that fit together")
     parser.add_argument("--without-position", dest="require_position", action="store_false", help="need no position")
-    parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="the part I = 0 ... N-1 of N")
+    part = _two("/", int, "I/N, for example 0/4")
+    parser.add_argument("--part", type=part, default=(0, 1), metavar="I/N", help="the part I = 0 ... N-1 of N")
     options = vars(parser.parse_args(arguments))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     from mtclim.mapping.predict import predict_file
@@ -127,12 +126,12 @@ def grid(arguments: Sequence[str]) -> None:
       mtclim grid runs/grid results
     """
     parser = Parser(grid)
-    parser.add_argument("root", nargs="?", default="runs/grid", help="the folder of the grid's runs (%(default)s)")
-    parser.add_argument("results", nargs="?", default="results", help="the folder to write to (%(default)s)")
-    given = parser.parse_args(arguments)
+    parser.add_argument("root", nargs="?", default="runs/grid", help="the folder of the grid's runs")
+    parser.add_argument("out", nargs="?", default="results", help="the folder to write to")
+    given = vars(parser.parse_args(arguments))
     from mtclim.analysis.grid import write_grid
 
-    write_grid(given.root, given.results)
+    write_grid(**given)
 
 
 def collect(arguments: Sequence[str]) -> None:
@@ -164,8 +163,8 @@ def _with_settings(parser: Parser) -> Parser:
     parser.add_argument("--config", default="", help="a preset (demo, photos, study, paper) or the path of a YAML file")
     for name in ("variant", "backbone", "seed", "data", "tasks", "out"):
         parser.add_argument(f"--{name}", help=f"the setting {name}, in place of the preset's")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], type=_pair, metavar="NAME=VALUE",
-                        help="any other setting, such as max_epochs=3")  # fmt: skip
+    pair = _two("=", str, "NAME=VALUE, for example max_epochs=3")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], type=pair, help="other settings, NAME=VALUE")
     return parser
 
 
@@ -178,41 +177,38 @@ def _config(given: dict):
     return config
 
 
-def _pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE as a pair."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME=VALUE, for example max_epochs=3")
-    return name, value
+def _two(mark: str, kind: type, expected: str):
+    """A type of argument: two values with a mark between them."""
 
+    def read(text: str) -> tuple:
+        try:
+            first, second = map(kind, text.split(mark, 1))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}") from None
+        return first, second
 
-def _part(text: str) -> tuple[int, int]:
-    """I/N as a pair of whole numbers."""
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected I/N with 0 <= I < N, for example 0/4")
-    return int(index), int(count)
+    return read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments (default: those of the process) name; the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        summaries = [f"  {name:<9}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
-        print(
-            "usage: mtclim COMMAND ...; mtclim COMMAND --help shows its arguments and an example", *summaries, sep="\n"
-        )
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    name = words[0]
+    if name in ("-h", "--help"):
+        print("usage: mtclim COMMAND ...; mtclim COMMAND --help shows its arguments and an example")
+        for known, command in COMMANDS.items():
+            print(f"  {known:<9}{inspect.getdoc(command).splitlines()[0]}")
         return 0
-    if words[0] not in COMMANDS:
-        print(f"mtclim: found the command {words[0]!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"mtclim: found the command {name!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        COMMANDS[words[0]](words[1:])
+        COMMANDS[name](words[1:])
     except Exception as error:
         mistake = isinstance(error, ValueError | OSError | ModuleNotFoundError)
         if not (mistake or type(error).__module__.startswith("mtclim.")):  # a fault of ours is shown whole
             raise
-        print(f"mtclim {words[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mtclim {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

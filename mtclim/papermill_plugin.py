@@ -3,11 +3,9 @@
 papermill imports its ``papermill.engine`` entry points, this module among them, before it reads its arguments. On that
 import, and only in the process of papermill's own command, the notebook's place under ``runs/`` is added to
 ``sys.argv`` where no output path is given and the notebook is a source notebook of this project: its metadata hold an
-entry ``mtclim`` (``{"output": "run"}`` for one that fills a run folder) and it has not been executed. Names of
-parameters that the notebook lacks stop the command, where papermill itself only warns; so do values that the
-configuration refuses. Anything else is left to papermill as it is. (papermill 2.7 asks for an output path in a
-terminal, writes to stdout in a pipe, takes the notebook's own path for the output when stdin is a pipe, and fails when
-stdin is closed.)
+entry ``mtclim`` (``{"output": "run"}`` for one that fills a run folder) and it has not been executed. Parameters that
+the notebook lacks or the configuration refuses stop the command; all else is left to papermill. (papermill 2.7 without
+an output path asks for one in a terminal, writes to stdout in a pipe and over the notebook itself when stdin is one.)
 """
 
 import ast
@@ -57,12 +55,12 @@ def assigned(source: str) -> dict:
     """The names that a cell of ``name = literal`` lines assigns, with their values (None where not a literal)."""
     values = {}
     for node in ast.parse(source).body:
-        targets = getattr(node, "targets", [getattr(node, "target", None)])  # of an assignment, with or without a type
-        if isinstance(targets[0], ast.Name) and node.value:
+        target = getattr(node, "targets", [getattr(node, "target", None)])[0]  # without a type, or with one
+        if isinstance(target, ast.Name) and node.value:
             try:
-                values[targets[0].id] = ast.literal_eval(node.value)
+                values[target.id] = ast.literal_eval(node.value)
             except ValueError:
-                values[targets[0].id] = None
+                values[target.id] = None
     return values
 
 
@@ -77,16 +75,15 @@ def check_injected(cells: list[str], notebook: str) -> None:
 
     ``cells`` are the sources executed so far; papermill starts the cell that it injects with ``# Parameters``.
     """
-    injected = [position for position, source in enumerate(cells) if source.startswith("# Parameters\n")]
-    if injected and injected[0] > 0:
+    injected = [place for place, source in enumerate(cells) if place and source.startswith("# Parameters\n")]
+    if injected:
         require_known(assigned(cells[injected[-1]]), assigned(cells[injected[0] - 1]), notebook)
 
 
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
-    """Where an executed notebook belongs, for the ``values`` of its parameters.
+    """Where an executed notebook belongs: beside the run folder that it fills, else in ``out`` or with the study's runs.
 
-    That is beside the run folder that it fills, else in ``out`` or in the folder of the study's runs. Raises ValueError
-    for values that the configuration refuses.
+    Raises ValueError for ``values`` of its parameters that the configuration refuses.
     """
     from mtclim.config import Config, load_config, run_folder
 
@@ -123,13 +120,8 @@ def supply(arguments: list[str]) -> None:
         arguments.append(os.path.relpath(output).replace("{", "{{").replace("}", "}}"))
 
 
-def is_papermill_command() -> bool:
-    """Whether this process is ``papermill ...`` or ``python -m papermill ...``."""
-    program = Path(sys.argv[0]).name if sys.argv else ""
-    return program in ("papermill", "papermill.exe") or (program == "-m" and "papermill" in sys.orig_argv)
-
-
-if is_papermill_command():
+program = Path(sys.argv[0]).name if sys.argv else ""
+if program in ("papermill", "papermill.exe") or (program == "-m" and "papermill" in sys.orig_argv):
     try:
         os.fstat(0)
     except OSError:  # stdin is closed, which papermill cannot stand: give it an empty one

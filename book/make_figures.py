@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from mtclim.city import draw, sheet
+from mtclim.city import draw
 from mtclim.city.joint import calibration, joint
 from mtclim.city.plan import CITY, CityPlan, plan
+from mtclim.city.street import TASKS
 from mtclim.tasks import SANTIAGO
 
 IMAGES, TABLES = Path(__file__).with_name("images"), Path(__file__).with_name("tables")
@@ -62,10 +63,15 @@ def grid(
 
 
 def facades() -> None:
-    """One example of each class of the four drawn tasks, no cue hidden on purpose."""
-    pictures = sheet(n=1, size=300, seed=4)
-    rows = [[images[0].convert("RGB") for images in classes.values()] for classes in pictures.values()]
-    save(grid(rows, [[str(name) for name in classes] for classes in pictures.values()], cell=140), "facades.jpg")
+    """One example of each class of the four drawn tasks, other labels from the joint distribution, no cue hidden."""
+    cells, rng, rows = joint(), np.random.default_rng(4), []
+    for task in TASKS:
+        rows.append([])
+        for k, name in enumerate(SANTIAGO[task]):
+            own = cells[cells[task] == name]
+            labels = own[list(TASKS)].iloc[rng.choice(len(own), p=own["p"] / own["p"].sum())].astype(str)
+            rows[-1].append(picture(tuple(labels), (4, 1, k, 0), 300, 0.0, int(rng.integers(40))))
+    save(grid(rows, [list(SANTIAGO[task]) for task in TASKS], cell=140), "facades.jpg")
 
 
 def ambiguity() -> None:

@@ -6,7 +6,6 @@ paper, the pictures are invented: results on them say how methods compare under 
 they do on photographs of real buildings.
 """
 
-import io
 import json
 import platform
 from importlib.metadata import version
@@ -16,14 +15,13 @@ from string import Template
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mtclim.city.street import OTHER, TASKS, draw
 from mtclim.files import whole_or_absent, write_json, write_text
 from mtclim.machine import cores
 from mtclim.tasks import SANTIAGO
 
-__all__ = ["draw", "make_city", "sheet"]
+__all__ = ["draw", "make_city"]
 
 FOLDER, JOB = 1000, 200  # images a sub-folder, images a job
 GENERATOR = 2  # raise it when equal parameters give other labels or pictures
@@ -42,31 +40,23 @@ def make_city(
     ----------
     folder : path
         Where the city is put; new or empty.
-    facades : int
-        Number of buildings, each with one façade.
-    labelled : int
-        How many of them are annotated.
-    seed : int
-        Everything follows from it.
-    size : int
-        Side of a photograph in pixels, 64 to 300.
+    facades, labelled : int
+        Number of buildings, each with one façade, and how many of them are annotated.
+    seed, size : int
+        Where all that is random begins; side of a photograph in pixels, 64 to 300.
     interdependency : float
         0 (roof and position independent of all else) to 1 (the paper's); see :func:`mtclim.city.joint.joint`.
     ambiguity : float
         0 to 1: how often a task's own cues are hidden; see :mod:`mtclim.city.street`.
-    missing : float
-        Share of annotations left out.
-    noise : float
-        Share of annotations that are wrong.
+    missing, noise : float
+        Share of annotations left out, and share of those that are wrong.
     views : int
         Photographs of each façade, 1 to 9; with more than one the table has a column ``building``.
     not_facade : float
         Share of photographs that show no façade; above 0 there is a task ``view`` (facade, other), and the other
         tasks of such a photograph are not annotated.
-    workers : int, optional
-        Processes (all usable cores).
-    progress : bool
-        Whether a progress bar is shown.
+    workers, progress
+        Number of processes (all usable cores), and whether a progress bar is shown.
 
     Returns
     -------
@@ -94,9 +84,9 @@ def make_city(
         left.unlink()
     known = pd.concat([city.annotations(missing, noise)] * views, ignore_index=True)
     if not_facade:
-        shown = np.where(table["kind"] == "facade", "facade", "other")
+        shown = table["kind"].where(table["kind"] == "facade", "other")
         known[shown == "other"] = np.nan
-        known["view"] = pd.Categorical(np.where(table["labelled"], shown, None), ["facade", "other"], ordered=True)
+        known["view"] = pd.Categorical(shown.where(table["labelled"]), ["facade", "other"], ordered=True)
     _tables(folder, city, table, known)
     text = Template(Path(__file__).with_name("dictionary.md").read_text(encoding="utf-8"))
     classes = "\n".join(f"| {task} | {', '.join(known[task].cat.categories)} |" for task in known)
@@ -145,14 +135,11 @@ def _views(city, views: int, not_facade: float):
     """One row a photograph: all first views, then all second ones; what each shows and where it was taken."""
     facades = city.facades.rename(columns={"id": "building"})
     table = pd.concat([facades.assign(shot=shot) for shot in range(views)], ignore_index=True)
-    table["image"] = [_name(*one) for one in zip(table["building"], table["shot"], strict=True)]
+    places = zip(table["building"], table["shot"], strict=True)
+    table["image"] = [f"images/{i // FOLDER:03d}/{i:06d}{f'-{k}' if k else ''}.jpg" for i, k in places]
     coin = np.random.default_rng([city.seed, 9]).random(len(table))
     other = np.take(OTHER, (coin / max(not_facade, 1e-9) * len(OTHER)).astype(int), mode="clip")
     return table.assign(kind=np.where(coin < not_facade, other, "facade"))
-
-
-def _name(i: int, shot: int) -> str:
-    return f"images/{i // FOLDER:03d}/{i:06d}{f'-{shot}' if shot else ''}.jpg"
 
 
 def _photographs(folder, table, how, workers, progress):
@@ -206,32 +193,3 @@ def _tables(folder: Path, city, table, known):
             plain.to_file(beside, layer=layer, driver="GPKG", engine="pyogrio")
     tasks = SANTIAGO.to_dict() | ({"view": ["facade", "other"]} if "view" in known else {})
     write_text(folder / "tasks.yaml", yaml.safe_dump(tasks, sort_keys=False))
-
-
-def sheet(n=6, size=150, seed=0, ambiguity=0.0) -> dict:
-    """Example façades of each class, other labels drawn from the joint distribution (Fig. 3).
-
-    Parameters
-    ----------
-    n : int
-        Pictures of each class.
-    size, seed, ambiguity
-        How they are drawn, see :func:`draw`.
-
-    Returns
-    -------
-    dict
-        ``{task: {class: [n PIL images]}}``.
-    """
-    from mtclim.city.joint import joint
-
-    cells, rng, pictures = joint(), np.random.default_rng(seed), {}
-    for task in TASKS:
-        pictures[task] = {name: [] for name in SANTIAGO[task]}
-        for k, (name, drawn) in enumerate(pictures[task].items()):
-            own = cells[cells[task] == name]
-            rows = own.iloc[rng.choice(len(own), n, p=own["p"] / own["p"].sum())]
-            for j, row in enumerate(rows[list(TASKS)].astype(str).itertuples(index=False)):
-                data = draw(*row, (seed, 1, k, j), size, ambiguity, int(rng.integers(40)))
-                drawn.append(Image.open(io.BytesIO(data)))
-    return pictures

@@ -114,16 +114,15 @@ def allocate(p: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
-def calibration(labels: pd.DataFrame, keep: float = 0.85) -> pd.DataFrame:
+def calibration(labels: pd.DataFrame) -> pd.DataFrame:
     """Paper against city: ``quantity, paper, city, difference``.
 
     labels: the annotated façades, one column a task, no gaps (label noise and missing labels off).
     Figures after LPRUS use min(n, cut-off) images of each labelset, which is exact.
     """
-    bins = labels.groupby(list(SANTIAGO), observed=True).size()
-    counts = bins.to_numpy()
-    cut = cutoff(counts, keep)
-    kept = pd.Series(np.minimum(counts, cut), bins.index)
+    counts = labels.groupby(list(SANTIAGO), observed=True).size()
+    cut = cutoff(counts.to_numpy(), 0.85)
+    kept = counts.clip(upper=cut)
     h1, mur = labels["height"] == "H1", labels["mat_llrs"] == "MUR"
     rows = [("annotated façades", LABELLED, len(labels)), ("kept by LPRUS", 25_133, int(kept.sum()))]
     for task, paper in CHANCE_AGREEMENT.items():

@@ -48,10 +48,8 @@ class CityPlan:
 
     facades: pd.DataFrame
     cells: pd.DataFrame  # one row a block: block, municipality, zone, i, j (lattice)
-    lots: (
-        np.ndarray
-    )  # (n, 4, 2) footprint behind each façade in metres: left and right at the street, right and left behind
-    nodes: np.ndarray  # (G + 1, G + 1, 2) street crossings in metres
+    lots: np.ndarray  # (n, 4, 2) m, footprint of each façade: left and right at the street, right and left behind
+    nodes: np.ndarray  # (G + 1, G + 1, 2) m, street crossings
     seed: int
 
     def _counted(self, frame: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -132,19 +130,12 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
     Parameters
     ----------
     facades, labelled : int
-        Number of façades, and how many of them are annotated.
+        Number of façades, and how many of them are annotated: from 1 to all.
     seed : int
         Decides everything else.
     interdependency : float
         See :func:`mtclim.city.joint.joint`.
-
-    Raises
-    ------
-    ValueError
-        Without an annotated façade, or with more of them than façades.
     """
-    if not 0 < labelled <= facades:
-        raise ValueError(f"labelled is {labelled}, facades {facades}; expected 0 < labelled <= facades.")
     cells, nodes, weights = _geometry(max(6, round(facades / FACADES_PER_BLOCK)), np.random.default_rng([seed, 0]))
     rng, sets = np.random.default_rng([seed, 1]), joint(interdependency)
     annotated = allocate(sets["p"], labelled)
@@ -190,8 +181,10 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
     weights = _zone_weights(a, b)
     zone = np.where(park[i, j], "park", np.asarray(ZONES)[weights.argmax(1)])
     names = np.asarray(MUNICIPALITIES)
-    towns = _towns(np.stack([a, b], 1), int(np.clip(round(np.sqrt(blocks) / 3), 3, len(names))), rng)
-    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "municipality": names[towns]})
+    towns = int(np.clip(round(np.sqrt(blocks) / 3), 3, len(names)))
+    centres, town = kmeans2(np.stack([a, b], 1), towns, iter=8, minit="++", rng=rng)
+    outwards = np.argsort(np.argsort(np.hypot(*centres.T)))  # municipalities are numbered from the centre
+    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "municipality": names[outwards[town]]})
     return cells.assign(zone=zone, i=i, j=j), _nodes(size, radius, rng), np.where(park[i, j, None], 0, weights)
 
 
@@ -228,15 +221,7 @@ def _nodes(size: int, radius: float, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(ORIGIN) + 85.0 * radius * (grid + jitter)
 
 
-def _towns(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Municipality of each block: clusters of blocks, numbered outwards from the centre."""
-    centres, towns = kmeans2(points, count, iter=8, minit="++", rng=rng)
-    return np.argsort(np.argsort(np.hypot(*centres.T)))[towns]
-
-
-def _place(
-    sets: pd.DataFrame, labelset: np.ndarray, cells: pd.DataFrame, weights: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _place(sets, labelset, cells, weights, rng) -> tuple[np.ndarray, np.ndarray]:
     """Group and block of each façade; the groups of a building type go to blocks by affinity and by chance."""
     starts = rng.random(len(labelset)) < 1 / sets["block_position"].map(GROUP).to_numpy(float)[labelset]
     starts |= np.diff(labelset, prepend=-1) > 0
@@ -259,9 +244,7 @@ def _place(
     return group, block[group]
 
 
-def _along_edges(
-    cells: pd.DataFrame, nodes: np.ndarray, block: np.ndarray, width: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _along_edges(cells, nodes, block, width, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Side (0..3), x, y (m) and footprint (4, 2) of each façade; they come sorted by block and stand so along its edge."""
     corners = _inset(_corners(nodes, cells))
     closed = np.concatenate([corners, corners[:, :1]], axis=1)
@@ -287,9 +270,9 @@ def _corners(nodes: np.ndarray, cells: pd.DataFrame) -> np.ndarray:
     return np.stack([nodes[i, j], nodes[i + 1, j], nodes[i + 1, j + 1], nodes[i, j + 1]], axis=1)
 
 
-def _inset(corners: np.ndarray, share: float = 0.12) -> np.ndarray:
-    """The block itself: each crossing moved that share of the way to the centre, which leaves the streets."""
-    return corners + share * (corners.mean(1, keepdims=True) - corners)
+def _inset(corners: np.ndarray) -> np.ndarray:
+    """The block itself: each crossing moved 12 % of the way to the centre, which leaves the streets."""
+    return corners + 0.12 * (corners.mean(1, keepdims=True) - corners)
 
 
 def _street_names(cells: pd.DataFrame, side: int) -> np.ndarray:

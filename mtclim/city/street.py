@@ -33,8 +33,6 @@ STOREYS = {"H1": (1, 1), "H2": (2, 2), "H3-4": (3, 4), "H5-7": (5, 7), "H8-12": 
 WIDTHS = {"DET_SP": (8, 12), "DET_MP": (14, 22), "SDET": (6, 8), "ADJ_BD": (7, 13), "ADJ_TR": (5.5, 7.5)}
 GAPS = {"DET_SP": (2.5, 5), "DET_MP": (4, 9), "SDET": (2.2, 4)}  # metres to the neighbour; the others touch
 STRANGERS = ["", "", "MUR", "MCF", "CR", "W,UNK", "COM1,2,IND"]  # looks of neighbours
-
-
 OTHER = ("open ground", "hedge", "wall", "tree", "lorry", "blurred", "carriageway")  # views that show no façade
 
 
@@ -49,14 +47,12 @@ def draw(
     ----------
     height, mat_llrs, roof_shape, block_position : str
         Classes of :data:`mtclim.SANTIAGO`; SBST follows from the first two and is no argument.
-    rng_seed : int or sequence of int
-        Draws everything of this picture.
+    rng_seed, street_seed : int or sequence of int
+        What draws everything of this picture, and what it shares with its street.
     size : int
         Side in pixels, 64 to 300.
     ambiguity : float
         Probability of hiding a task's cues, 0 to 1; see the module's text.
-    street_seed : int
-        Draws what the picture shares with its street.
     view : int
         Another view of the same building: other coins, another camera, other trees and cars.
     kind : str
@@ -68,17 +64,16 @@ def draw(
         For any other class, size, ambiguity or kind.
     """
     labels = dict(zip(TASKS, (height, mat_llrs, roof_shape, block_position), strict=True))
-    for task, name in labels.items():
-        if name not in SANTIAGO[task]:
-            raise ValueError(f"draw: found {task} {name!r}; expected one of {list(SANTIAGO[task])}.")
+    classes = {task: SANTIAGO[task] for task in TASKS} | {"kind": ("facade", *OTHER)}
+    for name, value in (labels | {"kind": kind}).items():
+        if value not in classes[name]:
+            raise ValueError(f"draw: found {name} {value!r}; expected one of {list(classes[name])}.")
     if not 64 <= size <= 300 or not 0 <= ambiguity <= 1:
         raise ValueError(f"draw: found size {size} and ambiguity {ambiguity}; expected 64 to 300 and 0 to 1.")
-    if kind not in ("facade", *OTHER):
-        raise ValueError(f"draw: found kind {kind!r}; expected facade or one of {list(OTHER)}.")
     entropy, street = np.atleast_1d(rng_seed).tolist(), Street(street_seed)
     building = Random(f"picture {entropy}")
-    hidden = {task for task in TASKS if building.random() < ambiguity}
     dice = Random(f"picture {entropy} view {view}") if view else building
+    hidden = {task for task in TASKS if building.random() < ambiguity}
     if view:
         hidden = {task for task in TASKS if dice.random() < ambiguity}
     main, row, setback = _buildings(building, street, labels, hidden)

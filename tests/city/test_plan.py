@@ -240,12 +240,6 @@ def test_small_cities(facades, labelled, interdependency):
     assert city.annotations(noise=0.5, missing=0.2).shape == (facades, 5)
 
 
-@pytest.mark.parametrize(("facades", "labelled"), [(10, 0), (10, 11)])
-def test_counts_that_cannot_be(facades, labelled):
-    with pytest.raises(ValueError, match="expected 0 < labelled <= facades"):
-        plan(facades, labelled)
-
-
 def test_constants_agree():
     assert set(AFFINITY.index) == set(SANTIAGO["sbst"]) and len(DENSITY) == len(ZONES) == AFFINITY.shape[1]
     assert ROOF_POSITION.shape == (3, 5)

@@ -130,5 +130,5 @@ def test_a_view_that_is_no_facade_looks_different(kind):
     for k in range(5):
         facade, other = (pixels(draw(*LABELS, (3, k), 64, 0, 5, 0, shown)).astype(float) for shown in ("facade", kind))
         assert np.abs(facade - other).mean() > 8
-    with pytest.raises(ValueError, match="expected facade or one of"):
+    with pytest.raises(ValueError, match="kind 'boat'; expected one of .'facade'"):
         draw(*LABELS, 0, kind="boat")

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mtclim.city import draw
 from mtclim.city.joint import calibration, joint
-from mtclim.city.plan import CITY, CityPlan, plan
+from mtclim.city.plan import CityPlan, plan
 from mtclim.city.street import TASKS
 from mtclim.tasks import SANTIAGO
 
@@ -138,7 +138,7 @@ def city_map(city: CityPlan) -> None:
     draw_map(axis, city, points=1.2)
     for name, colour in zip(SANTIAGO["height"], HEIGHTS, strict=True):
         axis.scatter([], [], color=colour, s=26, label=name)
-    axis.legend(title=f"height\n({CITY}, synthetic)", loc="lower right", frameon=False, fontsize=12, title_fontsize=12)
+    axis.legend(title="height\n(Syntheta, synthetic)", loc="lower right", frameon=False, fontsize=12, title_fontsize=12)
     x, y = city.facades["x"].min(), city.facades["y"].min()
     axis.plot([x, x + 5000], [y, y], color="#1f2933", linewidth=2)
     axis.text(x + 2500, y + 300, "5 km", ha="center", fontsize=12)

@@ -143,9 +143,7 @@ def collect(arguments: Sequence[str]) -> None:
     parser = Parser(collect)
     parser.add_argument("root", help="the folder that holds the run folders")
     parser.add_argument("results", help="the folder whose sub-folder tables is written, and effects.csv and joint.csv")
-    parser.add_argument(
-        "--code", default="", help="the digest of the code whose runs are wanted, where there are several"
-    )
+    parser.add_argument("--code", default="", help="the digest of the code whose runs are wanted, if there are several")
     given = parser.parse_args(arguments)
     from mtclim.analysis.effects import write_summaries
     from mtclim.analysis.study import collect as collected

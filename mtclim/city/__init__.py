@@ -31,37 +31,31 @@ def make_city(
     folder, facades=204_030, labelled=29_567, seed=0, size=300, interdependency=1.0, ambiguity=0.3, missing=0.0,
     noise=0.0, views=1, not_facade=0.0, workers=None, progress=True,
 ) -> Path:  # fmt: skip
-    """Make the synthetic city.
+    """Make the synthetic city and return the path of the table of its photographs, ``images.parquet``.
 
     Everything follows from the parameters, whatever the number of workers. A call that was stopped goes on when
     repeated; a finished city is left as it is.
 
     Parameters
     ----------
-    folder : path
+    folder
         Where the city is put; new or empty.
-    facades, labelled : int
+    facades, labelled
         Number of buildings, each with one façade, and how many of them are annotated.
-    seed, size : int
+    seed, size
         Where all that is random begins; side of a photograph in pixels, 64 to 300.
-    interdependency : float
-        0 (roof and position independent of all else) to 1 (the paper's); see :func:`mtclim.city.joint.joint`.
-    ambiguity : float
-        0 to 1: how often a task's own cues are hidden; see :mod:`mtclim.city.street`.
-    missing, noise : float
+    interdependency, ambiguity
+        0 to 1: how much the labels depend on each other, of which 1 is the paper's (:func:`mtclim.city.joint.joint`),
+        and how often a task's own cues are hidden (:mod:`mtclim.city.street`).
+    missing, noise
         Share of annotations left out, and share of those that are wrong.
-    views : int
+    views
         Photographs of each façade, 1 to 9; with more than one the table has a column ``building``.
-    not_facade : float
+    not_facade
         Share of photographs that show no façade; above 0 there is a task ``view`` (facade, other), and the other
         tasks of such a photograph are not annotated.
     workers, progress
         Number of processes (all usable cores), and whether a progress bar is shown.
-
-    Returns
-    -------
-    Path
-        The table of the photographs, ``images.parquet``.
 
     Raises
     ------
@@ -105,9 +99,9 @@ def _checked(parameters: dict, workers: int) -> dict:
     whole |= {"views": (1, 9), "workers": (1, 1000)}
     wrong = []
     for name, value in {**parameters, "workers": workers}.items():
-        (least, most), kind = whole.get(name, (0, 1)), Integral if name in whole else Real
+        least, most = whole.get(name, (0, 1))
+        kind, word = (Integral, "a whole number") if name in whole else (Real, "a number")
         if not isinstance(value, kind) or not (isinstance(most, str) or least <= value <= most):
-            word = "a whole number" if name in whole else "a number"
             wrong.append(f"{name} is {value!r}, expected {word} from {least} to {most}")
     if wrong:
         raise ValueError(f"make_city: {'; '.join(wrong)}.")

@@ -7,12 +7,8 @@ from random import Random
 
 from mtclim.city.scene import PALETTE, SHADE, Scene, Street, mix, tint
 
-ROOFS = {  # label: kinds of roof; backward slopes are the most frequent monopitch roofs and the hardest to see
-    "": [""],
-    "FLT": ["flat"],
-    "PIT_GAB": ["gable", "ridge"],
-    "PIT_MON": ["back", "back", "side"],
-}
+# Backward slopes are the most frequent monopitch roofs and the hardest to see.
+ROOFS = {"": [""], "FLT": ["flat"], "PIT_GAB": ["gable", "ridge"], "PIT_MON": ["back", "back", "side"]}
 RISE = {"": (0, 0), "flat": (0.3, 0.9), "gable": (1.6, 3.2), "ridge": (1.7, 2.8)}  # metres
 RISE |= {"back": (0.9, 1.6), "side": (0.7, 1.4)}
 OVERHANG = 0.45
@@ -252,9 +248,9 @@ def _shop(s, dice, b, x0, x1, top):
             s.rect(x, x + dice.uniform(0.15, 0.32), top + 0.4, top + high - 0.05, -0.2, ink)
 
 
-def _balcony(s, b, x0, x1, base, out=-1.0):
+def _balcony(s, b, x0, x1, base):
     """A slab with its shadow, and a railing."""
     s.rect(x0, x1, base - 0.3, base + 0.05, 0, (*SHADE, 90))
-    s.poly([(x0, base, 0), (x1, base, 0), (x1, base, out), (x0, base, out)], b.trim, 0.62)
-    s.rect(x0, x1, base - 0.16, base + 0.06, out, b.trim)
-    s.strokes((x0, base, out), (x1 - x0, 0, 0), (0, 0.95, 0), (x1 - x0) / max(0.3, s.finest), (70, 72, 76))
+    s.poly([(x0, base, 0), (x1, base, 0), (x1, base, -1), (x0, base, -1)], b.trim, 0.62)
+    s.rect(x0, x1, base - 0.16, base + 0.06, -1, b.trim)
+    s.strokes((x0, base, -1), (x1 - x0, 0, 0), (0, 0.95, 0), (x1 - x0) / max(0.3, s.finest), (70, 72, 76))

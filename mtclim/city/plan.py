@@ -20,7 +20,6 @@ from scipy.cluster.vq import kmeans2
 from mtclim.city.joint import LABELLED, TOTAL, allocate, building_types, categories, fit_margins, joint
 from mtclim.tasks import SANTIAGO
 
-CITY = "Syntheta"
 CRS = "EPSG:32730"  # UTM zone 30 S; the origin below lies at 3 degrees W, 30 degrees S: water, far from any land
 ORIGIN = (500_000.0, 6_680_000.0)
 FACADES_PER_BLOCK = 20
@@ -129,12 +128,10 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
 
     Parameters
     ----------
-    facades, labelled : int
-        Number of façades, and how many of them are annotated: from 1 to all.
-    seed : int
-        Decides everything else.
-    interdependency : float
-        See :func:`mtclim.city.joint.joint`.
+    facades, labelled
+        Number of façades, and how many of them are annotated, from 1 to all.
+    seed, interdependency
+        What decides everything else; see :func:`mtclim.city.joint.joint`.
     """
     cells, nodes, weights = _geometry(max(6, round(facades / FACADES_PER_BLOCK)), np.random.default_rng([seed, 0]))
     rng, sets = np.random.default_rng([seed, 1]), joint(interdependency)

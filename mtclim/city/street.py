@@ -39,23 +39,19 @@ OTHER = ("open ground", "hedge", "wall", "tree", "lorry", "blurred", "carriagewa
 def draw(
     height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambiguity=0.3, street_seed=0, view=0, kind="facade"
 ) -> bytes:  # fmt: skip
-    """One photograph as JPEG bytes.
-
-    Equal arguments give equal bytes with equal versions of numpy and Pillow.
+    """One photograph as JPEG bytes; equal arguments give equal bytes with equal versions of numpy and Pillow.
 
     Parameters
     ----------
-    height, mat_llrs, roof_shape, block_position : str
+    height, mat_llrs, roof_shape, block_position
         Classes of :data:`mtclim.SANTIAGO`; SBST follows from the first two and is no argument.
-    rng_seed, street_seed : int or sequence of int
-        What draws everything of this picture, and what it shares with its street.
-    size : int
-        Side in pixels, 64 to 300.
-    ambiguity : float
-        Probability of hiding a task's cues, 0 to 1; see the module's text.
-    view : int
+    rng_seed, street_seed
+        What draws everything of this picture, an int or several, and what it shares with its street.
+    size, ambiguity
+        Side in pixels, 64 to 300; probability of hiding a task's cues, 0 to 1 (see the module's text).
+    view
         Another view of the same building: other coins, another camera, other trees and cars.
-    kind : str
+    kind
         "facade", or one of ``OTHER``: what the view shows instead of it.
 
     Raises

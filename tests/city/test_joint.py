@@ -163,9 +163,3 @@ def test_fit_margins_matches_them_and_keeps_zeros():
     np.testing.assert_allclose(fitted.sum(1), rows, atol=1e-6)
     np.testing.assert_allclose(fitted.sum(0), columns, atol=1e-6)
     assert np.array_equal(fitted > 0, table > 0)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_interdependency_outside_zero_one(value):
-    with pytest.raises(ValueError, match="expected a number from 0 to 1"):
-        J.joint(value)

@@ -1,4 +1,4 @@
-"""The two diagrams of the book, after Figs 5 and 6 of the paper, drawn as SVG: ``python book/diagrams.py``."""
+"""The diagrams of the book, after the paper's Figs 1, 5 and 6, drawn as SVG: ``python book/diagrams.py``."""
 
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def architecture():
     d.text(186, 122, "shared", "CNN", size=15)
     d.line((117, 126), (142, 126))
     d.line((232, 126), (278, 126))
-    d.text(254, 114, "pool", size=12, fill=QUIET)
+    d.text(254, 114, "pool", size=13.5, fill=QUIET)
     d.box(278, 66, 20, 120, fill="#8da3b8")
     d.text(288, 54, sub("x", "BL"))
     d.text(318, 90, '<tspan font-style="italic">F</tspan>', size=14, fill=QUIET)
@@ -103,11 +103,11 @@ def architecture():
     d.line((281, 298), (281, 340), (180, 340), (180, 362))
     d.strip(50, 364, 6.6, 26, gap=7)
     d.text(60, 352, sub("P", "BL"), anchor="start")
-    for x, label in zip((70, 120, 196, 260, 293), ("height", "material", "SBST", "roof", "position"), strict=True):
-        d.text(x, 406, label, size=11, fill=QUIET)
+    for x, label in zip((70, 120, 196, 260, 293), ("height", "mat.", "SBST", "roof", "pos."), strict=True):
+        d.text(x, 406, label, size=13, fill=QUIET)
     d.loss(45, 274, 1)
     d.line((228, 274), (62, 274), tip=False, width=1)
-    d.text(145, 266, "supervised by", size=12, fill=QUIET)
+    d.text(145, 266, "supervised by", size=13.5, fill=QUIET)
     # to the two sequences
     d.line((309, 377), (357, 377), (357, 228), (388, 228))
     d.line((357, 377), (357, 430), (409, 430))
@@ -119,7 +119,7 @@ def architecture():
     d.box(682, 186, 14, 72, fill="#7fae85")
     d.line((659, 228), (682, 228))
     d.text(689, 176, sub("x", "CLIM"))
-    d.text(660, 274, "5 × 32", size=12, fill=QUIET)
+    d.text(744, 178, "5 × 32", size=13.5, fill=QUIET)
     # TLIM
     d.text(512, 352, "task by task:", "5 steps of 14 values", size=13, fill=QUIET)
     for n, (colour, size) in enumerate(zip(COLOURS, SIZES, strict=True)):
@@ -134,13 +134,13 @@ def architecture():
                 radius=0,
                 width=0.6,
             )
-    d.text(452, 500, "grey: zeros", size=12, fill=QUIET)
+    d.text(452, 500, "grey: zeros", size=13.5, fill=QUIET)
     d.line((495, 430), (562, 430))
     recurrent(d, 562, 392, 12)
     d.box(682, 394, 14, 60, fill="#cdb26a")
     d.line((659, 430), (682, 430))
     d.text(689, 384, sub("x", "TLIM"))
-    d.text(660, 470, "5 × 12", size=12, fill=QUIET)
+    d.text(744, 386, "5 × 12", size=13.5, fill=QUIET)
     for y, number, name in ((228, 2, "CLIM"), (430, 3, "TLIM")):
         d.line((696, y + 10), (712, y + 10))
         d.box(712, y - 8, 64, 36)
@@ -182,7 +182,7 @@ def recurrent(d, x, y, units):
     for i in (2, 1, 0):
         d.box(x + 5 * i, y - 5 * i + 4, 88, 68)
     d.text(x + 44, y + 34, f"BiGRU {units}", f"GRU {units}", size=14)
-    d.text(x + 44, y + 90, "one a task", size=12, fill=QUIET)
+    d.text(x + 44, y + 90, "one for each task", size=13.5, fill=QUIET)
 
 
 def gru():
@@ -258,7 +258,117 @@ def gru():
     d.write("gru.svg")
 
 
+WALL, OPENING, ROOF, STREET = "#d9c9b0", "#49627a", "#8c4a3b", "#d5dae0"
+
+
+def characteristics():
+    """Fig. 1: what each of the five tasks asks of a building."""
+    d = Drawing(1120, 660, "What the five tasks ask of a building")
+    panels = {
+        "Height: count the storeys": (20, 20, 340, 300),
+        "Structural material: what carries": (380, 20, 360, 300),
+        "Structural type (SBST)": (760, 20, 340, 300),
+        "Roof shape": (20, 340, 500, 300),
+        "Block position, seen from above": (540, 340, 560, 300),
+    }
+    for (name, (x, y, w, h)), tint in zip(panels.items(), [*TINTS.values(), "#f2f4f6"], strict=True):
+        d.box(x, y, w, h, fill=tint, stroke="none", radius=10)
+        d.text(x + 16, y + 28, name, anchor="start", weight="bold", size=17)
+    _storeys(d, 50, 290)
+    _walls(d, 400, 70)
+    _types(d, 780, 80)
+    _roofs(d, 40, 590)
+    _positions(d, 556, 400)
+    d.write("characteristics.svg")
+
+
+def house(d, x, ground, storeys, width=84, storey=30):
+    """A front with a row of windows for each storey; returns the height of its eaves."""
+    top = ground - storeys * storey
+    d.box(x, top, width, storeys * storey, fill=WALL, radius=0)
+    for row in range(storeys):
+        for k in range(3):
+            d.box(x + 10 + k * (width - 16) / 3, top + 8 + row * storey, 14, 15, fill=OPENING, radius=0, width=0.8)
+    return top
+
+
+def _storeys(d, x, ground):
+    for k, (storeys, name) in enumerate(((1, "H1"), (3, "H3-4"), (6, "H5-7"))):
+        left = x + 98 * k
+        top = house(d, left, ground - 22, storeys)
+        for row in range(storeys):
+            d.text(left - 8, top + 20 + 30 * row, str(storeys - row), size=14, fill=QUIET)
+        d.text(left + 42, ground + 2, name, size=15)
+    d.line((x - 18, ground - 22), (x + 296, ground - 22), tip=False)
+
+
+def _walls(d, x, y):
+    for k, (name, what) in enumerate((("MUR", "bricks alone"), ("MCF", "bricks in a frame"), ("MR", "bricks and steel"),
+                                      ("CR", "concrete"))):  # fmt: skip
+        left, top = x + 166 * (k % 2), y + 122 * (k // 2)
+        d.box(left, top, 140, 74, fill=WALL if name != "CR" else "#c3c9cf", radius=0)
+        for row in range(5 if name != "CR" else 0):
+            d.line((left, top + 15 * row), (left + 140, top + 15 * row), tip=False, width=0.8)
+            for column in range(7):
+                at = left + 20 * column + 10 * (row % 2)
+                d.line((at, top + 15 * row), (at, min(top + 15 * row + 15, top + 74)), tip=False, width=0.8)
+        if name == "MCF":
+            for at in (left, left + 128):
+                d.box(at, top, 12, 74, fill="#c3c9cf", radius=0)
+            d.box(left, top - 4, 140, 12, fill="#c3c9cf", radius=0)
+        for at in (left + 34, left + 70, left + 106) if name in ("MR", "CR") else ():
+            d.line((at, top - 8), (at, top + 74), tip=False, width=3.2)
+        d.text(left, top + 94, f"{name}: {what}", anchor="start", size=14)
+
+
+def _types(d, x, y):
+    d.box(x, y + 4, 130, 44)
+    d.text(x + 65, y + 31, "material CR", size=15)
+    d.box(x, y + 80, 130, 44)
+    d.text(x + 65, y + 107, "height H5-7", size=15)
+    d.node(x + 172, y + 64, "×", radius=15)
+    d.line((x + 130, y + 26), (x + 172, y + 26), (x + 172, y + 48))
+    d.line((x + 130, y + 102), (x + 172, y + 102), (x + 172, y + 80))
+    d.line((x + 187, y + 64), (x + 208, y + 64))
+    d.box(x + 208, y + 42, 98, 44, fill="#f5e3d0")
+    d.text(x + 257, y + 69, "CR_H5-7", size=15)
+    d.text(x, y + 158, "The type follows from material", "and height. Some heights are", "merged, as in MUR_H2-3.",
+           anchor="start", size=15)  # fmt: skip
+
+
+def _roofs(d, x, ground):
+    shapes = (("FLT", "flat", [(0, 0), (0, -12), (120, -12), (120, 0)]),
+              ("PIT_GAB", "with gables", [(-8, 0), (60, -52), (128, 0)]),
+              ("PIT_MON", "one slope", [(-8, 0), (-8, -8), (128, -52), (128, 0)]))  # fmt: skip
+    for k, (name, what, outline) in enumerate(shapes):
+        left = x + 160 * k
+        eaves = house(d, left, ground - 30, 3, width=120)
+        points = " ".join(f"{left + dx},{eaves + dy}" for dx, dy in outline)
+        d.parts.append(f'<polygon points="{points}" fill="{ROOF}" stroke="{INK}" stroke-width="1.4"/>')
+        d.text(left + 60, ground - 6, name, size=15)
+        d.text(left + 60, ground + 14, what, size=14, fill=QUIET)
+    d.line((x - 14, ground - 30), (x + 460, ground - 30), tip=False)
+
+
+def _positions(d, x, y):
+    plots = (("DET_SP", "one party", [(34, 40)]), ("DET_MP", "several", [(22, 62)]),
+             ("SDET", "one shared wall", [(14, 34), (48, 34)]), ("ADJ_BD", "grown block", [(0, 24), (24, 40), (64, 36)]),
+             ("ADJ_TR", "terrace", [(0, 33), (33, 33), (66, 33)]))  # fmt: skip
+    for k, (name, what, parts) in enumerate(plots):
+        left = x + 108 * k
+        d.box(left, y, 100, 130, fill="#e7efe2", stroke=QUIET, radius=0, width=0.8)
+        d.box(left, y + 130, 100, 18, fill=STREET, stroke="none", radius=0)
+        own = 1 if len(parts) > 1 else 0
+        for i, (at, width) in enumerate(parts):
+            depth = 62 + (14 * (i % 2) if name == "ADJ_BD" else 0)
+            d.box(left + at, y + 122 - depth, width, depth, fill=ROOF if i == own else WALL, radius=0)
+        d.text(left + 50, y + 172, name, size=15)
+        d.text(left + 50, y + 192, what, size=13.5, fill=QUIET)
+    d.text(x, y + 224, "Dark red is the building in question. The street is grey.", anchor="start", size=14, fill=QUIET)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
+    characteristics()
     architecture()
     gru()

@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: chapters from executed notebooks, banners on them, docstrings as they are written.
+"""The book's own Sphinx extension: executed chapters and banners on them, stored results, alternative texts, redirects.
 
 A chapter is an executed notebook under ``book/chapters/`` (not in git). It is taken from ``results/notebooks/`` unless
 a newer one is there already, as after ``make study``. Where neither exists, a page says so and the build goes on.
@@ -13,12 +13,20 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 from mtclim.config import load_config
 from mtclim.papermill_plugin import assigned
 
 CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
+MOVED = {
+    "problem": "tasks", "data": "tasks", "correspondence": "method", "balancing": "chapters/balance",
+    "training": "chapters/train", "evaluation": "chapters/evaluate", "maps": "chapters/map", "exposure": "chapters/map",
+    "contradictions": "limits", "limitations": "limits", "trust": "reproduce", "speed": "reproduce",
+}  # fmt: skip
+"""Pages that were merged -> the page that has their content; old addresses lead there."""
+LINK = re.compile(r"/book/([\w/]+)\.(?:md|ipynb)\b")  # of a notebook, to another page
 PAGE = "map/map.html"  # a page of its own among the results: copied to the root of the built book
 
 MISSING = """# {title}
@@ -99,7 +107,7 @@ def add_banner(app, docname: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(docname))
     if path.parent.name != "chapters" or path.suffix != ".ipynb":
         return
-    notebook = json.loads(source[0])
+    notebook = json.loads(LINK.sub(lambda link: address(Path(app.srcdir), link[1]), source[0]))
     cell = {"cell_type": "markdown", "metadata": {}, "source": banner(notebook)}
     if notebook.get("nbformat_minor", 0) >= 5:
         cell["id"] = "data-banner"
@@ -114,6 +122,12 @@ def add_banner(app, docname: str, source: list[str]) -> None:
     else:
         notebook["cells"].insert(0, cell)
     source[0] = json.dumps(notebook)
+
+
+def address(root: Path, page: str) -> str:
+    """Where a page is now: merged or not, and an executed notebook or, where there is none, the note that says so."""
+    page = MOVED.get(page, page)
+    return f"/book/{page}.{'ipynb' if (root / 'book' / f'{page}.ipynb').is_file() else 'md'}"
 
 
 class Stored(SphinxDirective):
@@ -216,6 +230,48 @@ def escape(line: str) -> str:
     return "".join(text + literal for text, literal in zip(prose, code, strict=True))
 
 
+class AlternativeText(SphinxPostTransform):
+    """Every picture gets an alternative text: its own, else its caption, else the heading that it stands under."""
+
+    default_priority = 950  # after the outputs of notebooks have become pictures
+
+    def run(self, **kwargs) -> None:
+        """Complete the pictures of one page."""
+        for image in self.document.findall(nodes.image):
+            if not image.get("alt", "").strip():
+                image["alt"] = described(image)
+
+
+def described(image: nodes.image) -> str:
+    """What a picture shows, in the words that the page has for it."""
+    holder = image.parent
+    while holder is not None:
+        captions = [child for child in holder.children if isinstance(child, nodes.caption)]
+        if isinstance(holder, nodes.figure) and captions:
+            return captions[0].astext()
+        titles = [child for child in holder.children if isinstance(child, nodes.title)]
+        if isinstance(holder, nodes.section) and titles:
+            return f"Figure: {titles[0].astext()}"
+        holder = holder.parent
+    return "Figure"
+
+
+REDIRECT = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Moved</title>
+<meta http-equiv="refresh" content="0; url={target}"><link rel="canonical" href="{target}"></head>
+<body><p>This page has moved to <a href="{target}">{target}</a>.</p></body></html>
+"""
+
+
+def redirect(app, exception) -> None:
+    """Old addresses of merged pages lead to the pages that have their content."""
+    if exception is None and app.builder.format == "html":
+        for old, new in MOVED.items():
+            page = Path(app.outdir) / "book" / f"{old}.html"
+            if (page.parent / f"{new}.html").is_file():
+                page.write_text(REDIRECT.format(target=f"{new}.html"), encoding="utf-8")
+
+
 def no_thebe(app, pagename, templatename, context, doctree) -> None:
     """Leave out sphinx-thebe, which Jupyter Book loads with every page: it would fetch live code from a CDN."""
     files = context.get("script_files", [])
@@ -227,6 +283,8 @@ def setup(app) -> dict:
     app.connect("config-inited", prepare_chapters, priority=850)
     app.connect("source-read", add_banner)
     app.connect("html-page-context", no_thebe, priority=900)
+    app.connect("build-finished", redirect)
     app.add_directive("stored", Stored)
+    app.add_post_transform(AlternativeText)
     app.connect("autodoc-process-docstring", plain_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,10 +30,10 @@ def test_every_page_is_in_the_contents_and_exists():
     assert chapters <= set(toc()) <= written | {f"book/chapters/{name}" for name in extension().CHAPTERS}
 
 
-def extension():
+def extension(name: str = "study"):
     sys.path.insert(0, str(BOOK / "_ext"))
     try:
-        return importlib.import_module("study")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(BOOK / "_ext"))
 
@@ -65,7 +65,7 @@ def test_directives_are_recognised(page):
 
 
 def test_the_table_from_paper_to_code_is_complete():
-    page = (BOOK / "correspondence.md").read_text(encoding="utf-8")
+    page = (BOOK / "method.md").read_text(encoding="utf-8")
     first = [row.split("|")[1] for row in page.splitlines() if row.startswith("| ")]
     covered = {"Eq": set(), "Table": set(), "Fig": set()}
     for cell in first:
@@ -90,7 +90,7 @@ def test_nothing_on_a_page_is_written_to_come_from_elsewhere():
         BOOK / "_static/katex/katex.min.css",
         BOOK / "_static/katex/render.js",
     ]
-    for path in [*sources, BOOK / "_ext/study.py", ROOT / "_config.yml"]:
+    for path in [*sources, *BOOK.glob("_ext/*.py"), ROOT / "_config.yml"]:
         found = re.findall(
             r"(?:src=|url\(|@import|\]\(|image\} |figure\} )[\"']?(?:https?:)?//[^\s)]+",
             path.read_text(encoding="utf-8"),
@@ -101,10 +101,10 @@ def test_nothing_on_a_page_is_written_to_come_from_elsewhere():
     assert fonts and all((BOOK / "_static/katex/fonts" / font).is_file() for font in fonts)
 
 
-def test_the_paper_says_what_the_page_on_contradictions_says():
+def test_the_paper_says_what_the_page_on_its_contradictions_says():
     from mtclim.analysis.comparison import delta_m, paper_table3
 
-    table, page = paper_table3(), (BOOK / "contradictions.md").read_text(encoding="utf-8")
+    table, page = paper_table3(), (BOOK / "limits.md").read_text(encoding="utf-8")
     dense, efficient = table.loc["densenet121"], table.loc["tf_efficientnetv2_b3"]
     best = efficient.loc["clim_ms_bl"]
     assert (best["mean", "kappa"], best["mean", "OA"]) == (83.96, 88.03) and "88.03, 83.96" in page
@@ -138,6 +138,68 @@ def test_the_paper_says_what_the_page_on_contradictions_says():
         for metric in ("OA", "kappa") if variant != "stc" else ():
             ours, stc = ({t: table.loc[(backbone, v), (t, metric)] for t in tasks} for v in (variant, "stc"))
             assert delta_m(ours, stc) == pytest.approx(table.loc[(backbone, variant), (":delta_m", metric)], abs=0.025)
+
+
+# ---------------------------------------------------------------- sentences made from numbers
+
+
+def results(folder: Path, lim: tuple, sets: tuple = ()) -> Path:
+    """A folder of results with the same difference for LIM-MS_ALL against BL and BL-FC, on the city and on the sets."""
+    folder.mkdir(exist_ok=True)
+    for source, numbers in (("city", lim), *sets):
+        path = folder / "effects.csv" if source == "city" else folder / "real" / source / "effects.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        limits = ",".join(map(str, numbers))
+        rows = [f"LIM-MS_ALL - {other},{limits},11,{source}" for other in ("BL", "BL-FC")]
+        path.write_text("\n".join(["contrast,estimate,low,high,runs,source", *rows, f"CLIM,{limits},11,{source}"]))
+    rows = ["stc,argmax,.39,.35,.64", "bl,argmax,.409,.12,.66", "bl,joint,.426,0,.65", "lim_ms_all,argmax,.41,.11,.66"]
+    (folder / "joint.csv").write_text(
+        "\n".join(["variant,decoding,exact_match,contradictions,mean_kappa", *rows]) + "\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sets", "said", "advised"),
+    [
+        ((1.2, 0.8, 1.6), (), "helps on the synthetic city", "Begin with BL"),
+        ((1.2, 0.8, 1.6), (("grocery", (0.9, 0.4, 1.4)),), "helps on the synthetic city", "Use LIM-MS_ALL"),
+        ((-0.9, -1.4, -0.4), (), "does harm", "Use BL"),
+        ((0.0, -0.2, 0.2), (), "no effect worth having", "Use BL"),
+        ((0.3, -0.5, 1.1), (), "cannot be told", "Use BL"),
+    ],
+)
+def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, numbers, sets, said, advised):
+    told = extension("findings").answer(results(tmp_path / "r", numbers, sets))
+    assert len(told) == 5 and said in told[0] and told[4].startswith(advised)
+    assert f"{numbers[0]:+.2f} points" in told[0] and "+0.78 and +0.52 points" in told[1]  # the paper's Table 3
+    assert "12.0 %" in told[2] and "11.0 %" in told[2] and "40.9 to 42.6 %" in told[2]
+    assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
+
+
+def test_no_answer_is_given_before_there_is_one(tmp_path):
+    findings = extension("findings")
+    assert findings.answer(tmp_path) == [findings.UNFINISHED]
+    (told,) = findings.answer(results(tmp_path / "one", (0.5, "", "")))
+    assert "one run ranks nothing" in told
+    (tmp_path / "grid.csv").write_text("variant,task\nbl,mean\n")  # an older state of the code
+    assert findings.grid(tmp_path) == ["The grid has not been run yet, so that no expectation has been tested."]
+
+
+def test_expectations_of_the_grid_are_tested(tmp_path):
+    rows = [("bl_fc", "roof_shape", 0, 0.3, 0.1, -0.5, 0.7), ("bl_fc", "block_position", 0, 0.3, 0.2, -0.3, 0.7),
+            ("bl", "mean", 0, 0.3, -2.0, -3.0, -1.0), ("bl", "mean", 1, 0.3, 0.5, 0.1, 0.9),
+            ("bl", "mean", 1, 0.0, 0.6, 0.2, 1.0)]  # fmt: skip
+    lines = [f"lim_ms_all,{b},{task},{i},{a},8,{m},{low},{high}" for b, task, i, a, m, low, high in rows]
+    (tmp_path / "grid.csv").write_text("\n".join(["a,b,task,interdependency,ambiguity,n,mean,low,high", *lines]))
+    first, second, third = extension("findings").grid(tmp_path)
+    assert ": borne out" in first and "-2.00 (-3.00 to -1.00) points at 0" in second and ": borne out" in second
+    assert "not borne out, and withdrawn" in third
+
+
+def test_the_readme_says_what_the_results_say():
+    findings, readme = extension("findings"), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert findings.with_findings(readme, ROOT / "results") == readme, "run `python book/_ext/findings.py`"
 
 
 # ---------------------------------------------------------------- a small book through the real configuration

@@ -1,0 +1,267 @@
+"""What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
+
+``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} rivals``, ``{found} grid``
+and ``{found} NAME`` (a set of photographs) are lists. ``python book/_ext/findings.py`` writes the tables that they read
+from the study's runs, and the two sentences of the README.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from mtclim.analysis import further
+from mtclim.analysis.comparison import BACKBONES, paper_table3
+from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, effects, sentence, verdict, write_effects
+from mtclim.analysis.evidence import write_joint
+from mtclim.files import whole_or_absent, write_text
+from mtclim.style import backbone_title
+from mtclim.variants import RIVALS, VARIANTS, title
+
+ROOT = Path(__file__).parents[2]
+UNFINISHED = "The reference study has not finished, so that there is no answer yet."
+FULL, PLAIN = "LIM-MS_ALL - BL-FC", "LIM-MS_ALL - BL"
+SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
+SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
+
+
+def read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """A table of results, or None where it is absent, or was written by another state of the code."""
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return table if set(columns) <= set(table) and len(table) else None
+
+
+def read_effects(results: Path) -> pd.DataFrame:
+    """The effects on the city and on each set of photographs, with family and verdict of each row."""
+    columns = ("contrast", "estimate", "low", "high", "runs", "source")
+    files = [results / "effects.csv", *sorted(results.glob("real/*/effects.csv"))]
+    tables = [table for path in files if (table := read(path, columns)) is not None]
+    if not tables:
+        return pd.DataFrame(columns=[*columns, "family", "verdict"])
+    table = pd.concat(tables, ignore_index=True).drop_duplicates(["source", "contrast"], ignore_index=True)
+    families = ["main effect" if name in FACTORS else "primary" for name in table["contrast"]]
+    verdicts = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
+    return table.assign(family=families, verdict=verdicts)
+
+
+def amount(row) -> str:
+    """A difference with its interval."""
+    return (
+        f"{row.estimate:+.2f} points of mean κ (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} runs each)"
+    )
+
+
+def answer(results: Path) -> list[str]:
+    """The answer in five sentences, for or against the paper; one sentence where there is none yet."""
+    table, joint = read_effects(results), read_joint(results)
+    rows = {(row.source, row.contrast): row for row in table.itertuples()}
+    full, plain = rows.get(("city", FULL)), rows.get(("city", PLAIN))
+    if full is None or plain is None or joint is None:
+        return [UNFINISHED]
+    if pd.isna(full.low):
+        return ["One run of each variant has finished, and one run ranks nothing."]
+    beside = "BL-FC, which has the same final layer and reads nothing about labels"
+    start = {
+        "better": f"Modelling label interdependency helps on the synthetic city: LIM-MS_ALL exceeds {beside}, by",
+        "worse": f"Modelling label interdependency does harm on the synthetic city: LIM-MS_ALL differs from {beside}, by",
+        VERDICTS[1]: "Modelling label interdependency has no effect worth having on the synthetic city: LIM-MS_ALL "
+        f"differs from {beside}, by",
+        VERDICTS[2]: "Whether modelling label interdependency helps on the synthetic city cannot be told from these runs: "
+        f"LIM-MS_ALL differs from {beside}, by",
+    }
+    paper = paper_table3()["mean", "kappa"]
+    theirs = [f"{paper[name, 'lim_ms_all'] - paper[name, 'bl']:+.2f}" for name in BACKBONES]
+    return [
+        f"{start[_direction(full)]} {amount(full)}.",
+        f"Against BL itself the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
+        f"{' and '.join(theirs)} points for its two backbones.",
+        consistency(joint),
+        photographs(table),
+        advice(results),
+    ]
+
+
+def _direction(row) -> str:
+    """An effect's sign, or else its verdict."""
+    return row.verdict if row.verdict != VERDICTS[0] else "better" if row.estimate > 0 else "worse"
+
+
+def read_joint(results: Path) -> pd.DataFrame | None:
+    """Exact match, contradictions and mean kappa in percent by variant and decoding."""
+    table = read(results / "joint.csv", ("variant", "decoding", "exact_match", "contradictions", "mean_kappa"))
+    if table is None:
+        return None
+    table = table.set_index(["variant", "decoding"])[["exact_match", "contradictions", "mean_kappa"]] * 100
+    return table if {("bl", "argmax"), ("bl", "joint"), ("lim_ms_all", "argmax")} <= set(table.index) else None
+
+
+def consistency(joint: pd.DataFrame) -> str:
+    """What becomes of contradictions, and what decoding costs."""
+    own, lim, decoded = (joint.loc[key] for key in (("bl", "argmax"), ("lim_ms_all", "argmax"), ("bl", "joint")))
+    return (
+        f"The labels of one façade contradict each other in {own['contradictions']:.1f} % of BL's answers and in "
+        f"{lim['contradictions']:.1f} % of LIM-MS_ALL's; choosing BL's labels jointly, without any training, leaves "
+        f"{decoded['contradictions']:.1f} % and changes the share of façades whose labels are all right from "
+        f"{own['exact_match']:.1f} to {decoded['exact_match']:.1f} %."
+    )
+
+
+def photographs(table: pd.DataFrame) -> str:
+    """The same difference on each set of photographs."""
+    rows = table[(table["source"] != "city") & (table["contrast"] == FULL) & table["low"].notna()]
+    told = [f"{amount(row)} on {SETS.get(row.source, row.source)}, {SAID[row.verdict]}" for row in rows.itertuples()]
+    if not told:
+        return "The runs on real photographs have not finished yet."
+    return f"On real photographs LIM-MS_ALL differs from BL-FC by {'; and by '.join(told)}."
+
+
+def advice(results: Path) -> str:
+    """Which variant to choose, from the effects on the city and on photographs."""
+    table = read_effects(results)
+    rows = table[(table["contrast"] == FULL) & table["low"].notna()]
+    if rows.empty:
+        return "Begin with BL: no result of this study recommends anything else yet."
+    better = {row.source for row in rows.itertuples() if _direction(row) == "better"}
+    if "city" in better and better - {"city"}:
+        return "Use LIM-MS_ALL, and train BL beside it to see what it gives on your photographs."
+    if better:
+        where = " and ".join(SETS.get(name, name) for name in sorted(better))
+        return (
+            f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the one "
+            "that is better on your validation images."
+        )
+    return "Use BL, and choose its labels jointly where they must not contradict each other."
+
+
+def rivals(results: Path) -> list[str]:
+    """One sentence a rival: its difference from BL-FC."""
+    table = read(results / "rivals.csv", ("contrast", "estimate", "low", "high", "runs"))
+    if table is None:
+        return ["The runs of the rivals have not finished yet."]
+    table = table.assign(verdict=[verdict(*limits) for limits in zip(table["low"], table["high"], strict=True)])
+    return [sentence(row) for row in table.itertuples()]
+
+
+def photograph_set(results: Path, name: str) -> list[str]:
+    """One sentence a primary contrast on a set of photographs."""
+    table = read_effects(results)
+    rows = table[(table["source"] == name) & (table["family"] == "primary")]
+    return [sentence(row) for row in rows.itertuples()] or ["The runs on this set have not finished yet."]
+
+
+def grid(results: Path) -> list[str]:
+    """Each expectation that was written down before the grid was run: borne out, not, or not to be told."""
+    table = read(results / "grid.csv", ("a", "b", "task", "interdependency", "ambiguity", "n", "mean", "low", "high"))
+    if table is None:
+        return ["The grid has not been run yet, so that no expectation has been tested."]
+
+    def at(b: str, task: str, **dials) -> pd.DataFrame:
+        own = table[(table["a"] == "lim_ms_all") & (table["b"] == b) & (table["task"] == task)]
+        return own[(own[list(dials)] == pd.Series(dials)).all(axis=1)].dropna(subset=["low"])
+
+    independent = pd.concat([at("bl_fc", task, interdependency=0) for task in ("roof_shape", "block_position")])
+    return [
+        _none(independent),
+        _grows("interdependency", at("bl", "mean", ambiguity=0.3).sort_values("interdependency")),
+        _grows("ambiguity", at("bl", "mean", interdependency=1).sort_values("ambiguity")),
+    ]
+
+
+def _none(cells: pd.DataFrame) -> str:
+    text = "Roof shape and block position gain nothing over BL-FC where labels are independent"
+    if cells.empty:
+        return f"{text}: not tested."
+    gains = (cells["low"] > 0).sum()
+    shown = ", ".join(f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})" for row in cells.itertuples(name="Cell"))
+    return f"{text}: {'not borne out' if gains else 'borne out'}; the differences are {shown} points."
+
+
+def _grows(dial: str, cells: pd.DataFrame) -> str:
+    text = f"The gain of LIM-MS_ALL over BL grows with {dial}"
+    if len(cells) < 2:
+        return f"{text}: not tested."
+    first, last = cells.iloc[0], cells.iloc[-1]
+    ends = [f"{row['mean']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in (first, last)]
+    if last["low"] > first["high"]:
+        outcome = "borne out"
+    else:
+        outcome = "not borne out, and withdrawn" if last["mean"] <= first["mean"] else "cannot be told"
+    return f"{text}: {outcome}; the gain is {ends[0]} points at {first[dial]:g} and {ends[1]} at {last[dial]:g}."
+
+
+LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "advice": lambda results: [advice(results)]}
+
+
+class Found(SphinxDirective):
+    """``{found} NAME``: sentences made from the committed results, as a list or, if there is one, as a paragraph."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The sentences; the page is read anew when a table of results changes."""
+        name, results = self.arguments[0], Path(self.env.srcdir) / "results"
+        for path in (*results.glob("*.csv"), *results.glob("real/*/effects.csv")):
+            self.env.note_dependency(str(path))
+        told = LISTS[name](results) if name in LISTS else photograph_set(results, name)
+        if len(told) == 1:
+            return [nodes.paragraph(text=told[0], classes=["found"])]
+        items = [nodes.list_item("", nodes.paragraph(text=text)) for text in told]
+        listed = nodes.enumerated_list("", *items, enumtype="arabic", suffix=".", prefix="", classes=["found"])
+        return [listed if name == "answer" else nodes.bullet_list("", *items, bullet="-", classes=["found"])]
+
+
+def draw(app, config) -> None:
+    """The figure of the effects on the city and on photographs, with the paper's differences beside them."""
+    table, target = read_effects(Path(app.srcdir) / "results"), Path(app.srcdir) / "book" / "chapters" / "effects.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if table.empty:
+        return
+    paper, rows = paper_table3()["mean", "kappa"], []
+    for (family, name), weights in contrasts(dict.fromkeys(VARIANTS, 1)).items():
+        for backbone in BACKBONES if name in set(table["contrast"]) else ():
+            estimate = sum(weight * paper[backbone, variant] for variant, weight in weights.items())
+            rows.append([family, name, estimate, f"the paper, {backbone_title(backbone)}", VERDICTS[2]])
+    theirs = pd.DataFrame(rows, columns=["family", "contrast", "estimate", "source", "verdict"])
+    both = pd.concat([table.assign(source=table["source"].map(lambda name: SETS.get(name, name))), theirs])
+    further.effects(both.reset_index(drop=True)).savefig(target)
+
+
+def main() -> None:
+    """Write results/effects.csv, joint.csv and rivals.csv from the study's tables, and the README's two sentences."""
+    from mtclim.analysis.study import load_study
+
+    results = ROOT / "results"
+    study = load_study(results)
+    one = study.only(study.backbones[0])
+    write_effects(study, results / "effects.csv", "city")
+    write_joint(study, results / "joint.csv")
+    told, names = effects(one), [f"{title(name)} - BL-FC" for name in ("bl", *RIVALS)]
+    told = told[(told["family"] == "against BL-FC") & told["contrast"].isin(names)]
+    if len(told):
+        with whole_or_absent(results / "rivals.csv") as beside:
+            told[["contrast", "estimate", "low", "high", "runs"]].round(4).to_csv(beside, index=False)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    write_text(ROOT / "README.md", with_findings(readme, results))
+
+
+def with_findings(readme: str, results: Path) -> str:
+    """The README with the first and the last sentence of the answer between its two marks."""
+    told = answer(results)
+    short = " ".join([told[0], advice(results)])
+    return re.sub(r"(?s)(<!-- found -->\n).*?(\n<!-- /found -->)", lambda match: match[1] + short + match[2], readme)
+
+
+def setup(app) -> dict:
+    """Connect the directive and the figure, which must be there before a page asks for it."""
+    app.connect("config-inited", draw, priority=860)
+    app.add_directive("found", Found)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    main()

@@ -70,7 +70,9 @@ def answer(results: Path) -> list[str]:
         "worse": f"Modelling label interdependency does harm on the synthetic city: LIM-MS_ALL differs from {beside}, by",
         VERDICTS[1]: "Modelling label interdependency has no effect worth having on the synthetic city: LIM-MS_ALL "
         f"differs from {beside}, by",
-        VERDICTS[2]: "Whether modelling label interdependency helps on the synthetic city cannot be told from these runs: "
+        VERDICTS[
+            2
+        ]: "Whether modelling label interdependency helps on the synthetic city cannot be told from these runs: "
         f"LIM-MS_ALL differs from {beside}, by",
     }
     paper = paper_table3()["mean", "kappa"]

@@ -138,6 +138,11 @@ def test_nothing_is_cut_off_and_every_picture_has_words(html, soup):
                 seen += [(page, width, what) for what in (*found, *silent)]
                 thrown = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
                 seen += [(page, width, message) for message in thrown]
+        wide = (
+            "document.querySelector('article').insertAdjacentHTML('beforeend', '<div style=\"width:2000px\">x</div>');"
+        )
+        browser.execute_script(wide)
+        assert browser.execute_script(LOOK)[1], "the check sees nothing"
     finally:
         browser.quit()
     assert not seen, "\n".join(map(str, seen))

@@ -174,7 +174,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        found = error
+        found = " ".join(str(error).split())
     if not isinstance(found, dict):
         raise ValueError(f"{where}: found {found!s:.200}; expected a YAML mapping, such as {{max_epochs: 3}}.")
     return found

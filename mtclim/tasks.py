@@ -47,7 +47,7 @@ class Tasks(Mapping[str, tuple[str, ...]]):
         try:
             loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # "no" and 2.0 are names
         except yaml.YAMLError as error:
-            loaded = error
+            loaded = " ".join(str(error).split())
         if not isinstance(loaded, dict):
             raise ValueError(f"{path}: found {loaded!s:.200}; expected a YAML mapping 'task: [class, ...]'.")
         classes, titles = {}, {}

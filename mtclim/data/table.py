@@ -265,7 +265,10 @@ def _chosen(source: Source, given: Tasks | None, ordinary: set[str], require_lab
             left[name] = "a name like this marks what is no task"
         else:
             found, reason = _classes(source, name)
-            (left if reason else classes)[name] = reason or found
+            if reason:
+                left[name] = reason
+            else:
+                classes[name] = found
     if not classes:
         why = "".join(f"; {name!r}: {reason}" for name, reason in left.items())[:1500]
         mend = "add one column a task, or list tasks and classes in a YAML"

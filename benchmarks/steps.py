@@ -91,7 +91,6 @@ def throughput(backbone: str, size: int, batch: int, steps: int) -> dict:
     rng, n = np.random.default_rng(0), batch * steps
     codes = np.stack([rng.integers(0, k, n + 1) for k in SANTIAGO.sizes], 1)
     rows = {"train": np.arange(n), "val": np.array([n])}
-    seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
     bare = train_step("bl", backbone, size, batch)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", rng.integers(0, 256, (n + 1, size, size, 3), np.uint8))
@@ -106,10 +105,11 @@ def throughput(backbone: str, size: int, batch: int, steps: int) -> dict:
             )
             return learner.times[0][0]
 
+        def loop() -> float:
+            return in_turn({"bare": lambda: [bare() for _ in range(steps)]}, 1, warm=0)["bare"]
+
         trainer()
-        for _ in range(5):
-            seconds["trainer"].append(trainer())
-            seconds["bare"].append(in_turn({"loop": lambda: [bare() for _ in range(steps)]}, 1, warm=0)["loop"])
-    ratio = float(np.median(np.divide(seconds["bare"], seconds["trainer"])))  # of neighbours in time
+        seconds = np.array([(trainer(), loop()) for _ in range(5)])
+    ratio = float(np.median(seconds[:, 1] / seconds[:, 0]))  # of neighbours in time
     return row(4, f"training throughput of the trainer, bl, {backbone} {size} px", "the bare loop on a resident batch",
-               ratio, 0.95 if GPU else 0.92, float(np.median(seconds["trainer"])), least=True)  # fmt: skip
+               ratio, 0.95 if GPU else 0.92, float(np.median(seconds[:, 0])), least=True)  # fmt: skip

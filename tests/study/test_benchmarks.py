@@ -52,7 +52,7 @@ def test_runs_are_stopped_at_the_deadline(tmp_path):
 
 def test_labels_without_the_plan_of_the_city():
     """The labelsets have the city's frequencies, neighbours share them, and the paper's number is left by LPRUS."""
-    table = gpu.labels(29_567)
+    table = gpu.labels(29_567).astype(dict.fromkeys(SANTIAGO, str))
     found = table.groupby(list(SANTIAGO)).size()
     cells = joint().astype(dict.fromkeys(SANTIAGO, str)).set_index(list(SANTIAGO))["p"] * 29_567
     assert (found.reindex(cells.index, fill_value=0) - cells).abs().max() <= 1

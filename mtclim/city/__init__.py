@@ -1,9 +1,7 @@
 """A synthetic city with photographs of its façades: data for the study that anyone can make, with known truth.
 
-``make_city`` plans the city (:mod:`mtclim.city.plan`: streets, blocks, labels after :mod:`mtclim.city.joint`), draws
-one photograph a façade (:mod:`mtclim.city.street`) and writes tables beside them. The labels are calibrated on the
-paper, the pictures are invented: results on them say how methods compare under known conditions, not how well
-they do on photographs of real buildings.
+The labels are calibrated on the paper, the plan and the pictures are invented: results on them say how methods compare
+under known conditions, not how well they do on photographs of real buildings.
 """
 
 import json
@@ -49,11 +47,9 @@ def make_city(
         and how often a task's own cues are hidden (:mod:`mtclim.city.street`).
     missing, noise
         Share of annotations left out, and share of those that are wrong.
-    views
-        Photographs of each façade, 1 to 9; with more than one the table has a column ``building``.
-    not_facade
-        Share of photographs that show no façade; above 0 there is a task ``view`` (facade, other), and the other
-        tasks of such a photograph are not annotated.
+    views, not_facade
+        Photographs of each façade, 1 to 9 (more than one bring a column ``building``), and share of photographs that
+        show no façade (above 0 there is a task ``view``, and the other tasks of such photographs are not annotated).
     workers, progress
         Number of processes (all usable cores), and whether a progress bar is shown.
 
@@ -112,8 +108,7 @@ def _claim(folder: Path, parameters: dict) -> bool:
     """True if the city is there already; otherwise note whose images the folder is going to hold."""
     for name in ("city.json", "city.partial.json"):
         if (folder / name).exists():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-            found = found.get("parameters", found)
+            found = json.loads((folder / name).read_text(encoding="utf-8"))["parameters"]
             differs = ", ".join(f"{k} is {found.get(k)}, asked {v}" for k, v in parameters.items() if found.get(k) != v)
             if differs:
                 raise ValueError(f"{folder} holds another city ({differs}); choose another folder or delete this one.")
@@ -121,7 +116,7 @@ def _claim(folder: Path, parameters: dict) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no city; choose another folder.")
-    write_json(folder / "city.partial.json", parameters)
+    write_json(folder / "city.partial.json", {"parameters": parameters})
     return False
 
 

@@ -19,7 +19,6 @@ from mtclim.data.labels import cutoff
 from mtclim.tasks import SANTIAGO
 
 LABELLED, TOTAL = 29_567, 204_030  # annotated façades, all façades (section 2.1)
-CELL = ["height", "mat_llrs", "roof_shape", "block_position"]  # SBST is a function of the first two
 ROOF_POSITION = np.array([[1.0, 1.6, 0.7, 0.9, 0.7], [1.3, 0.7, 1.4, 0.8, 1.3], [0.8, 0.7, 0.7, 1.5, 0.8]])
 """Relative odds of roof shape and block position within one material and height, before both are fitted to its row:
 flat roofs go with several parties, gables with single and paired houses, monopitch roofs with closed blocks."""
@@ -70,8 +69,7 @@ def joint(interdependency: float = 1.0) -> pd.DataFrame:
     """
     dependent, independent = _ends()
     p = interdependency * dependent + (1 - interdependency) * independent  # (6, 7, 3, 5)
-    possible = building_types()[:, :, None, None] >= 0
-    h, m, r, b = np.nonzero(np.broadcast_to(possible, p.shape))
+    h, m, r, b = np.nonzero(np.broadcast_to(building_types()[:, :, None, None] >= 0, p.shape))
     codes = {"height": h, "mat_llrs": m, "sbst": building_types()[h, m], "roof_shape": r, "block_position": b}
     return pd.DataFrame({**categories(codes), "p": p[h, m, r, b]})
 
@@ -88,7 +86,7 @@ def _ends() -> tuple[np.ndarray, np.ndarray]:
     roof = rows[list(SANTIAGO["roof_shape"])].to_numpy() / 100
     position = rows[list(SANTIAGO["block_position"])].to_numpy() / 100
     cells = fit_margins(np.repeat(ROOF_POSITION[None], len(rows), 0), roof, position, steps=60)
-    dependent = np.zeros(tuple(len(SANTIAGO[task]) for task in CELL))
+    dependent = np.zeros((*building_types().shape, *ROOF_POSITION.shape))
     dependent[rows["height"], rows["mat_llrs"]] = cells * rows["images"].to_numpy()[:, None, None]
     dependent /= dependent.sum()
     pair = dependent.sum((2, 3))

@@ -118,8 +118,7 @@ class CityPlan:
             codes[task] = np.where(rng.random(n) < noise, other, codes[task])
         codes["sbst"] = types[codes["height"], codes["mat_llrs"]]
         for task in SANTIAGO:
-            hidden = ~self.facades["labelled"] | (rng.random(n) < missing)
-            codes[task] = np.where(hidden, -1, codes[task])
+            codes[task][~self.facades["labelled"] | (rng.random(n) < missing)] = -1
         return pd.DataFrame(categories(codes), index=self.facades.index)
 
 
@@ -177,12 +176,12 @@ def _geometry(blocks: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.n
     a, b = u[i, j] / radius, v[i, j] / radius
     weights = _zone_weights(a, b)
     zone = np.where(park[i, j], "park", np.asarray(ZONES)[weights.argmax(1)])
-    names = np.asarray(MUNICIPALITIES)
-    towns = int(np.clip(round(np.sqrt(blocks) / 3), 3, len(names)))
+    towns = int(np.clip(round(np.sqrt(blocks) / 3), 3, len(MUNICIPALITIES)))
     centres, town = kmeans2(np.stack([a, b], 1), towns, iter=8, minit="++", rng=rng)
     outwards = np.argsort(np.argsort(np.hypot(*centres.T)))  # municipalities are numbered from the centre
-    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "municipality": names[outwards[town]]})
-    return cells.assign(zone=zone, i=i, j=j), _nodes(size, radius, rng), np.where(park[i, j, None], 0, weights)
+    cells = pd.DataFrame({"block": [f"B{k:05d}" for k in range(len(i))], "zone": zone, "i": i, "j": j})
+    cells["municipality"] = np.take(MUNICIPALITIES, outwards[town])
+    return cells, _nodes(size, radius, rng), np.where(park[i, j, None], 0, weights)
 
 
 def _zone_weights(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -49,10 +49,9 @@ def draw(
         What draws everything of this picture, an int or several, and what it shares with its street.
     size, ambiguity
         Side in pixels, 64 to 300; probability of hiding a task's cues, 0 to 1 (see the module's text).
-    view
-        Another view of the same building: other coins, another camera, other trees and cars.
-    kind
-        "facade", or one of ``OTHER``: what the view shows instead of it.
+    view, kind
+        Another view of the same building has other coins, another camera, other trees and cars; it shows a "facade",
+        or one of ``OTHER`` instead.
 
     Raises
     ------

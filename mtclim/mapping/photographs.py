@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -78,17 +78,12 @@ def _bearing(gps: Mapping) -> float:
     return direction % 360 if 0 <= direction <= 360 else np.nan
 
 
-def exif_position(path: str | Path) -> tuple[float, float]:
-    """(lon, lat) of a photograph in degrees, from its EXIF data.
+def exif_place(path: str | Path) -> tuple[float, float, float, str]:
+    """Longitude, latitude and bearing of a photograph in degrees, from its EXIF data, and why it has no position.
 
-    Raises ValueError where there is no position and where it is doubtful: an unknown or empty reference, impossible
-    degrees, minutes or seconds, or exactly (0, 0). The message is the reason.
+    A position is doubtful where its reference is unknown or empty, where degrees, minutes or seconds are impossible,
+    and where it is exactly (0, 0).
     """
-    return _position(_gps(path))
-
-
-def _place(path: Path) -> tuple[float, float, float, str]:
-    """Longitude, latitude, bearing, and the reason why there is no position."""
     bearing = np.nan
     try:
         gps = _gps(path)
@@ -105,9 +100,9 @@ def _place(path: Path) -> tuple[float, float, float, str]:
 class Photographs:
     """Photographs to predict, one row each.
 
-    ``frame`` has image (the name), path, lon, lat (degrees), bearing (degrees), block, the columns ``CARRIED`` and true
-    labels (``<task>:true``) that a table gives, and reason: why there is no position, else "". ``folder`` is what names are relative to.
-    ``others`` counts the files of a folder that are not photographs, by suffix.
+    ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, the columns ``CARRIED`` and true labels
+    (``<task>:true``) that a table gives, and reason: why there is no position, else "". ``folder`` is what names are
+    relative to, and ``others`` counts the files of a folder that are not photographs, by suffix.
     """
 
     frame: pd.DataFrame
@@ -120,24 +115,14 @@ def read_source(
     tasks: Tasks,
     require_position: bool = True,
     image_root: str | Path | None = None,
-    cell: float = 500.0,
 ) -> Photographs:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
-    Parameters
-    ----------
-    source : a folder, a table, or files. The positions of files are read from their EXIF data.
-    tasks : true labels of these tasks are kept where a table has them.
-    require_position : whether it is an error that no row of a table has a position.
-    image_root : the folder that the names in a table are relative to; by default the table's.
-    cell : width in metres of the grid of blocks where a table has none.
+    The positions of files are read from their EXIF data, and true labels of ``tasks`` are kept where a table has them.
+    ``require_position`` makes it an error that no row of a table has a position. ``image_root`` is the folder that the
+    names in a table are relative to, by default the table's own. Where no block is known, blocks are a grid of 500 m.
 
-    Raises
-    ------
-    FileNotFoundError
-        A folder without a photograph.
-    TableError
-        A table that cannot be read as meant.
+    FileNotFoundError for a folder without a photograph, and TableError for a table that cannot be read as meant.
     """
     if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in images.SUFFIXES:
         files = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
@@ -149,33 +134,32 @@ def read_source(
     else:
         found = _read_rows(Path(source), tasks, require_position, image_root)
     frame = found.frame
+    frame["block"] = frame["block"].astype(object)
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if placed.any() and frame["block"].isna().all():
-        frame["block"] = frame["block"].astype(object)
-        frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], cell).to_numpy()
+        frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], 500.0).to_numpy()
     return found
 
 
 def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
     with ThreadPoolExecutor(machine.cores()) as pool:
-        frame = pd.DataFrame(list(pool.map(_place, paths)), columns=["lon", "lat", "bearing", "reason"])
+        frame = pd.DataFrame(list(pool.map(exif_place, paths)), columns=["lon", "lat", "bearing", "reason"])
     frame.insert(0, "image", names)
     return frame.assign(path=[str(path) for path in paths], block=None)
 
 
 def _read_folder(folder: Path) -> Photographs:
     paths, others = [], Counter()
-    for root, folders, files in os.walk(folder):
-        for name in files + folders:
-            path = Path(root, name)
-            if path.suffix.lower() in images.SUFFIXES:
-                paths.append(path)
-            elif name in files or path.is_symlink():
-                others["link to a folder" if name in folders else path.suffix.lower() or "no suffix"] += 1
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in images.SUFFIXES:
+            paths.append(path)
+        elif not path.is_dir():
+            others[path.suffix.lower() or "no suffix"] += 1
+        elif path.is_symlink():
+            others["link to a folder"] += 1
     if not paths:
         found = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5)) or "no file"
         raise FileNotFoundError(f"{folder}: found no photograph ({found}); expected files such as .jpg, .png or .tif.")
-    paths.sort()
     return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
 
 
@@ -200,22 +184,22 @@ def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root: str
 
 
 class Decoded(NamedTuple):
-    """One photograph: its pixels at every size, zeros where it cannot be read for the reason given."""
+    """What is known of a photograph once it was decoded, or the reason why it cannot be."""
 
-    pixels: list[np.ndarray]
     digest: str = ""
     reason: str = ""
     panorama: bool = False
 
 
-def _decode(path: str, sizes: Sequence[int]) -> Decoded:
+def _decode(path: str, row: int, batch: dict[int, np.ndarray]) -> Decoded:
+    """Decode a photograph into its row of a batch, at every size."""
     try:
         content = Path(path).read_bytes() if os.path.isfile(path) else path  # what is no file has its own reason
-        pixels = [images.decode(content, size) for size in sizes]
-        return Decoded(pixels, images.digest_of(content), "", images.is_panorama(content))
+        for size, pixels in batch.items():
+            pixels[row] = images.decode(content, size)
+        return Decoded(images.digest_of(content), "", images.is_panorama(content))
     except (images.ImageError, OSError) as error:
-        nothing = [np.zeros((size, size, 3), np.uint8) for size in sizes]
-        return Decoded(nothing, reason=str(error) or type(error).__name__)
+        return Decoded(reason=str(error) or type(error).__name__)
 
 
 def decoded_batches(
@@ -223,21 +207,23 @@ def decoded_batches(
 ) -> Iterator[tuple[dict[int, np.ndarray], list[Decoded]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields ``{size: (batch_size, size, size, 3) uint8}`` and what is known of each photograph. Rows past the end of a
-    short batch are zeros.
+    Yields ``{size: (batch_size, size, size, 3) uint8}`` and what is known of each photograph. Rows without a picture are
+    zeros.
     """
     pool = ThreadPoolExecutor(workers or machine.cores())
-    started = ([pool.submit(_decode, path, sizes) for path in paths] for paths in batches)
+
+    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[Future]]:
+        batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
+        return batch, [pool.submit(_decode, path, row, batch) for row, path in enumerate(paths)]
+
+    started = map(start, batches)
     waiting = deque(islice(started, _AHEAD))
     try:
         while waiting:
-            done = [future.result() for future in waiting.popleft()]
+            batch, futures = waiting.popleft()
+            found = [future.result() for future in futures]
             waiting.extend(islice(started, 1))
-            batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-            for row, found in enumerate(done):
-                for size, pixels in zip(sizes, found.pixels, strict=True):
-                    batch[size][row] = pixels
-            yield batch, done
+            yield batch, found
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -245,16 +231,15 @@ def decoded_batches(
 # ---------------------------------------------------------------- files that people open
 
 
-def safe_cell(value: object) -> object:
+def _safe(value: object) -> object:
     """A cell that no spreadsheet runs: text that would start a formula gets a leading apostrophe (OWASP's rule)."""
     return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write a CSV, whole or not at all, in which no cell is run as a formula."""
-    frame = frame.rename(columns=lambda name: safe_cell(str(name)))
-    text = frame.select_dtypes(["object", "string", "category"])
-    safe = {name: column.astype(object).map(safe_cell) for name, column in text.items()}
+    frame = frame.rename(columns=lambda name: _safe(str(name)))
+    text = frame.select_dtypes(["object", "string", "category"]).astype(object).map(_safe)
     with whole_or_absent(path) as beside:
-        frame.assign(**safe).to_csv(beside, index=False, encoding="utf-8")
+        frame.assign(**text).to_csv(beside, index=False, encoding="utf-8")
     return Path(path)

@@ -1,7 +1,7 @@
 """Prediction: photographs in, one row an image out (section 4.5), as a frame or streamed to GeoParquet.
 
 Threads decode ahead while the model runs. ``predict_file`` writes shards, each whole or not at all, so that a killed
-prediction goes on where it stopped, and it never holds all images in memory. geopandas is not needed.
+prediction goes on where it stopped, and memory does not grow with the number of images. geopandas is not needed.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
@@ -36,60 +36,32 @@ ANSWERS = {
 # ---------------------------------------------------------------- the frame of predictions
 
 
-class Answers(NamedTuple):
-    """The predictions of some photographs, [image, reason] of those that cannot be read, and names of panoramas."""
+def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm) -> pd.DataFrame:
+    """One row a photograph: what is known of it, the columns of each task, and whether it is a panorama.
 
-    frame: pd.DataFrame
-    listed: list[list[str]]
-    panoramas: list[str]
-
-
-def _answers(
-    batches: Sequence[pd.DataFrame], ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm
-) -> Iterator[Answers]:
-    paths = [batch["path"].tolist() for batch in batches]
-    for batch, (pixels, found) in zip(
-        batches, decoded_batches(paths, ensemble.sizes, batch_size, workers), strict=True
-    ):
-        p, good = ensemble.probabilities(pixels)[: len(batch)], np.array([one.reason == "" for one in found])
-        bar.update(len(batch))
-        digests = np.array([one.digest for one in found], object)
-        listed = [[name, one.reason] for name, one in zip(batch["image"], found, strict=True) if one.reason]
-        panoramas = [name for name, one in zip(batch["image"], found, strict=True) if one.panorama]
-        yield Answers(_frame(batch[good], p[good], digests[good], ensemble), listed, panoramas)
-
-
-def _joined(parts: Iterable[Answers], nothing: pd.DataFrame) -> Answers:
-    parts = list(parts)
-    frame = pd.concat([part.frame for part in parts if len(part.frame)] or [nothing], ignore_index=True)
-    return Answers(
-        frame, [own for part in parts for own in part.listed], [own for part in parts for own in part.panoramas]
-    )
-
-
-def _frame(rows: pd.DataFrame, p: np.ndarray, digests: np.ndarray, ensemble: Ensemble) -> pd.DataFrame:
-    """One row a photograph: what is known of it, then the columns of each task."""
-    carried = [name for name in CARRIED if name in rows]
-    frame = rows[["image", "lon", "lat", "bearing", "block", *carried]].copy()
-    frame["doubtful"] = rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)
-    columns: dict[str, object] = {}
+    ``unreadable`` says why a photograph cannot be read, in whose row the answers mean nothing, and is "" otherwise.
+    """
+    paths, found, probabilities = rows["path"].tolist(), [], []
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    for pixels, decoded in decoded_batches(batches or [[]], ensemble.sizes, batch_size, workers):
+        probabilities.append(ensemble.probabilities(pixels)[: len(decoded)])
+        found += decoded
+        bar.update(len(decoded))
+    p = np.concatenate(probabilities)
+    frame = rows[["image", "lon", "lat", "bearing", "block", *(name for name in CARRIED if name in rows)]].copy()
+    digest, unreadable, panorama = zip(*found, strict=True) if found else ([], [], [])
+    columns: dict[str, object] = {"doubtful": rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)}
     if ensemble.splits is not None:
-        split = pd.Series(digests, frame.index, dtype=object).map(ensemble.splits)
-        columns |= {"split": split, "in_training": (split == "train").to_numpy(bool)}
-    start = 0
+        split = pd.Series(digest, frame.index, dtype=object).map(ensemble.splits).astype(object)
+        columns |= {"split": split, "in_training": split == "train"}
     for task, classes in ensemble.tasks.items():
         if f"{task}:true" in rows:
-            columns[f"{task}:true"] = rows[f"{task}:true"].astype(object)
-        block = p[:, start : start + len(classes)]
-        start += len(classes)
+            columns[f"{task}:true"] = rows[f"{task}:true"]
+        block, p = p[:, : len(classes)], p[:, len(classes) :]
         columns[f"{task}:pred"] = np.asarray(classes, object)[block.argmax(1)]
         columns |= {f"{task}:p:{name}": block[:, k] for k, name in enumerate(classes)}
-    frame = frame.assign(**columns)
-    return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint and len(frame) else frame
-
-
-def _batches(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    return [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
+    frame = frame.assign(**columns, unreadable=unreadable, panorama=panorama)
+    return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint else frame
 
 
 def predict(
@@ -131,8 +103,11 @@ def predict(
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
     found = read_source(source, ensemble.tasks, False, image_root)
     with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
-        answers = _answers(_batches(found.frame, batch_size), ensemble, batch_size, workers, bar)
-        frame, listed, panoramas = _joined(answers, found.frame[:0])
+        frame = _answers(found.frame, ensemble, batch_size, workers, bar)
+    bad = frame["unreadable"] != ""
+    listed = frame.loc[bad, ["image", "unreadable"]].to_numpy().tolist()
+    panoramas = frame.loc[frame["panorama"], "image"].tolist()
+    frame = frame[~bad].drop(columns=["unreadable", "panorama"]).reset_index(drop=True)
     first = "; ".join(": ".join(entry) for entry in listed[:5])
     if not len(frame):
         raise ValueError(f"predict: none of {len(listed)} photographs can be read ({first}).")
@@ -140,9 +115,8 @@ def predict(
         warnings.warn(f"{len(listed)} of {len(found.frame)} photographs cannot be read: {first}", stacklevel=2)
     if panoramas:
         warnings.warn(f"{len(panoramas)} panoramas are squeezed: {', '.join(panoramas[:5])}", stacklevel=2)
-    optional = ["lon", "lat", "bearing", "block", "doubtful", "split"]
-    empty = [name for name in optional if name in frame and frame[name].isna().all()]
-    frame = frame.drop(columns=empty)
+    optional = frame.columns.intersection(["lon", "lat", "bearing", "block", "doubtful", "split"])
+    frame = frame.drop(columns=[name for name in optional if frame[name].isna().all()])
     frame.attrs |= {"listed": listed, "panoramas": panoramas, "others": dict(found.others)}
     return frame
 
@@ -211,12 +185,15 @@ def predict_file(
         return out
     folder = Path(f"{out}.shards") / key
     folder.mkdir(parents=True, exist_ok=True)
-    parts = _batches(rows, shard_rows) or [rows]
-    shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(parts))]
-    todo = [number for number in range(index, len(parts), count) if not shards[number].exists()]
+    parts = {start // shard_rows: rows[start : start + shard_rows] for start in range(0, max(len(rows), 1), shard_rows)}
+    shards = {number: folder / f"shard-{number:06d}.parquet" for number in parts}
+    todo = [number for number in list(parts)[index::count] if not shards[number].exists()]
     size = sum(len(parts[number]) for number in todo)
     with tqdm(total=size, unit="img", unit_scale=True, desc="predict", disable=not progress, smoothing=0.1) as bar:
-        _predict_shards([(parts[number], shards[number]) for number in todo], ensemble, batch_size, workers, bar)
+        for number in todo:
+            answers = _answers(parts[number], ensemble, batch_size, workers, bar)
+            with whole_or_absent(shards[number]) as beside:
+                pq.write_table(_table(answers), beside)
     if part != (0, 1):
         return folder
     provenance = {"key": key, "runs": [str(run) for run in listed_runs(runs)], "source": str(source)} | settings
@@ -226,7 +203,7 @@ def predict_file(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 3), "predicted_now": size,
     }  # fmt: skip
-    _merge(shards, out, provenance, unplaced[["image", "reason"]].to_numpy().tolist())
+    _merge(list(shards.values()), out, provenance, unplaced[["image", "reason"]])
     shutil.rmtree(folder.parent)
     return out
 
@@ -240,76 +217,52 @@ def _check(**settings: int | None) -> None:
 def _key(rows: pd.DataFrame, settings: dict) -> str:
     """What the shards depend on: the models, the rows in order, the size and time of each file, the batches."""
 
-    def state(path: str) -> tuple[int, int]:
-        try:
-            return os.stat(path).st_size, os.stat(path).st_mtime_ns
-        except OSError:
-            return -1, -1
-
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    used = rows.assign(state=[str(state(path)) for path in rows["path"]])
-    digest.update(pd.util.hash_pandas_object(used.astype(str), index=False).to_numpy().tobytes())
+    there = [os.path.exists(path) and (os.path.getsize(path), os.path.getmtime(path)) for path in rows["path"]]
+    used = rows.assign(state=there).astype(str)
+    digest.update(pd.util.hash_pandas_object(used, index=False).to_numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _predict_shards(
-    shards: Sequence[tuple[pd.DataFrame, Path]], ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm
-) -> None:
-    """Predict shards, each a whole number of padded batches, and write each when it is full."""
-    batches = [_batches(rows, batch_size) for rows, _ in shards]
-    answers = _answers([batch for own in batches for batch in own], ensemble, batch_size, workers, bar)
-    for own, (rows, path) in zip(batches, shards, strict=True):
-        nothing = _frame(rows[:0], np.zeros((0, ensemble.tasks.total), np.float32), np.array([], object), ensemble)
-        frame, listed, panoramas = _joined((next(answers) for _ in own), nothing)
-        frame["geometry"] = _points(frame["lon"].to_numpy(float), frame["lat"].to_numpy(float))
-        table = pa.Table.from_pandas(frame, _schema(frame), preserve_index=False)
-        notes = {"listed": json.dumps(listed), "panoramas": json.dumps(panoramas)}
-        with whole_or_absent(path) as beside:
-            pq.write_table(table.replace_schema_metadata(notes), beside)
-
-
-def _schema(frame: pd.DataFrame) -> pa.Schema:
-    """The same types in every shard, also where a shard has no value in a column."""
-    kinds = dict.fromkeys(["lon", "lat", "bearing", "weight"], pa.float64())
-    kinds |= {"in_training": pa.bool_(), "geometry": pa.binary()}
-    probability = [name for name in frame if name.split(":")[1:2] == ["p"]]
-    kinds |= dict.fromkeys(probability, pa.float32())
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in frame])
+def _table(frame: pd.DataFrame) -> pa.Table:
+    """The frame with its points, with the same types in every shard, also where a shard has no value in a column."""
+    kinds = {
+        name: pa.from_numpy_dtype(kind) if kind.kind in "fb" else pa.string() for name, kind in frame.dtypes.items()
+    }
+    points = _points(frame["lon"].to_numpy(float), frame["lat"].to_numpy(float))
+    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False).replace_schema_metadata()
+    return table.append_column("geometry", pa.array(points, pa.binary()))
 
 
 def _points(lon: np.ndarray, lat: np.ndarray) -> list[bytes | None]:
     """WKB points, None where a coordinate is missing."""
     wkb = np.zeros(len(lon), np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")]))
     wkb["order"], wkb["kind"], wkb["x"], wkb["y"] = 1, 1, lon, lat
-    placed = np.isfinite(lon) & np.isfinite(lat)
-    return [point if ok else None for point, ok in zip(wkb.view("V21").tolist(), placed, strict=True)]
+    return [None if np.isnan(x + y) else point for x, y, point in zip(lon, lat, wkb.view("V21").tolist(), strict=True)]
 
 
-def _merge(shards: list[Path], out: Path, provenance: dict, listed: list[list[str]]) -> None:
+def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.DataFrame) -> None:
     """Join the shards, one in memory at a time, into a GeoParquet file and the list of what was not predicted."""
-    boxes, rows, panoramas = [], 0, []
-    with whole_or_absent(out) as beside:
-        with pq.ParquetWriter(beside, pq.read_schema(shards[0]).remove_metadata(), compression="zstd") as writer:
-            for path in shards:
-                shard = pq.read_table(path)
-                listed += json.loads(shard.schema.metadata[b"listed"])
-                panoramas += json.loads(shard.schema.metadata[b"panoramas"])
-                rows += len(shard)
-                position = np.column_stack([shard["lon"], shard["lat"]]).astype(float)
-                position = position[np.isfinite(position).all(1)]
-                if len(position):
-                    boxes.append([*position.min(0), *position.max(0)])
-                writer.write_table(shard.replace_schema_metadata())
-            column = {"encoding": "WKB", "geometry_types": ["Point"]}  # no "crs": OGC:CRS84, lon and lat in degrees
-            if boxes:
-                box = np.array(boxes)
-                column["bbox"] = [*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()]
-            geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-            provenance = provenance | {"rows": rows, "listed": len(listed), "panoramas": panoramas}
-            writer.add_key_value_metadata({"geo": json.dumps(geo), "mtclim": json.dumps(provenance)})
-        if rows + len(listed) != provenance["images"]:
-            raise RuntimeError(f"{out}: {provenance['images']} images went in, {rows} + {len(listed)} came out.")
-        write_csv(pd.DataFrame(listed, columns=["image", "reason"]), listing_of(out))
+    columns = ["image", "lon", "lat", "unreadable", "panorama"]
+    known = pd.concat([pd.read_parquet(path, columns=columns) for path in shards], ignore_index=True)
+    bad = known["unreadable"] != ""
+    listed = pd.concat([unplaced, known.loc[bad, ["image", "unreadable"]].set_axis(["image", "reason"], axis=1)])
+    column = {"encoding": "WKB", "geometry_types": ["Point"]}  # no "crs": OGC:CRS84, lon and lat in degrees
+    positions = known.loc[~bad, ["lon", "lat"]].dropna()
+    if len(positions):
+        column["bbox"] = [*positions.min(), *positions.max()]
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    panoramas = known.loc[known["panorama"], "image"].tolist()
+    provenance = provenance | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
+    metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(provenance)}
+    kept = [name for name in pq.read_schema(shards[0]).names if name not in ("unreadable", "panorama")]
+    schema = pa.schema([pq.read_schema(shards[0]).field(name) for name in kept], metadata)
+    write_csv(listed, listing_of(out))
+    with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        for path in shards:
+            shard = pq.read_table(path)
+            readable = shard.filter(pc.equal(shard["unreadable"], "")).select(kept)
+            writer.write_table(readable.replace_schema_metadata(metadata))
 
 
 def listing_of(out: str | Path) -> Path:

@@ -15,11 +15,11 @@ from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.mapping.frequencies import probabilities
 from mtclim.metrics import codes, rescale
+from mtclim.prepare import SPLITS
 from mtclim.results import arrange, normalised
 from mtclim.tasks import Tasks
 from mtclim.variants import VARIANTS, title
 
-SPLITS = ("train", "val", "test")
 Run = str | Path
 
 # ---------------------------------------------------------------- the models
@@ -90,10 +90,7 @@ def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarra
 
 
 def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
-    """One or several run folders as a list; a folder that holds finished runs stands for the best of them.
-
-    Raises ValueError where there is none.
-    """
+    """One or several run folders as a list; a folder that holds finished runs stands for the best of them."""
     given = [given] if isinstance(given, (str, Path)) else list(given)
     if not given:
         raise ValueError("predict: found no run folder; name at least one.")
@@ -102,11 +99,10 @@ def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
 
 
 def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
-    """The run to predict with, and a sentence that says which it is and why.
+    """The run to predict with, and a sentence that says which it is and why; RunError where there is none.
 
     It is the one with the best mean kappa on validation images, among the finished runs below ``root`` that were
     trained on the table with this digest, if it is given, and are of the twelve variants (or among all, if none is).
-    RunError where there is none.
     """
     found = runs.find(root, table)
     if not found:
@@ -126,39 +122,33 @@ def load_ensemble(
     consistent: bool = False,
     device: str | None = None,
 ) -> Ensemble:
-    """Make a loaded model, or one or several run folders, ready to predict.
+    """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
 
-    Parameters
-    ----------
-    model_or_runs : what :func:`mtclim.load` returns, or run folders, whose probabilities are averaged.
-    calibrated : whether the probabilities are scaled by the temperatures that were fitted on validation.
-    consistent : whether to answer with the joint over labelsets, of calibrated probabilities. Needs run folders.
-    device : by default a loaded model stays where it is, and run folders go to the GPU where there is one.
-
-    Raises
-    ------
-    ValueError
-        Where the models' tasks differ, and where a model does not know its image size.
+    ``calibrated`` probabilities are scaled by the temperatures that were fitted on validation. ``consistent`` answers
+    are the joint's over labelsets, of calibrated probabilities, for which run folders are needed. By default a loaded
+    model stays on its device, and run folders go to the GPU where there is one. ValueError where tasks differ.
     """
+    calibrated = calibrated or consistent
     if isinstance(model_or_runs, torch.nn.Module):
-        model = model_or_runs
+        models, about, tasks = [model_or_runs], {}, model_or_runs.tasks
         if consistent:
             raise ValueError("consistent: a loaded model does not know its training labelsets; give its run folder.")
-        if getattr(model, "image_size", None) is None:
+        if getattr(models[0], "image_size", None) is None:
             raise ValueError("predict: the model has no image_size; expected one that mtclim.load(run_folder) returns.")
-        device = torch.device(device) if device else next(model.parameters()).device
-        temperatures = [dict(model.temperatures) if calibrated else {}]
-        return Ensemble([arrange(model, device).eval()], temperatures, model.tasks, device)
-    folders, calibrated = listed_runs(model_or_runs), calibrated or consistent
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks, models = tasks_of(folders[0]), [arrange(runs.load(folder), device) for folder in folders]
-    for folder, model in zip(folders, models, strict=True):
-        if set(model.tasks.columns) != set(tasks.columns):
-            raise ValueError(f"{folder}: tasks {model.tasks.to_dict()} differ from {folders[0]}'s {tasks.to_dict()}.")
+        device = torch.device(device or next(models[0].parameters()).device)
+    else:
+        folders = listed_runs(model_or_runs)
+        models, tasks = [runs.load(folder) for folder in folders], tasks_of(folders[0])
+        for folder, model in zip(folders, models, strict=True):
+            if set(model.tasks.columns) != set(tasks.columns):
+                found, first = model.tasks.to_dict(), tasks.to_dict()
+                raise ValueError(f"{folder}: tasks {found} differ from {folders[0]}'s {first}.")
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        content = b"".join((folder / "model.safetensors").read_bytes() for folder in folders)
+        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": splits_of(folders)}
+        about["joint"] = joint_of(validation(folders, True), folders[0], tasks) if consistent else None
     temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
-    digest = hashlib.sha256(b"".join((folder / "model.safetensors").read_bytes() for folder in folders)).hexdigest()
-    joint = joint_of(validation(folders, calibrated), folders[0], tasks) if consistent else None
-    return Ensemble(models, temperatures, tasks, device, digest, splits_of(folders), joint)
+    return Ensemble([arrange(model, device).eval() for model in models], temperatures, tasks, device, **about)
 
 
 def tasks_of(run: Run) -> Tasks:
@@ -170,15 +160,11 @@ def tasks_of(run: Run) -> Tasks:
 def splits_of(folders: Sequence[Run]) -> pd.Series:
     """Digest of an image's content -> "train", "val" or "test" as the runs used it; "train" if any of them did."""
     used = pd.concat([pd.read_parquet(Path(run) / "split.parquet", columns=["digest", "split"]) for run in folders])
-    rank = used["split"].map(SPLITS.index).groupby(used["digest"]).min()
-    return rank.map(dict(enumerate(SPLITS))).astype(object)
+    return used.sort_values("split", key=lambda split: split.map(SPLITS.index)).groupby("digest")["split"].first()
 
 
 def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.DataFrame:
-    """What runs answer together on the validation images that all of them have: the columns of validation.parquet.
-
-    Raises ValueError where the runs have no validation image in common or were trained on different tables.
-    """
+    """What runs of one table answer together on the validation images that all of them have."""
     folders = listed_runs(folders)
     frames = [pd.read_parquet(run / "validation.parquet").set_index("image") for run in folders]
     common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]

@@ -4,9 +4,10 @@ What a class means in the taxonomy is a table (``mtclim/mapping/gem_santiago.csv
 replaces for other tasks. Several atoms of a class are separated by "/"; none means that the taxonomy cannot say it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, reduce
 from importlib.resources import files
+from itertools import compress
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mtclim.analysis.joint import Joint
-from mtclim.data.reading import read_frame
+from mtclim.data.reading import read_frame, some
 from mtclim.files import write_text
 from mtclim.mapping.frequencies import calibrate, probabilities
 from mtclim.mapping.photographs import write_csv
@@ -65,16 +66,12 @@ def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[st
     if len(repeated):
         task, name, _ = repeated.iloc[0]
         raise ValueError(f"{path}: {task}:{name} is mapped twice; keep one row.")
-    canonical(set(table["gem"]) - {""})
     mapping: dict[str, dict[str, tuple[str, ...]]] = {}
     for task, name, gem in table.itertuples(index=False):
+        if gem:
+            _canonical(gem)
         mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/")))
     return mapping
-
-
-def canonical(strings: Iterable[str]) -> dict[str, str]:
-    """Each string -> its canonical form, validated by ``openquake.gem_taxonomy``; ValueError names an invalid one."""
-    return {text: _canonical(text) for text in sorted(strings)}
 
 
 @cache
@@ -88,6 +85,7 @@ def _taxonomy():
 
 @cache
 def _canonical(text: str) -> str:
+    """The canonical form of a string, by the taxonomy's own validator; ValueError where it is none."""
     try:
         report = _taxonomy().validate(text)[-1]
     except ValueError as error:
@@ -103,10 +101,20 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
     """
     mapping = mapping or read_mapping()
     used = _used(labels.columns, mapping)
+
+    def string(row: tuple) -> str:
+        atoms: dict[str, None] = {}  # in order, each once
+        for task, label in zip(used, row, strict=True):
+            if pd.notna(label) and label not in mapping[task]:
+                raise ValueError(
+                    f"GEM mapping: task {task!r} has no row for class {label!r}; add one (gem may be empty)."
+                )
+            atoms |= dict.fromkeys(mapping[task].get(label, ()))
+        return _canonical("/".join(atoms) or "UNK")
+
     rows = list(labels[used].itertuples(index=False, name=None))
-    strings = {row: _join(mapping, zip(used, row, strict=True)) for row in set(rows)}
-    forms = canonical(set(strings.values()))
-    return pd.Series([forms[strings[row]] for row in rows], labels.index, name="gem", dtype=object)
+    strings = {row: string(row) for row in set(rows)}
+    return pd.Series([strings[row] for row in rows], labels.index, name="gem", dtype=object)
 
 
 def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
@@ -129,17 +137,6 @@ def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
     if not used:
         raise ValueError(f"GEM mapping: found the tasks {columns}; expected at least one of {', '.join(mapping)}.")
     return used
-
-
-def _join(mapping: Mapping, labels: Iterable[tuple[str, str]]) -> str:
-    atoms: list[str] = []
-    for task, label in labels:
-        if pd.isna(label):
-            continue
-        if label not in mapping[task]:
-            raise ValueError(f"GEM mapping: task {task!r} has no row for class {label!r}; add one (gem may be empty).")
-        atoms += [atom for atom in mapping[task][label] if atom not in atoms]
-    return "/".join(atoms) or "UNK"
 
 
 def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None = None) -> pd.DataFrame:
@@ -165,20 +162,20 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
 # ---------------------------------------------------------------- counts
 
 
-def buildings(predictions: pd.DataFrame, tasks: Tasks, by: str = "block") -> pd.DataFrame:
-    """One row a building, with its area ``by``: photographs of one ``building`` are averaged, also their weights.
+def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
+    """One row a building: photographs of one ``building`` are averaged, also their weights.
 
     Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
     ``weight`` is 1.
     """
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    frame = predictions[["lon", "lat", by, *columns]].copy()
+    frame = predictions[["lon", "lat", "block", *columns]].copy()
     frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
     if "building" not in predictions:
         return frame
     alone = pd.Series([f"façade {n}" for n in range(len(frame))], predictions.index)
     groups = frame.groupby(predictions["building"].replace("", None).fillna(alone), sort=False)
-    how = {by: "first"} | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
+    how = {"block": "first"} | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
     return groups.agg(how).reset_index(drop=True)
 
 
@@ -188,9 +185,8 @@ def exposure(
     mapping: Mapping | None = None,
     joint: Joint | None = None,
     tail: float = 0.01,
-    by: str = "block",
 ) -> pd.DataFrame:
-    """Count buildings per area and taxonomy.
+    """Count buildings per block and taxonomy.
 
     Parameters
     ----------
@@ -199,16 +195,15 @@ def exposure(
     tasks : all tasks of the predictions. The mapping says which of them make the taxonomy.
     mapping : from :func:`read_mapping`.
     joint : from :func:`mtclim.mapping.ensemble.joint_of`. All tasks take part in it, also those that the taxonomy does
-        not need, and combinations of classes that training never showed have no weight.
-    tail : of each area's expected counts the least likely taxonomies that make up at most this share are dropped, and
-        the others are scaled to the area's total.
-    by : the column of the areas.
+        not need, and combinations of classes that training never showed have no weight. Without it the tasks count as
+        independent.
+    tail : of each block's expected counts the least likely taxonomies that make up at most this share are dropped, and
+        the others are scaled to the block's total.
 
     Returns
     -------
     DataFrame
-        block (or ``by``), lon, lat (means), taxonomy, expected and argmax. ``expected`` sums the joint posterior, or
-        without a joint the product of the tasks' probabilities; ``argmax`` counts the most probable labels.
+        block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most probable labels).
 
     Raises
     ------
@@ -220,42 +215,32 @@ def exposure(
     shape = tuple(len(tasks[task]) for task in used)
     if np.prod(shape, dtype=float) > _MOST:
         raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
-    stock = buildings(predictions, tasks, by)
-    stock[by] = stock[by].fillna(f"no {by}").astype(str)
-    parts, found = [], set()
-    for area, rows in stock.groupby(by, sort=True):
+    joint = joint or Joint(tasks, np.full((1, len(tasks)), -1), np.zeros(1))  # one labelset, in which nothing is known
+    stock, frames = buildings(predictions, tasks), []
+    for block, rows in stock.groupby(stock["block"].fillna("no block").astype(str)):
         weight = rows["weight"].to_numpy()
         p = {task: probabilities(rows, task, classes) for task, classes in tasks.items()}
         best = np.ravel_multi_index([p[task].argmax(1) for task in used], shape)
         argmax = np.bincount(best, weight, int(np.prod(shape)))
-        expected = _joint_counts(joint, p, used, weight) if joint else _product([p[task] for task in used], weight)
-        parts.append((area, rows["lon"].mean(), rows["lat"].mean(), expected, argmax))
-        found |= set(np.flatnonzero((expected > 0) | (argmax > 0)).tolist())
-    seen = np.array(sorted(found))
-    codes = np.unravel_index(seen, shape)
-    labels = pd.DataFrame({task: np.asarray(tasks[task], object)[c] for task, c in zip(used, codes, strict=True)})
-    names, group = np.unique(gem_strings(labels, mapping).to_numpy(str), return_inverse=True)
-    frames = []
-    for area, lon, lat, *both in parts:
-        expected, argmax = (np.bincount(group, counts[seen], len(names)) for counts in both)
-        frame = pd.DataFrame({by: area, "lon": lon, "lat": lat, "taxonomy": names})
-        frame = frame.assign(expected=_without_tail(expected, tail), argmax=argmax)
+        frame = pd.DataFrame({"expected": _expected(joint, p, used, weight), "argmax": argmax})
+        frame = frame.assign(block=block, lon=rows["lon"].mean(), lat=rows["lat"].mean())
         frames.append(frame[(frame["expected"] > 0) | (frame["argmax"] > 0)])
-    return pd.concat(frames, ignore_index=True)
+    whole = pd.concat(frames)  # indexed by the combination of classes
+    combinations, row = np.unique(whole.index, return_inverse=True)
+    codes = zip(used, np.unravel_index(combinations, shape), strict=True)
+    labels = pd.DataFrame({task: np.asarray(tasks[task], object)[own] for task, own in codes})
+    whole["taxonomy"] = gem_strings(labels, mapping).to_numpy()[row]
+    how = {"lon": "first", "lat": "first", "expected": "sum", "argmax": "sum"}
+    counts = whole.groupby(["block", "taxonomy"], as_index=False).agg(how)
+    counts["expected"] = counts.groupby("block")["expected"].transform(_without_tail, tail)
+    counts = counts[(counts["expected"] > 0) | (counts["argmax"] > 0)]
+    return counts[["block", "lon", "lat", "taxonomy", "expected", "argmax"]].reset_index(drop=True)
 
 
-def _product(p: Sequence[np.ndarray], weight: np.ndarray) -> np.ndarray:
-    """Sum over rows of weight times the outer product of the tasks' probabilities, flattened."""
-    joint = weight[:, None]
-    for q in p[:-1]:
-        joint = (joint[:, :, None] * q[:, None, :]).reshape(len(weight), -1)
-    return (joint.T @ p[-1]).ravel()
-
-
-def _joint_counts(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], weight: np.ndarray) -> np.ndarray:
+def _expected(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], weight: np.ndarray) -> np.ndarray:
     """Sum over rows of weight times the posterior of each labelset, flattened over the classes of the tasks ``used``.
 
-    Where a labelset of training has no label for a task, the task's own probabilities say how it is shared out.
+    Where a labelset has no label for a task, the task's own probabilities say how it is shared out.
     """
     mass = weight[:, None] * joint.posterior(p)  # (n, L)
     labelsets = joint.labelsets[:, [list(joint.tasks).index(task) for task in used]]
@@ -263,46 +248,34 @@ def _joint_counts(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str]
     whole = (labelsets >= 0).all(1)
     np.add.at(counts, tuple(labelsets[whole].T), mass[:, whole].sum(0))
     for labels, own in zip(labelsets[~whole], mass[:, ~whole].T, strict=True):
-        free = [p[task] for task, label in zip(used, labels, strict=True) if label < 0]
-        place = tuple(slice(None) if label < 0 else label for label in labels)
-        counts[place] += _product(free, own).reshape([q.shape[1] for q in free])
+        *first, last = own[:, None], *(p[task] for task in compress(used, labels < 0))
+        outer = reduce(lambda q, r: (q[:, :, None] * r[:, None, :]).reshape(len(own), -1), first)
+        here = counts[tuple(slice(None) if label < 0 else label for label in labels)]  # a view
+        here += (outer.T @ last).reshape(here.shape)
     return counts.ravel()
 
 
-def _without_tail(counts: np.ndarray, tail: float) -> np.ndarray:
-    order = np.argsort(counts, kind="stable")
-    dropped = order[np.cumsum(counts[order]) <= tail * counts.sum()]
-    kept = counts.copy()
-    kept[dropped] = 0
-    return kept * (counts.sum() / kept.sum()) if kept.sum() else counts
+def _without_tail(counts: pd.Series, tail: float) -> pd.Series:
+    least_first = counts.sort_values(kind="stable")
+    kept = counts.mask(least_first.cumsum() <= tail * counts.sum(), 0.0)
+    return kept * (counts.sum() / kept.sum()) if kept.any() else counts
 
 
 def compare(
-    predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Tasks, fit, mapping: Mapping | None = None
+    predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Tasks, fit: Callable, mapping: Mapping | None = None
 ) -> pd.DataFrame:
     """Compare the ways of counting with the truth, on façades outside the blocks that hold a training image.
 
-    Parameters
-    ----------
-    predictions, validation : the networks' own answers, the first with the true labels of every façade.
-    tasks : all tasks.
-    fit : validation answers -> Joint, :func:`mtclim.mapping.ensemble.joint_of` for one run.
-    mapping : from :func:`read_mapping`.
-
-    Returns
-    -------
-    DataFrame
-        method (of ``METHODS``), calibrated, level ("city"; "municipality": the mean over municipalities, weighted by
-        façades), total_variation (half the summed difference of the counts per taxonomy, as a share), lines (of the
-        exposure by blocks) and impossible (the share of weight on taxonomies that no façade has).
+    ``predictions`` and ``validation`` are the networks' own answers with true labels, and ``fit`` makes a joint of
+    validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). The rows are method (of ``METHODS``),
+    calibrated, level (the city, or the mean over municipalities weighted by façades), total_variation (half the summed
+    difference of the counts per taxonomy, as a share), lines (of the exposure by blocks) and impossible (the share of
+    weight on taxonomies that no façade has).
     """
     training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
-    outside = predictions[~training].drop(columns="building", errors="ignore")
-    levels = {"city": "city"} | ({"municipality": "municipality"} if "municipality" in outside else {})
-    outside = outside.assign(city="city")
+    outside = predictions[~training].drop(columns="building", errors="ignore").assign(city="city")
     mapping = mapping or read_mapping()
-    labels = pd.DataFrame({task: outside[f"{task}:true"] for task in _used(tasks, mapping)})
-    truth = outside[[*levels]].assign(taxonomy=gem_strings(labels, mapping))
+    taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in _used(tasks, mapping)}), mapping)
     rows = []
     for calibrated in (False, True):
         answers, own = (calibrate(f, validation, tasks) if calibrated else f for f in (outside, validation))
@@ -311,10 +284,10 @@ def compare(
             kind = "argmax" if method == "argmax" else "expected"
             ways = {"mapping": mapping, "joint": joint if method == "joint" else None}
             lines = (exposure(answers, tasks, **ways)[kind] > 0).sum()
-            for level in levels:
-                counts = exposure(answers, tasks, **ways, tail=0.0, by=level)
-                counts = counts.set_index([level, "taxonomy"])[kind]
-                true = truth.groupby([level, "taxonomy"]).size()
+            for level in outside.columns.intersection(["city", "municipality"])[::-1]:
+                counts = exposure(answers.assign(block=answers[level]), tasks, **ways, tail=0.0)
+                counts = counts.set_index(["block", "taxonomy"])[kind]
+                true = taxonomy.groupby([outside[level].rename("block"), taxonomy.rename("taxonomy")]).size()
                 difference = counts.sub(true, fill_value=0).abs().sum() / (2 * len(outside))
                 impossible = 1 - counts[counts.index.isin(true.index)].sum() / counts.sum()
                 rows.append((method, calibrated, level, difference, lines, impossible))
@@ -334,18 +307,15 @@ def read_conversions(path: str | Path) -> pd.DataFrame:
     table = _read(path, ["taxonomy", "conversion", "weight"])
     blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
     if len(blank):
-        raise ValueError(f"{path}: no conversion for {_some(blank)}; fill in the vulnerability class of each taxonomy.")
+        raise ValueError(
+            f"{path}: no conversion for {some(blank, 5)}; fill in the vulnerability class of each taxonomy."
+        )
     table["weight"] = pd.to_numeric(table["weight"].str.replace(",", "."), errors="coerce")
     sums = table.groupby("taxonomy")["weight"].sum(min_count=1)
     wrong = sums[~(np.abs(sums - 1) < 1e-3)].index.union(table.loc[~(table["weight"] >= 0), "taxonomy"])
     if len(wrong):
-        raise ValueError(f"{path}: the weights of {_some(wrong)} do not sum to 1; give each taxonomy shares of 1.")
+        raise ValueError(f"{path}: the weights of {some(wrong, 5)} do not sum to 1; give each taxonomy shares of 1.")
     return table
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def write_openquake(
@@ -382,7 +352,7 @@ def write_openquake(
         conversions = pd.DataFrame({"taxonomy": taxonomies, "conversion": "", "weight": 1})
     missing = set(taxonomies) - set(conversions["taxonomy"])
     if missing:
-        raise ValueError(f"conversions: found no line for {_some(sorted(missing))}; add one for each taxonomy.")
+        raise ValueError(f"conversions: found no line for {some(sorted(missing), 5)}; add one for each taxonomy.")
     write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv")
     table = pd.DataFrame({"id": [f"a{n:07d}" for n in range(len(assets))]})
     table = table.assign(lon=assets["lon"].round(5), lat=assets["lat"].round(5), taxonomy=assets["taxonomy"])
@@ -391,8 +361,5 @@ def write_openquake(
         f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
     )
     description += f"; {how}" if how else ""
-    write_text(
-        folder / f"{stem}.xml",
-        NRML.format(id=stem, description=escape(description), assets=escape(f"{stem}.csv")),
-    )
+    write_text(folder / f"{stem}.xml", NRML.format(id=stem, description=escape(description), assets=f"{stem}.csv"))
     return folder / f"{stem}.xml"

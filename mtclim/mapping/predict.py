@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from mtclim import __version__
 from mtclim.files import whole_or_absent
 from mtclim.mapping.ensemble import Ensemble, Run, listed_runs, load_ensemble, make_consistent
-from mtclim.mapping.photographs import CARRIED, decoded_batches, read_source, write_csv
+from mtclim.mapping.photographs import CARRIED, Decoded, decoded_batches, read_source, write_csv
 
 ANSWERS = {
     False: "the networks' own probabilities; each label is the most probable class of its task",
@@ -49,10 +49,10 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         bar.update(len(decoded))
     p = np.concatenate(probabilities)
     frame = rows[["image", "lon", "lat", "bearing", "block", *(name for name in CARRIED if name in rows)]].copy()
-    digest, unreadable, panorama = zip(*found, strict=True) if found else ([], [], [])
+    known = pd.DataFrame(found, rows.index, Decoded._fields).astype({"panorama": bool})
     columns: dict[str, object] = {"doubtful": rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)}
     if ensemble.splits is not None:
-        split = pd.Series(digest, frame.index, dtype=object).map(ensemble.splits).astype(object)
+        split = known["digest"].map(ensemble.splits).astype(object)
         columns |= {"split": split, "in_training": split == "train"}
     for task, classes in ensemble.tasks.items():
         if f"{task}:true" in rows:
@@ -60,7 +60,7 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         block, p = p[:, : len(classes)], p[:, len(classes) :]
         columns[f"{task}:pred"] = np.asarray(classes, object)[block.argmax(1)]
         columns |= {f"{task}:p:{name}": block[:, k] for k, name in enumerate(classes)}
-    frame = frame.assign(**columns, unreadable=unreadable, panorama=panorama)
+    frame = frame.assign(**columns, unreadable=known["reason"], panorama=known["panorama"])
     return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint else frame
 
 
@@ -89,15 +89,14 @@ def predict(
     -------
     DataFrame
         image; lon, lat, bearing, block and so on where there are any; then for each task ``<task>:true`` (where the
-        table has it), ``<task>:pred`` and ``<task>:p:<class>``. ``attrs["listed"]`` has [image, reason] of each
-        photograph that cannot be read, of which a warning tells; ``attrs["panoramas"]`` names the 360° panoramas, which
-        are squeezed into the square; ``attrs["others"]`` counts the files of a folder that are not photographs.
+        table has it), ``<task>:pred`` and ``<task>:p:<class>``. Its ``attrs`` have listed ([image, reason] of what
+        cannot be read), panoramas (names of those that are squeezed into the square) and others (a count of the files
+        of a folder that are not photographs).
 
     Raises
     ------
     ValueError
-        Where no photograph can be read, for settings out of their range, and for models and sources that cannot be
-        used.
+        Where no photograph can be read, for settings out of their range, and for runs and sources that cannot be used.
     """
     _check(batch_size=batch_size, workers=workers)
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
@@ -148,18 +147,12 @@ def predict_file(
         runs stands for the one that is best on validation.
     source, calibrated, consistent, batch_size, workers, image_root, device, progress : as in :func:`predict`.
     out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
-        photographs whose content a run has used. Its metadata say what made it and which answer it holds. The companion
-        ``<out>.listed.csv`` has what could not be read, or placed, with the reason.
+        photographs whose content a run has used. ``<out>.listed.csv`` has what could not be read, or placed.
     shard_rows : images between two files of progress: what a kill can cost.
     part : (i, n) predicts every n-th shard only, for n machines that share the folder of ``out``, and returns the
         folder of shards. The same call without ``part`` joins them.
     require_position : whether a photograph without a position is listed and not predicted.
     limit : predict a fixed random sample of so many images.
-
-    Returns
-    -------
-    Path
-        ``out``.
 
     Raises
     ------

@@ -4,12 +4,10 @@ The functions take the frame of :func:`mtclim.mapping.predict.predict` and the t
 CRS. Maps are drawn in metres, in the UTM zone of the data.
 """
 
-import hashlib
-import sqlite3
 import textwrap
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -19,9 +17,8 @@ import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
+import pyogrio
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -52,40 +49,28 @@ def test_scores(predictions: pd.DataFrame, tasks: Mapping) -> dict | None:
 # ---------------------------------------------------------------- backdrops
 
 
-def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path = ".cache/tiles", source=None):
-    """(image, extent in `crs`, attribution) of a web backdrop, or None without a network; never waits over `timeout` s.
+def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path = ".cache/tiles"):
+    """(image, extent in ``crs``, attribution) of a web backdrop, or None where it does not come within ``timeout`` s.
 
-    `bounds` (west, south, east, north) in `crs`. Fetched once, then read from `cache`.
+    ``bounds`` (west, south, east, north) are in ``crs``. Tiles that are in ``cache`` are not fetched again.
     """
     try:
         import contextily
     except ImportError:
         return None
-    source = source or contextily.providers.OpenStreetMap.Mapnik  # needs no key
-    west, south, east, north = gpd.GeoSeries.from_xy(bounds[::2], bounds[1::2], crs=crs).to_crs(3857).total_bounds
-    name = hashlib.sha256(f"{source.get('url')}{[round(v) for v in (west, south, east, north)]}{crs}".encode())
-    file = Path(cache) / f"{name.hexdigest()[:16]}.npz"
-    if not file.exists():
-        fetched: list = []
+    source = contextily.providers.OpenStreetMap.Mapnik  # needs no key
+    contextily.set_cache_dir(str(cache))
+    box, found = gpd.GeoSeries.from_xy(bounds[::2], bounds[1::2], crs=crs).to_crs(3857).total_bounds, []
 
-        def fetch() -> None:
-            try:
-                image, extent = contextily.bounds2img(west, south, east, north, source=source, wait=0, max_retries=0)
-                fetched.append(contextily.warp_tiles(image, extent, t_crs=crs))
-            except Exception:  # no network, no such tile, a captive portal: the caller draws its own backdrop
-                return
+    def fetch() -> None:
+        with suppress(Exception):  # no network, no such tile, a captive portal: the caller draws its own backdrop
+            image, extent = contextily.bounds2img(*box, source=source, wait=0, max_retries=0)
+            found.extend(contextily.warp_tiles(image, extent, t_crs=crs))
 
-        # requests has no overall time limit: a daemon thread may hang, the caller doesn't
-        thread = threading.Thread(target=fetch, daemon=True)
-        thread.start()
-        thread.join(timeout)
-        if not fetched:
-            return None
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(file) as beside:
-            np.savez_compressed(beside, image=fetched[0][0], extent=np.array(fetched[0][1]))
-    with np.load(file) as loaded:
-        return loaded["image"], tuple(loaded["extent"]), source.get("attribution", "")
+    thread = threading.Thread(target=fetch, daemon=True)  # requests has no overall time limit; this one may hang
+    thread.start()
+    thread.join(timeout)
+    return (*found, source["attribution"]) if len(found) == 2 else None
 
 
 def outlines(layer: gpd.GeoDataFrame) -> list[np.ndarray]:
@@ -228,44 +213,37 @@ def _task_title(tasks: Tasks, task: str, score: Mapping, shares: np.ndarray, sho
 
 
 @drawn
-def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks, ncols: int = 3) -> Figure:
-    """Maps of :func:`mtclim.mapping.areas.aggregate`: façades, unseen labelsets, and the entropy of each task, all on one scale.
+def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
+    """Maps of what :func:`mtclim.mapping.areas.aggregate` returns: façades, unseen labelsets, each task's entropy.
 
-    Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
+    All entropies have one scale. Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
     """
     enough = areas["façades"] >= FEWEST
     kinds = {"façades": "façades"} | ({"unseen": "labelsets never seen [%]"} if "unseen" in areas else {})
-    kinds |= {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in tasks}
-    most = max([areas.loc[enough, f"{task}:entropy"].max() for task in tasks if enough.any()], default=1.0)
-    ncols = min(ncols, len(kinds))
-    nrows = -(-len(kinds) // ncols)
-    figure, axes = plt.subplots(nrows, ncols, figsize=(WIDTH, (WIDTH / ncols + 0.6) * nrows + 0.3), squeeze=False)
-    few = f"{int(enough.sum()):,} of {len(areas):,} areas" + (
-        "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
-    )
-    bounds = areas.total_bounds
-    for ax, (column, title) in zip(axes.flat, kinds.items(), strict=False):
-        part, values = (areas, areas[column]) if column == "façades" else (areas[enough], areas.loc[enough, column])
-        values = 100 * values if column == "unseen" else values
-        high = most if column.endswith(":entropy") else max(float(values.max()) if len(values) else 1.0, 1e-9)
-        scale = ScalarMappable(Normalize(0, high), "viridis")
-        if len(part) < len(areas):
-            areas[~enough].plot(ax=ax, color=FEW, rasterized=True)
-        if len(part):
-            part.plot(ax=ax, color=scale.to_rgba(values.to_numpy()), rasterized=True)
-        _frame(ax, bounds)
+    entropies = {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in tasks}
+    shown = areas[[*kinds, *entropies]].where(enough, np.nan).assign(façades=areas["façades"])
+    highest = shown.max().fillna(1.0)
+    highest[list(entropies)] = highest[list(entropies)].max()
+    columns = min(3, len(kinds | entropies))
+    rows = -(-len(kinds | entropies) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, (WIDTH / columns + 0.6) * rows + 0.3), squeeze=False)
+    for ax, (column, title) in zip(axes.flat, (kinds | entropies).items(), strict=False):
+        part = areas if column == "façades" else areas[enough]
+        label = f"n = {part['façades'].sum():,} façades in {len(part):,} areas"
+        legend = {"orientation": "horizontal", "shrink": 0.8, "aspect": 30, "pad": 0.02, "label": label}
+        scale = 100 if column == "unseen" else 1
+        options = {"vmin": 0, "vmax": scale * max(highest[column], 1e-9), "missing_kwds": {"color": FEW}}
+        values = scale * shown[column].astype(float)
+        areas.plot(values, ax=ax, legend=True, legend_kwds=legend, cmap="viridis", rasterized=True, **options)
+        _frame(ax, areas.total_bounds)
         ax.set_title(_short(title, 34), fontsize=9)
-        bar = figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.8, aspect=30, pad=0.02)
-        n = int(part["façades"].sum())
-        bar.set_label(f"n = {n:,} façades in {len(part):,} areas", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
-    for ax in axes.flat[len(kinds) :]:
+    for ax in axes.flat[len(kinds | entropies) :]:
         ax.set_axis_off()
     figure.get_layout_engine().set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])
-    figure.supxlabel(
-        f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {few}.", fontsize=8, x=0.01, ha="left"
-    )
+    note = f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {enough.sum():,} of {len(areas):,} areas"
+    note += "." if enough.all() else f"; grey: fewer than {FEWEST} façades."
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 
 
@@ -302,16 +280,13 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
 
 def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str]) -> str:
     """A QGIS style (QML) that colours points by the classes in a field."""
+    symbol, style = (Template((_TEMPLATES / name).read_text(encoding="utf-8")) for name in ("symbol.qml", "style.qml"))
     categories, symbols = [], []
     for number, name in enumerate(classes):
-        categories.append(
-            f'<category render="true" type="string" symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}/>'
-        )
-        r, g, b = (int(colours[name][i : i + 2], 16) for i in (1, 3, 5))
-        symbols.append(
-            Template((_TEMPLATES / "symbol.qml").read_text(encoding="utf-8")).substitute(number=number, r=r, g=g, b=b)
-        )
-    style = Template((_TEMPLATES / "style.qml").read_text(encoding="utf-8"))
+        words = f'symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}'
+        categories.append(f'<category render="true" type="string" {words}/>')
+        r, g, b = bytes.fromhex(colours[name][1:])
+        symbols.append(symbol.substitute(number=number, r=r, g=g, b=b))
     return style.substitute(column=quoteattr(field), categories="".join(categories), symbols="".join(symbols))
 
 
@@ -345,22 +320,16 @@ def write_geopackage(
     layers : other layers by name: blocks, municipalities, aggregates.
     about : the description of each layer, such as which answers they hold.
     """
-    path, colours = Path(path), palette(tasks)
+    path, colours, fields = Path(path), palette(tasks), gis_names(attributes.columns)
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
     facades = gpd.GeoDataFrame(attributes.reset_index(drop=True), geometry=geometry)
+    styles = pd.DataFrame({"styleName": list(tasks), "useAsDefault": np.arange(len(tasks)) == 0})
+    styles["styleQML"] = [qgis_style(fields[f"{task}:pred"], own, colours[task]) for task, own in tasks.items()]
+    styles = styles.assign(f_table_name="facades", f_geometry_column="geom", update_time=pd.Timestamp.now("UTC"))
+    styles[["f_table_catalog", "f_table_schema", "styleSLD", "description", "owner", "ui"]] = ""
     with whole_or_absent(path) as beside:
         for name, layer in ({"facades": facades} | dict(layers or {})).items():
-            fields = gis_names(column for column in layer.columns if column != layer.geometry.name)
-            layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
-        fields = gis_names(attributes.columns)
-        with closing(sqlite3.connect(beside)) as database, database:
-            database.executescript((_TEMPLATES / "layer_styles.sql").read_text(encoding="utf-8"))
-            for number, (task, classes) in enumerate(tasks.items()):
-                field = fields[f"{task}:pred" if f"{task}:pred" in fields else task]
-                row = ("facades", "geom", task, qgis_style(field, classes, colours[task]), number == 0)
-                database.execute(
-                    "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, styleQML, useAsDefault)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    row,
-                )
+            renamed = gis_names(layer.columns.drop(layer.geometry.name))
+            layer.rename(columns=renamed).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
+        pyogrio.write_dataframe(styles, beside, layer="layer_styles", driver="GPKG", FID="id")  # as QGIS makes it
     return path

@@ -1,6 +1,8 @@
+import io
 import socket
 import sqlite3
 import time
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -10,6 +12,7 @@ import pandas as pd
 import pyogrio
 import pytest
 from fake_city import fake_predictions
+from PIL import Image
 from shapely import Point, box
 from sklearn.metrics import cohen_kappa_score
 
@@ -66,17 +69,23 @@ def test_a_network_that_never_answers_does_not_hang(tmp_path, monkeypatch):
     assert time.perf_counter() - start < 5
 
 
-def test_tiles_are_cached(tmp_path, monkeypatch):
+def test_tiles_are_fetched_once(tmp_path, monkeypatch):
     contextily = pytest.importorskip("contextily")
-    calls = []
+    calls, png = [], io.BytesIO()
+    Image.new("RGB", (256, 256), (10, 200, 30)).save(png, "PNG")
 
-    def fetch(west, south, east, north, **_):
-        calls.append(1)
-        return np.full((8, 8, 4), 200, np.uint8), (west, east, south, north)
+    def get(url, **_):
+        calls.append(url)
+        return SimpleNamespace(content=png.getvalue(), raise_for_status=lambda: None)
 
-    monkeypatch.setattr(contextily, "bounds2img", fetch)
-    first, second = (maps.tiles((340000, 6280000, 350000, 6290000), "EPSG:32719", cache=tmp_path) for _ in range(2))
-    assert len(calls) == 1 and np.array_equal(first[0], second[0]) and "OpenStreetMap" in first[2]
+    monkeypatch.setattr(contextily.tile.requests, "get", get)
+    bounds = (340000, 6280000, 350000, 6290000)
+    first, second = (maps.tiles(bounds, "EPSG:32719", cache=tmp_path) for _ in range(2))
+    assert 0 < len(calls) == len(set(calls)) and np.array_equal(first[0], second[0]) and "OpenStreetMap" in first[2]
+    west, east, south, north = first[1]
+    assert west <= bounds[0] and east >= bounds[2] and south <= bounds[1] and north >= bounds[3]
+    height, width, _ = first[0].shape
+    assert tuple(first[0][height // 2, width // 2, :3]) == (10, 200, 30)
 
 
 @pytest.mark.parametrize("width, length", [(33000, 10000), (16000, 5000), (900, 200), (3.3, 1)])

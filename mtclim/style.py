@@ -62,9 +62,9 @@ def class_names(tasks: Tasks, task: str, width: int = 30) -> list[str]:
     return [shorten(tasks.title(task, name), width) for name in tasks[task]]
 
 
-def most_frequent(counts: Sequence[float]) -> list[int]:
-    """Positions of the classes that a figure shows one by one, in their order: all, or the ``TOP`` most frequent."""
-    return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:TOP].tolist())
+def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
+    """Positions of the classes that a figure shows one by one, in their order: all, or the ``most`` frequent."""
+    return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())
 
 
 def palette(tasks: Tasks) -> dict[str, dict[str, str]]:

@@ -26,15 +26,12 @@ from mtclim.files import whole_or_absent
 from mtclim.mapping.areas import points
 from mtclim.mapping.frequencies import METHODS
 from mtclim.metrics import codes, metrics
-from mtclim.style import WIDTH, drawn, masonry, palette, rows_axis
+from mtclim.style import TOP, WIDTH, drawn, masonry, most_frequent, palette, rows_axis
 from mtclim.tasks import Tasks
 
 LAND, LINE, FEW = "#f1efea", "#c9c4b8", "#d9d9d9"
 FEWEST = 20
 """Façades: an area with fewer is drawn in grey, because its shares say little."""
-MOST_CLASSES = 20
-"""Classes of a task that a figure shows; the others are named in one line."""
-SCALES = (1, 2, 5)
 _TEMPLATES = files("mtclim.mapping")
 
 
@@ -91,15 +88,8 @@ def _backdrop(ax, tile, layers: Sequence[Sequence[np.ndarray]]) -> None:
 def _frame(ax, bounds: Sequence[float]) -> None:
     west, south, east, north = bounds
     margin = 0.03 * max(east - west, north - south, 100.0)
-    ax.set(
-        xlim=(west - margin, east + margin),
-        ylim=(south - margin, north + margin),
-        xticks=[],
-        yticks=[],
-        xlabel="",
-        ylabel="",
-    )
-    ax.set_aspect("equal")
+    ax.set(xlim=(west - margin, east + margin), ylim=(south - margin, north + margin), aspect="equal")
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     for artist in ax.collections:
         artist.set_in_layout(False)  # they fill the axes; measuring them would take longer than drawing
     ax.spines[:].set_visible(False)
@@ -108,7 +98,7 @@ def _frame(ax, bounds: Sequence[float]) -> None:
 def scale_length(width: float) -> float:
     """The round number of metres (1, 2 or 5 times a power of ten) nearest below a third of a map's width in metres."""
     power = 10.0 ** np.floor(np.log10(width / 3))
-    return float(max(s * power for s in SCALES if s * power <= width / 3))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= width / 3))
 
 
 def north_and_scale(ax) -> None:
@@ -128,11 +118,6 @@ def north_and_scale(ax) -> None:
 # ---------------------------------------------------------------- Fig. 13
 
 
-def most_frequent(shares: np.ndarray, most: int = MOST_CLASSES) -> np.ndarray:
-    """Positions, in their own order, of the ``most`` largest shares (K,)."""
-    return np.sort(np.argsort(-shares, kind="stable")[:most])
-
-
 def _short(name: str, width: int) -> str:
     """A name on two lines at most."""
     return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" ...")) or name[:width]
@@ -146,7 +131,6 @@ def fig13(
     columns: int = 5,
     web: bool = True,
     timeout: float = 10.0,
-    title: str = "",
 ) -> Figure:
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
@@ -158,7 +142,6 @@ def fig13(
     columns : panels in a row.
     web : whether map tiles lie beneath where there is a network; the figure says which.
     timeout : seconds to wait for them.
-    title : of the figure.
     """
     frame, colours = points(predictions), palette(tasks)
     scores = test_scores(predictions, tasks) or {}
@@ -168,9 +151,8 @@ def fig13(
     layers = [outlines(layer) for layer in polygons]
     found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()}
     shares = {task: np.bincount(k, minlength=len(tasks[task])) / len(k) for task, k in found.items()}
-    shown = {
-        task: most_frequent(share, max(columns, min(MOST_CLASSES, 80 // len(tasks)))) for task, share in shares.items()
-    }
+    most = max(columns, min(TOP, 80 // len(tasks)))
+    shown = {task: most_frequent(share, most) for task, share in shares.items()}
     shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.3)
     rows = [-(-len(chosen) // columns) for chosen in shown.values()]
     heights = [n * (WIDTH / columns * shape + 0.4) + 0.3 for n in rows]
@@ -179,8 +161,13 @@ def fig13(
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
     size = np.clip(12000 / len(frame), 0.08, 6)  # points2: a dot of a third of a pixel still shows, many don't merge
     for part, (task, classes), n in zip(parts[:, 0], tasks.items(), rows, strict=True):
-        score = scores.get(task, {})
-        part.suptitle(_task_title(tasks, task, score, shares[task], shown[task]), fontsize=9, x=0.01, ha="left")
+        score, share, rest = scores.get(task, {}), shares[task], len(classes) - len(shown[task])
+        text = tasks.title(task)
+        if score.get("oa") is not None:
+            text += f": OA {100 * score['oa']:.1f}, κ {100 * score['kappa']:.1f}"
+        if rest:
+            text += f" ({rest} rarer classes, {100 * (1 - share[shown[task]].sum()):.1f} %, not shown)"
+        part.suptitle(text, fontsize=9, x=0.01, ha="left")
         axes = list(part.subplots(n, columns, squeeze=False).flat)
         for ax, k in zip(axes, shown[task], strict=False):
             here, name = found[task] == k, classes[k]
@@ -188,25 +175,17 @@ def fig13(
             ax.scatter(x[here], y[here], s=size, color=colours[task][name], linewidths=0, zorder=3, rasterized=True)
             _frame(ax, bounds)
             f1 = score.get("f1", {}).get(name)
-            text = f"{100 * shares[task][k]:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
+            text = f"{100 * share[k]:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
             ax.set_title(f"{_short(tasks.title(task, name), 22)}\n{text}", fontsize=8, pad=2, weight="normal")
         for ax in axes[len(shown[task]) :]:
             ax.set_axis_off()
     north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
-    figure.suptitle(title or f"Predicted classes of {len(frame):,} façades", fontsize=10)
+    figure.suptitle(f"Predicted classes of {len(frame):,} façades", fontsize=10)
     note = textwrap.fill(f"{under}. Share of façades above each panel; {note}.", 120)
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
-
-
-def _task_title(tasks: Tasks, task: str, score: Mapping, shares: np.ndarray, shown: np.ndarray) -> str:
-    text = tasks.title(task)
-    if score.get("oa") is not None:
-        text += f": OA {100 * score['oa']:.1f}, κ {100 * score['kappa']:.1f}"
-    rest = len(shares) - len(shown)
-    return text + (f" ({rest} rarer classes, {100 * (1 - shares[shown].sum()):.1f} %, not shown)" if rest else "")
 
 
 # ---------------------------------------------------------------- figures of areas and frequencies
@@ -253,25 +232,25 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
     looks = {"truth": ("truth", "black", "|"), "balanced": ("validation (balanced)", "#999999", "x")}
     looks |= {"raw": (METHODS["raw"], "#EE6677", "o"), "expected": (METHODS["expected"], "#228833", "D")}
     parts = {task: frequencies[frequencies["task"] == task] for task in tasks}
-    parts = {task: part.iloc[most_frequent(part["expected"].to_numpy())] for task, part in parts.items()}
+    parts = {task: part.iloc[most_frequent(part["expected"])] for task, part in parts.items()}
     names = {task: [_short(tasks.title(task, name), 26) for name in part["class"]] for task, part in parts.items()}
     heights = [(1.3 if any("\n" in name for name in own) else 0.8) * len(own) + 2.6 for own in names.values()]
     figure, axes = masonry(heights, min(2, len(parts)), 0.22, 0.0)
+    handles = {}
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
         for kind, (label, colour, marker) in looks.items():
             if part[kind].notna().all():
                 look = {"color": colour, "marker": marker, "alpha": 0.85, "s": 70 if kind == "truth" else 18}
-                ax.scatter(100 * part[kind], range(len(part)), label=label, **look)
-        rows_axis(ax, names[task], 8)
+                handles[label] = ax.scatter(100 * part[kind], range(len(part)), **look)
+        rows_axis(ax, names[task])
         rest = len(tasks[task]) - len(part)
         title = tasks.title(task) + (f" ({rest} rarer classes not shown)" if rest else "")
         ax.set_title(_short(title, 30), fontsize=9)
         ax.set_xlim(0, 108 * np.nanmax(part[list(looks)].to_numpy(float)))
         ax.grid(axis="both")
     axes[-1].set_xlabel(f"share of n = {n:,} façades [%]")
-    labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     options = {"loc": "outside lower left", "ncols": 4, "handletextpad": 0.1, "fontsize": 8}
-    figure.legend(list(labelled.values()), list(labelled), **options)
+    figure.legend(list(handles.values()), list(handles), **options)
     return figure
 
 

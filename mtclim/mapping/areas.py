@@ -3,6 +3,7 @@
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 
 from mtclim.analysis.joint import unseen
 from mtclim.mapping.frequencies import probabilities
@@ -31,26 +32,14 @@ def check_areas(by: str, width: float) -> None:
         raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
 
 
-def hexagons(x: np.ndarray, y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Axial coordinates (q, r), int64 (n,), of the hexagons, ``width`` metres across, that hold the points."""
-    side = width / np.sqrt(3)
-    q, r = (np.sqrt(3) / 3 * x - y / 3) / side, (2 / 3 * y) / side
-    s = -q - r
-    rounded = np.rint([q, r, s])
-    off = np.abs(rounded - [q, r, s])
-    fix_q = (off[0] > off[1]) & (off[0] > off[2])
-    fix_r = ~fix_q & (off[1] > off[2])
-    rounded[0] = np.where(fix_q, -rounded[1] - rounded[2], rounded[0])
-    rounded[1] = np.where(fix_r, -rounded[0] - rounded[2], rounded[1])
-    return rounded[0].astype(np.int64), rounded[1].astype(np.int64)
-
-
-def _hexagon(q: int, r: int, width: float):
-    from shapely import Polygon
-
-    side, angle = width / np.sqrt(3), np.pi / 6 + np.arange(6) * np.pi / 3
-    x, y = width * (q + r / 2), 1.5 * side * r
-    return Polygon(np.column_stack([x + side * np.cos(angle), y + side * np.sin(angle)]))
+def hexagons(places: np.ndarray, width: float) -> np.ndarray:
+    """Hexagons (n,), ``width`` metres across, around the nearest points of a hexagonal lattice to places (n, 2)."""
+    step = width * np.array([1, np.sqrt(3)])  # the lattice is two of rectangles, one in the middles of the other's
+    corner, middle = np.rint(places / step) * step, (np.floor(places / step) + 0.5) * step
+    nearer = np.hypot(*(places - corner).T) < np.hypot(*(places - middle).T)
+    centres = np.where(nearer[:, None], corner, middle).round(3)
+    angle = np.pi / 6 + np.arange(6) * np.pi / 3
+    return shapely.polygons(centres[:, None] + width / np.sqrt(3) * np.column_stack([np.cos(angle), np.sin(angle)]))
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
@@ -64,56 +53,38 @@ def aggregate(
     by: str = "hexagon",
     width: float = 500.0,
     labelsets: np.ndarray | None = None,
-    polygons: gpd.GeoDataFrame | None = None,
 ) -> gpd.GeoDataFrame:
-    """Summarise predictions by area, one row an area.
+    """Summarise predictions by area (``by`` is one of ``AREAS``), one row an area, in metres.
 
-    Parameters
-    ----------
-    predictions, tasks : the frame of predictions and its tasks.
-    by : one of ``AREAS``.
-    width : of a hexagon in metres.
-    labelsets : class positions (L, N) of the training labelsets, -1 where there was no label.
-    polygons : the areas' shapes, with the column ``by``; without them the hexagons or the hulls of the points.
-
-    Returns
-    -------
-    GeoDataFrame
-        ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
-        ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``; with ``labelsets`` also unseen, the share of
-        labelsets that training never showed (:func:`mtclim.analysis.joint.unseen`).
-
-    Raises
-    ------
-    ValueError
-        For a ``by`` or a ``width`` that cannot be.
+    The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
+    ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With ``labelsets``, those of training (L, N), there
+    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.joint.unseen`).
+    Blocks and municipalities are drawn as the hulls of their points.
     """
     check_areas(by, width)
     frame = points(predictions)
     if by == "hexagon":
-        q, r = hexagons(frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy(), width)
-        key = pd.Series([f"{a}_{b}" for a, b in zip(q, r, strict=True)], frame.index)
+        cells = hexagons(shapely.get_coordinates(frame.geometry), width)
+        middles = shapely.get_coordinates(shapely.centroid(cells)).round().astype(int)
+        key = np.array([f"{x}_{y}" for x, y in middles])
     elif by in frame:
-        key = frame[by].fillna("none").astype(str)
+        key = frame[by].fillna("none").to_numpy(str)
     else:
         raise ValueError(f"by: found no column {by!r} in these predictions; expected hexagon, or add it to the table.")
-    names, group = np.unique(key.to_numpy(str), return_inverse=True)
+    names, first, group = np.unique(key, return_index=True, return_inverse=True)
     total = np.bincount(group)
     columns: dict[str, object] = {by: names, "façades": total}
     answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)  # (n, N)
     for own, (task, classes) in zip(answers.T, tasks.items(), strict=True):
-        counts = np.bincount(group * len(classes) + own, minlength=len(names) * len(classes)).reshape(len(names), -1)
+        counts = pd.crosstab(group, own).reindex(columns=range(len(classes)), fill_value=0).to_numpy()
         columns |= {f"{task}:n:{name}": counts[:, k] for k, name in enumerate(classes)}
         columns |= {f"{task}:share:{name}": counts[:, k] / total for k, name in enumerate(classes)}
         columns[f"{task}:entropy"] = np.bincount(group, entropy(probabilities(frame, task, classes))) / total
         columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
     if labelsets is not None:
         columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
-    if polygons is not None:
-        shapes = polygons.assign(**{by: polygons[by].astype(str)}).to_crs(frame.crs).set_index(by).geometry
-        geometry = shapes[~shapes.index.duplicated()].reindex(names).to_numpy()
-    elif by == "hexagon":
-        geometry = [_hexagon(*(int(part) for part in name.split("_")), width) for name in names]
+    if by == "hexagon":
+        geometry = cells[first]
     else:
-        geometry = frame.geometry.groupby(group).agg(lambda shape: shape.union_all().convex_hull).to_numpy()
+        geometry = frame.dissolve(group).convex_hull.to_numpy()
     return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)

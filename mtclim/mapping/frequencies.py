@@ -2,8 +2,8 @@
 
 A network trained after LPRUS (section 2.2.1) has learnt the balanced class frequencies, and its counts over a city lean
 towards them. The mean of probabilities that are calibrated with a bias a class (Alexandari et al. 2020) corrects a part
-of that. It assumes that the probability of a class, given a photograph, is the same in the validation split and in the
-city. Balancing by labelset breaks this assumption a little.
+of that. It assumes that a photograph has the same probabilities in the validation split and in the city, which
+balancing by labelset breaks a little.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) 
 
 
 def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Fit a temperature and a bias a class (Alexandari et al. 2020) to probabilities ``p`` (n, K) and codes ``true`` (n,).
+    """Fit a temperature and a bias a class (Alexandari et al. 2020) to probabilities (n, K) and true codes (n,).
 
     The result w (1 + K,) minimises the cross-entropy of softmax(exp(w[0]) * log p + w[1:]). A class that does not occur
     gets the bias 0. The mean of the corrected probabilities is the frequency of each class in ``true``.
@@ -45,19 +45,10 @@ def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Correct the probabilities of ``predictions`` as :func:`bias_correction` fits them on ``validation``.
+    """A copy of ``predictions`` with probabilities corrected as :func:`bias_correction` fits them on ``validation``.
 
-    Parameters
-    ----------
-    predictions : frame with the columns ``<task>:p:<class>``.
-    validation : labels (``<task>:true``) and probabilities of the same model on its validation images.
-    tasks : task -> classes.
-
-    Returns
-    -------
-    DataFrame
-        A copy with other probabilities. The labels (``<task>:pred``) stay, and so do the probabilities of a task
-        without a label in ``validation``.
+    ``validation`` has labels and probabilities of the same model on its validation images. The labels
+    (``<task>:pred``) stay as they are, and so do the probabilities of a task without a label in ``validation``.
     """
     columns = {}
     for task, classes in tasks.items():
@@ -80,20 +71,11 @@ def _shares(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
 def class_frequencies(
     predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """Class frequencies of a city, one row a task and class.
+    """Class frequencies of a city, from calibrated predictions: one row a task and class.
 
-    Parameters
-    ----------
-    predictions : from :func:`calibrate`.
-    validation : labels (``<task>:true``) of the model's validation images.
-    tasks : task -> classes.
-
-    Returns
-    -------
-    DataFrame
-        task, class, balanced (share in the validation split), raw (share of the predicted labels), expected (mean
-        probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a validation label, truth
-        for one in which not every prediction has a true label.
+    The columns are task, class, balanced (share in the validation split), raw (share of the predicted labels), expected
+    (mean probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a validation label, and
+    truth for one in which not every prediction has a true label.
     """
     rows = []
     for task, classes in tasks.items():

@@ -13,12 +13,12 @@ import pyogrio
 import pytest
 from fake_city import fake_predictions
 from PIL import Image
-from shapely import Point, box
+from shapely import Point, box, unary_union
 from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
-from mtclim.mapping.areas import _hexagon, aggregate, entropy, hexagons
+from mtclim.mapping.areas import aggregate, entropy, hexagons
 
 matplotlib.use("agg")
 
@@ -95,10 +95,12 @@ def test_scale_bars_are_round(width, length):
 
 def test_hexagons_hold_their_points():
     rng = np.random.default_rng(0)
-    x, y = rng.uniform(-5000, 5000, (2, 500))
-    q, r = hexagons(x, y, 300.0)
-    for a, b, c, d in zip(q, r, x, y, strict=True):
-        assert _hexagon(a, b, 300.0).buffer(1e-6).contains(Point(c, d))
+    places = rng.uniform(-5000, 5000, (500, 2))
+    found = hexagons(places, 300.0)
+    for place, hexagon in zip(places, found, strict=True):
+        assert hexagon.buffer(1e-2).contains(Point(place)) and hexagon.area == pytest.approx(300**2 * np.sqrt(3) / 2)
+    different = list({hexagon.wkt: hexagon for hexagon in found}.values())
+    assert unary_union(different).area == pytest.approx(sum(hexagon.area for hexagon in different), rel=1e-3)
 
 
 @pytest.mark.parametrize("by", ["hexagon", "block"])

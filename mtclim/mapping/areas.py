@@ -83,8 +83,5 @@ def aggregate(
         columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
     if labelsets is not None:
         columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
-    if by == "hexagon":
-        geometry = cells[first]
-    else:
-        geometry = frame.dissolve(group).convex_hull.to_numpy()
+    geometry = cells[first] if by == "hexagon" else frame.dissolve(group).convex_hull.to_numpy()
     return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)

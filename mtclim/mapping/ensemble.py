@@ -73,13 +73,11 @@ class Ensemble:
     @torch.inference_mode()
     def _forward(self, batch: dict[int, np.ndarray]) -> np.ndarray:
         total = 0.0
-        gpu = self.device.type == "cuda"
         for model, temperature, order in zip(self.models, self.temperatures, self.orders, strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
-                out = model(normalised(batch[model.image_size], model))
-            p = {task: out.probabilities[task].float() for task in model.tasks}
-            # softmax(logits / T) from probabilities: log p is the logits up to a constant
-            scaled = [torch.softmax(p[t].log() / temperature[t], 1) if t in temperature else p[t] for t in model.tasks]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                p = model(normalised(batch[model.image_size], model)).probabilities
+            # log p is the logits up to a constant
+            scaled = [torch.softmax(p[task].float().log() / temperature.get(task, 1.0), 1) for task in model.tasks]
             total = total + torch.cat(scaled, 1)[:, order]  # (B, S)
         return (total / len(self.models)).cpu().numpy()
 
@@ -172,12 +170,11 @@ def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.Dat
         raise ValueError(f"{', '.join(map(str, folders))}: no validation image in common; use runs of one partition.")
     result = frames[0].loc[common].copy()
     for task, classes in tasks_of(folders[0]).items():
-        names, total = [f"{task}:p:{name}" for name in classes], 0.0
+        names, found = [f"{task}:p:{name}" for name in classes], []
         for run, frame in zip(folders, frames, strict=True):
             temperature = json.loads((run / "calibration.json").read_text(encoding="utf-8"))[task]["temperature"]
-            p = frame.loc[common, names].to_numpy(float)
-            total = total + (rescale(p, temperature) if calibrated else p)
-        result[names] = total / len(folders)
+            found.append(rescale(frame.loc[common, names], temperature if calibrated else 1.0))
+        result[names] = np.mean(found, axis=0)
         result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
     return result.reset_index()
 

@@ -34,8 +34,7 @@ NRML = """<?xml version="1.0" encoding="utf-8"?>
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
 SBST_MAPPING = files("mtclim.mapping") / "gem_santiago_sbst.csv"
 METHODS = ("argmax", "product", "joint")
-"""How façades are counted: by their most probable labels, by the product of the tasks' probabilities as if they were
-independent, or by the joint posterior over the labelsets of training."""
+"""How façades are counted: by their most probable labels, by products of the tasks' probabilities, or by the joint."""
 HOW = {
     False: "expected counts are products of the tasks' calibrated probabilities",
     True: "expected counts are sums of the joint posterior over the labelsets of training, calibrated",
@@ -56,10 +55,7 @@ def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default.
-
-    Raises ValueError for missing columns, repeated classes and atoms that the taxonomy does not know.
-    """
+    """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default."""
     path = SANTIAGO_MAPPING if path is None else path
     table = _read(path, ["task", "class", "gem"])
     repeated = table[table.duplicated(["task", "class"])]
@@ -140,10 +136,9 @@ def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
 
 
 def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None = None) -> pd.DataFrame:
-    """Flat attributes of each façade for a GIS: image, block, lon, lat and so on, and each task's answer.
+    """Flat attributes of each façade for a GIS: image, block, lon, lat ..., ``<task>:pred``, ``<task>:probability``.
 
-    Columns ``<task>:pred`` and ``<task>:probability`` (of that label), and gem: the string of the taxonomy, which says
-    what the mapping covers (see :func:`covered`). Without any such task there is none.
+    Where the mapping covers a task, gem is the string of the taxonomy of the tasks that it covers.
     """
     known = ("image", "building", "weight", "block", "municipality", "lon", "lat", "bearing")
     frame = predictions[[name for name in known if name in predictions]].copy()
@@ -163,10 +158,9 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
 
 
 def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
-    """One row a building: photographs of one ``building`` are averaged, also their weights.
+    """One row a building: photographs of one ``building`` are averaged, also their weights (an empty one is 1).
 
-    Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
-    ``weight`` is 1.
+    Without that column every façade stands for itself, and so does a façade whose ``building`` is empty.
     """
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
     frame = predictions[["lon", "lat", "block", *columns]].copy()
@@ -194,9 +188,8 @@ def exposure(
         :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice.
     tasks : all tasks of the predictions. The mapping says which of them make the taxonomy.
     mapping : from :func:`read_mapping`.
-    joint : from :func:`mtclim.mapping.ensemble.joint_of`. All tasks take part in it, also those that the taxonomy does
-        not need, and combinations of classes that training never showed have no weight. Without it the tasks count as
-        independent.
+    joint : from :func:`mtclim.mapping.ensemble.joint_of`. Combinations of classes that training never showed have no
+        weight. Without a joint the tasks count as independent.
     tail : of each block's expected counts the least likely taxonomies that make up at most this share are dropped, and
         the others are scaled to the block's total.
 
@@ -266,11 +259,10 @@ def compare(
 ) -> pd.DataFrame:
     """Compare the ways of counting with the truth, on façades outside the blocks that hold a training image.
 
-    ``predictions`` and ``validation`` are the networks' own answers with true labels, and ``fit`` makes a joint of
-    validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). The rows are method (of ``METHODS``),
-    calibrated, level (the city, or the mean over municipalities weighted by façades), total_variation (half the summed
-    difference of the counts per taxonomy, as a share), lines (of the exposure by blocks) and impossible (the share of
-    weight on taxonomies that no façade has).
+    ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). The columns are
+    method, calibrated, level (the city, or the mean over municipalities weighted by façades), total_variation (half the
+    summed difference of the counts per taxonomy, as a share), lines (of the exposure by blocks) and impossible (the
+    share of weight on taxonomies that no façade has).
     """
     training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
     outside = predictions[~training].drop(columns="building", errors="ignore").assign(city="city")
@@ -301,8 +293,7 @@ def compare(
 def read_conversions(path: str | Path) -> pd.DataFrame:
     """Read a table taxonomy, conversion (the vulnerability class), weight, as the OpenQuake engine takes it.
 
-    Raises ValueError for missing columns, empty conversions, and weights that are no numbers or do not sum to 1 for
-    each taxonomy.
+    ValueError for missing columns, empty conversions, and weights of a taxonomy that do not sum to 1.
     """
     table = _read(path, ["taxonomy", "conversion", "weight"])
     blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
@@ -328,19 +319,10 @@ def write_openquake(
 ) -> Path:
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
-    Parameters
-    ----------
-    counts : from :func:`exposure`. There are no costs: none are known.
-    folder : made if it is not there.
-    kind : "expected" or "argmax".
-    counted, how : what is counted, and from which answers; the description says it.
-    conversions : from :func:`read_conversions`. Without it ``exposure_<kind>_mapping.csv`` is a template: one line a
-        taxonomy, whose vulnerability class is to be filled in.
-
-    Raises
-    ------
-    ValueError
-        For another ``kind`` and for a taxonomy that ``conversions`` does not have.
+    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``); there
+    are no costs, because none are known. Without ``conversions`` (see :func:`read_conversions`) the mapping file is a
+    template: one line a taxonomy, whose vulnerability class is to be filled in. ValueError for a taxonomy that
+    ``conversions`` does not have.
     """
     if kind not in ("expected", "argmax"):
         raise ValueError(f"kind: found {kind!r}; expected 'expected' or 'argmax'.")

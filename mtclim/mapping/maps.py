@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
+from itertools import chain, count
 from pathlib import Path
 from string import Template
 from xml.sax.saxutils import quoteattr
@@ -193,9 +194,9 @@ def fig13(
 
 @drawn
 def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
-    """Maps of what :func:`mtclim.mapping.areas.aggregate` returns: façades, unseen labelsets, each task's entropy.
+    """Maps of :func:`mtclim.mapping.areas.aggregate`: façades, unseen labelsets, and the tasks' entropies on one scale.
 
-    All entropies have one scale. Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
+    Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
     """
     enough = areas["façades"] >= FEWEST
     kinds = {"façades": "façades"} | ({"unseen": "labelsets never seen [%]"} if "unseen" in areas else {})
@@ -270,13 +271,10 @@ def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str]) -
 
 
 def gis_names(columns: Iterable[str]) -> dict[str, str]:
-    """Column -> name of the field in a GeoPackage, where names may not differ only in case or be fid, geom or ogc_fid.
-
-    A name that would clash gets a number at its end: the keys that differ from their values were renamed.
-    """
+    """Column -> name of the field in a GeoPackage: a name that differs only in case, or is reserved, gets a number."""
     taken, names = {"fid", "geom", "ogc_fid", "geometry"}, {}
     for column in columns:
-        tries = (f"{column}{suffix}" for suffix in ["", *(f"_{n}" for n in range(1, len(taken) + 2))])
+        tries = chain([column], (f"{column}_{n}" for n in count(1)))
         names[column] = next(name for name in tries if name.casefold() not in taken)
         taken.add(names[column].casefold())
     return names
@@ -289,15 +287,9 @@ def write_geopackage(
     layers: Mapping[str, gpd.GeoDataFrame] | None = None,
     about: str = "",
 ) -> Path:
-    """Write a GeoPackage with the façades and a QGIS style a task, whole or not at all.
+    """Write a GeoPackage with façades (:func:`mtclim.mapping.exposure.attributes`) and other layers by name.
 
-    Parameters
-    ----------
-    attributes : from :func:`mtclim.mapping.exposure.attributes`. Fields are renamed as :func:`gis_names` says.
-    tasks : task -> classes. The first task's style is the default.
-    path : of the file.
-    layers : other layers by name: blocks, municipalities, aggregates.
-    about : the description of each layer, such as which answers they hold.
+    Fields are renamed as :func:`gis_names` says, ``about`` describes each layer, and there is a QGIS style a task.
     """
     path, colours, fields = Path(path), palette(tasks), gis_names(attributes.columns)
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)

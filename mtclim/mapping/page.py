@@ -42,7 +42,7 @@ def _picture(path: Path) -> str:
 
 
 def _rings(polygons: Sequence[gpd.GeoDataFrame], crs, x: float, y: float) -> list[list[int]]:
-    simple = [gpd.GeoDataFrame(geometry=layer.to_crs(crs).geometry.simplify(2.0)) for layer in reversed(polygons)]
+    simple = [layer.set_geometry(layer.to_crs(crs).simplify(2.0)) for layer in reversed(polygons)]
     rings = [ring for layer in simple for ring in outlines(layer)]
     return [(ring - [x, y]).round().astype(int).ravel().tolist() for ring in rings]
 
@@ -57,19 +57,12 @@ def write_page(
     folder: str | Path | None = None,
     embedded: bool = False,
 ) -> Path:
-    """Write an interactive map that fetches nothing from the network.
+    """Write an interactive map, an HTML file that fetches nothing from the network, with polygons beneath the points.
 
-    Text from tables travels as JSON and is shown with ``textContent`` only: it cannot become HTML or script.
-
-    Parameters
-    ----------
-    predictions : those with a position are shown, or a fixed random sample where the page would pass ``PAGE_BYTES``.
-    tasks : their tasks.
-    path : the HTML file.
-    polygons : drawn beneath the points.
-    title, note : text of the page.
-    folder : where the photographs' names start. A click shows the photograph as long as the page finds it there.
-    embedded : whether the page carries small copies of the photographs instead.
+    Predictions with a position are shown, or a fixed random sample where the page would pass ``PAGE_BYTES``. A click
+    shows the photograph as long as the page finds it in ``folder``, where the photographs' names start, or an
+    ``embedded`` small copy. Text from tables travels as JSON and is shown with ``textContent`` only: it cannot become
+    HTML or script.
     """
     frame, colours, path = points(predictions), palette(tasks), Path(path)
     size = tasks.total + 40 + frame["image"].str.len().mean() + 1800 * embedded  # bytes a façade, about

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mtclim import machine
 from mtclim.data import images
@@ -24,58 +24,10 @@ from mtclim.tasks import Tasks
 CARRIED = ("building", "weight", "municipality")
 """Columns of a table that predictions keep."""
 _AHEAD = 2  # batches that are decoded while one is predicted; this bounds the memory
-_GPS = 0x8825
 _NORTH_SOUTH = {"N": 1, "NORTH": 1, "S": -1, "SOUTH": -1}
 _EAST_WEST = {"E": 1, "EAST": 1, "W": -1, "WEST": -1}
 
 # ---------------------------------------------------------------- where a photograph was taken
-
-
-def _gps(path: str | Path) -> dict:
-    """The GPS block of a photograph's EXIF data, {} where there is none; ValueError where the file cannot be read."""
-    if not os.path.isfile(path):
-        raise ValueError("no such file, or not a file")
-    try:
-        with Image.open(path, formats=images.FORMATS) as picture:
-            return picture.getexif().get_ifd(_GPS)
-    except Exception as error:  # Pillow raises many kinds of error for damaged files
-        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
-
-
-def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
-    """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
-    text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
-    name = text.strip("\0 \t\r\n").upper()
-    if name not in signs:
-        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected one of {', '.join(signs)}")
-    parts = [float(part) for part in (value if isinstance(value, (tuple, list)) else [value])]
-    degrees = sum(part / 60**k for k, part in enumerate(parts))
-    if not (all(part >= 0 for part in parts) and all(part <= 60 for part in parts[1:]) and degrees <= most):
-        raise ValueError(f"doubtful GPS position: {' '.join(f'{part:g}' for part in parts)} {name} is impossible")
-    return signs[name] * degrees
-
-
-def _position(gps: Mapping) -> tuple[float, float]:
-    """(lon, lat) in degrees from an EXIF GPS block; ValueError says why there is none or why it is doubtful."""
-    if 2 not in gps or 4 not in gps:
-        raise ValueError("no GPS position in its EXIF data")
-    try:
-        lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
-        lon = _degrees(gps[4], gps.get(3), _EAST_WEST, 180)
-    except (TypeError, ZeroDivisionError):
-        raise ValueError("doubtful GPS position: it is not made of numbers") from None
-    if lon == lat == 0:
-        raise ValueError("doubtful GPS position: 0, 0 is what a receiver without a fix writes")
-    return lon, lat
-
-
-def _bearing(gps: Mapping) -> float:
-    """The viewing direction (``GPSImgDirection``) in degrees clockwise from north; NaN where there is none."""
-    try:
-        direction = float(gps[17])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return np.nan
-    return direction % 360 if 0 <= direction <= 360 else np.nan
 
 
 def exif_place(path: str | Path) -> tuple[float, float, float, str]:
@@ -88,9 +40,50 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
     try:
         gps = _gps(path)
         bearing = _bearing(gps)
-        return *_position(gps), bearing, ""
+        if 2 not in gps or 4 not in gps:
+            raise ValueError("no GPS position in its EXIF data")
+        lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
+        lon = _degrees(gps[4], gps.get(3), _EAST_WEST, 180)
+        if lon == lat == 0:
+            raise ValueError("doubtful GPS position: 0, 0 is what a receiver without a fix writes")
+        return lon, lat, bearing, ""
+    except (TypeError, ZeroDivisionError):
+        return np.nan, np.nan, bearing, "doubtful GPS position: it is not made of numbers"
     except ValueError as error:
         return np.nan, np.nan, bearing, str(error)
+
+
+def _gps(path: str | Path) -> dict:
+    """The GPS block of a photograph's EXIF data, {} where there is none; ValueError where the file cannot be read."""
+    if not os.path.isfile(path):
+        raise ValueError("no such file, or not a file")
+    try:
+        with Image.open(path, formats=images.FORMATS) as picture:
+            return picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception as error:  # Pillow raises many kinds of error for damaged files
+        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _bearing(gps: Mapping) -> float:
+    """The viewing direction (``GPSImgDirection``) in degrees clockwise from north; NaN where there is none."""
+    try:
+        direction = float(gps[17])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return np.nan
+    return direction % 360 if 0 <= direction <= 360 else np.nan
+
+
+def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
+    """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
+    text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
+    name = text.strip("\0 \t\r\n").upper()
+    if name not in signs:
+        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected one of {', '.join(signs)}")
+    parts = np.atleast_1d(np.asarray(value, float))
+    degrees = float(sum(part / 60**k for k, part in enumerate(parts)))
+    if not ((parts >= 0).all() and (parts[1:] <= 60).all() and degrees <= most):
+        raise ValueError(f"doubtful GPS position: {' '.join(f'{part:g}' for part in parts)} {name} is impossible")
+    return signs[name] * degrees
 
 
 # ---------------------------------------------------------------- what is to be predicted

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
@@ -67,20 +68,33 @@ def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
     return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())
 
 
+def condensed(table: pd.DataFrame, counts: Sequence[float], tasks: Tasks, task: str, rest: str = "sum") -> pd.DataFrame:
+    """A frame with a row for each class as a figure shows it: under readable names, at most ``TOP`` one by one.
+
+    Parameters
+    ----------
+    table : one row a class, in the task's order.
+    counts : how frequent each class is; the most frequent stay.
+    tasks, task : the tasks and the name of the one that is shown.
+    rest : what the last row holds of all other classes, their "sum" or "mean".
+    """
+    shown, names = most_frequent(counts), class_names(tasks, task)
+    others = np.setdiff1d(np.arange(len(table)), shown)
+    found = table.iloc[shown].set_axis([names[k] for k in shown])
+    if len(others):
+        found.loc[f"{'mean of ' * (rest == 'mean')}{len(others)} more"] = table.iloc[others].agg(rest)
+    return found
+
+
 def palette(tasks: Tasks) -> dict[str, dict[str, str]]:
     """Task -> class -> "#rrggbb": rising ranges (heights) in a sequential map, others Tol's bright or rainbow."""
-    chosen = {}
-    rainbow = LinearSegmentedColormap.from_list("tol", RAINBOW, N=1024)  # beyond 16 classes colours are mixed
+    rainbow, chosen = LinearSegmentedColormap.from_list("tol", RAINBOW, N=1024), {}
     for task, classes in tasks.items():
         k = len(classes)
         if ordinal(classes):
             colours = [to_hex(c) for c in mpl.colormaps["viridis_r"](np.linspace(0.08, 1, k))]
-        elif k <= len(BRIGHT):
-            colours = BRIGHT
-        elif k <= len(RAINBOW):
-            colours = [RAINBOW[round(step)] for step in np.linspace(0, len(RAINBOW) - 1, k)]
         else:
-            colours = [to_hex(rainbow(step)) for step in np.linspace(0, 1, k)]
+            colours = BRIGHT if k <= len(BRIGHT) else [to_hex(c) for c in rainbow(np.linspace(0, 1, k))]
         chosen[task] = dict(zip(classes, colours, strict=False))
     return chosen
 
@@ -113,31 +127,21 @@ def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def masonry(sizes: Sequence[float], columns: int, unit: float, extra: float) -> tuple[Figure, list[Axes]]:
     """Panels of unequal height in columns, read downwards: ``sizes`` in ``unit`` inches, ``extra`` units more each."""
-    heights = [size + extra for size in sizes]
-    sums = sorted(sum(heights[a:b]) for a in range(len(heights)) for b in range(a + 1, len(heights) + 1))
-    parts = next(found for limit in sums if len(found := _packed(heights, limit)) <= columns)
+    heights = np.array(sizes, float) + extra
+    side = (columns * (np.cumsum(heights) - heights / 2) / heights.sum()).astype(int)  # where a panel's middle falls
+    parts = [heights[side == k] for k in np.unique(side)]
     tallest = max(map(sum, parts))
     figure, axes = plt.figure(figsize=(WIDTH, tallest * unit + 0.45)), []
-    for side, part in zip(np.atleast_1d(figure.subfigures(1, len(parts))), parts, strict=True):
+    for column, part in zip(np.atleast_1d(figure.subfigures(1, len(parts))), parts, strict=True):
         ratios = [*part, max(tallest - sum(part), 1e-3)]
-        grid = side.add_gridspec(len(ratios), 1, height_ratios=ratios)
-        axes += [side.add_subplot(grid[i, 0]) for i in range(len(part))]
+        grid = column.add_gridspec(len(ratios), 1, height_ratios=ratios)
+        axes += [column.add_subplot(grid[i, 0]) for i in range(len(part))]
     return figure, axes
 
 
-def _packed(heights: Sequence[float], limit: float) -> list[list[float]]:
-    """Heights dealt out in order to columns of at most ``limit`` (a single one may be higher)."""
-    parts: list[list[float]] = [[]]
-    for height in heights:
-        if parts[-1] and sum(parts[-1]) + height > limit + 1e-9:
-            parts.append([])
-        parts[-1].append(height)
-    return parts
-
-
-def rows_axis(ax: Axes, names: Sequence[str], size: float = 8) -> None:
+def rows_axis(ax: Axes, names: Sequence[str]) -> None:
     """Names down the y axis, the first on top, without ticks."""
-    ax.set_yticks(range(len(names)), names, fontsize=size)
+    ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 

@@ -1,12 +1,12 @@
 """The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
 
-Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Colours are safe for
-colour-blind readers and shared with the maps; tasks, classes and variants keep their order and bear readable names.
-Of a task with many classes the most frequent stand one by one, and one line holds the rest.
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Tasks, classes and variants
+keep their order and bear readable names. Of a task with many classes the most frequent stand one by one, and one line
+holds the rest.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -22,9 +22,9 @@ from mtclim.style import (
     TOP,
     WIDTH,
     class_names,
+    condensed,
     drawn,
     masonry,
-    most_frequent,
     rows_axis,
     shorten,
     variant_colour,
@@ -34,108 +34,90 @@ from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
 PARTS = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
+PHOTOGRAPH = 0.62
+"""Inches: the side of a photograph on a sheet of examples."""
 
 
 # ---------------------------------------------------------------- labels, balance, splits
 
 
 @drawn
-def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks, size: float = 0.72) -> Figure:
+def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) -> Figure:
     """Example photographs of each class, one block a task (Fig. 3).
 
-    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8, at ``size`` inches each. Of many only the first
-    of each task are shown, so that the figure is at most some 18 lines high.
+    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size. Of many classes only the first of each
+    task are shown, so that the figure is at most some 18 lines high.
     """
-    lines: list[tuple[str, list, bool]] = []
-    each = max((len(pictures) for pictures in images.values()), default=1)
-    across = max(1, int(WIDTH / (each * size + 0.12)))
-    blocks = list(dict.fromkeys(task for task, _ in images))
+    width = PHOTOGRAPH * max(map(len, images.values()), default=1)
+    across = max(1, int(WIDTH / (width + 0.12)))
+    blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
     most = min(TOP, across * max(1, 18 // len(blocks)))
     for task in blocks:
         found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:most]
         lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
-    whole = (WIDTH, (size + 0.4) * len(lines))
-    figure, axes = plt.subplots(len(lines), each * across, figsize=whole, squeeze=False)
+    figure, axes = plt.subplots(
+        len(lines), across, figsize=(WIDTH, (PHOTOGRAPH + 0.4) * len(lines)), squeeze=False, subplot_kw={"anchor": "W"}
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for row, (task, line, first) in zip(axes, lines, strict=True):
-        row[0].set_title("\n" if first else " ")  # keeps the room for the words, which may be wider than a photograph
-        for k, (name, pictures) in enumerate(line):
-            words = [(shorten(tasks.title(task, name), int(each * size / 0.068)), 2, "normal")]
-            words += [(tasks.title(task), 13, "bold")] if first and k == 0 else []
-            for text, above, weight in words:
-                place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, above), "textcoords": "offset points"}
-                row[k * each].annotate(text, fontweight=weight, **place).set_in_layout(False)
-            for ax, picture in zip(row[k * each :], pictures, strict=False):
-                ax.imshow(picture)
+        for ax, (name, pictures) in zip(row, line, strict=False):
+            ax.imshow(
+                np.hstack([np.pad(p, ((0, 0), (0, len(p) // 16), (0, 0)), constant_values=255) for p in pictures])
+            )
+            ax.set_title(shorten(tasks.title(task, name), int(width / 0.068)), fontweight="normal", fontsize=8)
+        if first:
+            row[0].set_title(f"\n{row[0].get_title(loc='left')}", fontweight="normal", fontsize=8)
+            style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
+            row[0].annotate(tasks.title(task), (0, 1), (0, 16), **style).set_in_layout(False)
     return figure
 
 
 @drawn
-def matrices(
-    parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str = "P(column | row)", signed: bool = False
-) -> Figure:
-    """Square matrices over "task:class" side by side (Fig. 4 and the influence of tasks); undefined cells are grey.
+def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix.
 
-    ``signed``: changes, whose colours run from -limit to limit, each matrix to its own; else probabilities. With more
-    classes than can be read only the tasks are named.
+    Undefined cells are grey. With more classes than can be read only the tasks are named.
     """
-    edges = np.cumsum([0, *tasks.sizes])
-    middles, side = (edges[:-1] + edges[1:]) / 2, (WIDTH - 1.5) / len(parts)
-    readable = 72 * side / tasks.total >= 8
-    size = (WIDTH, side + (1.3 if readable else 1.7))
-    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False)
-    names = [name for task in tasks for name in class_names(tasks, task, 20)]
-    headings = [shorten(tasks.title(task), 20) for task in tasks]
-    headings = [h if 72 * side * k / tasks.total >= 12 else "" for h, k in zip(headings, tasks.sizes, strict=True)]
-    for ax, (name, matrix) in zip(axes[0], parts.items(), strict=True):
-        values = matrix.to_numpy(dtype=float)
-        limit = (np.nanmax(np.abs(values), initial=1e-9) if np.isfinite(values).any() else 1) if signed else 1
-        colours = mpl.colormaps["PuOr" if signed else "Blues"].with_extremes(bad="#e2dccf")
-        bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": label}
-        ax.set_facecolor("#e2dccf")
-        sns.heatmap(
-            values, ax=ax, vmin=-limit if signed else 0, vmax=limit, cmap=colours, square=True, cbar_kws=bar,
-            xticklabels=names if readable else False, yticklabels=names if readable and ax is axes[0, 0] else False,
-        )  # fmt: skip
-        for edge in edges[1:-1]:
-            ax.axhline(edge, color="#777777", lw=0.8)
-            ax.axvline(edge, color="#777777", lw=0.8)
-        ax.tick_params(length=0, pad=1.5)
-        for at, heading in zip(middles, headings if readable else (), strict=readable):
-            style = {"fontsize": 8, "fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
-            ax.text(at, -0.01 * tasks.total, heading, va="bottom", ha="left", **style)
-        if not readable:
-            ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
-            ax.set_yticks(middles, headings if ax is axes[0, 0] else [""] * len(tasks), rotation=0)
-        ax.set_title(name, pad=52 if readable else 6)
+    edges, side = np.cumsum([0, *tasks.sizes]), WIDTH - 1.5
+    middles, cell = (edges[:-1] + edges[1:]) / 2, 72 * side / tasks.total
+    readable = cell >= 8
+    names = [name for task in tasks for name in class_names(tasks, task, 20)] if readable else False
+    headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
+    figure, ax = plt.subplots(figsize=(WIDTH, side + (1.3 if readable else 1.7)))
+    bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
+    style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
+    ax.set_facecolor("#e2dccf")
+    sns.heatmap(matrix.to_numpy(float), ax=ax, xticklabels=names, yticklabels=names, **style)
+    for edge in edges[1:-1]:
+        ax.axhline(edge, color="#777777", lw=0.8)
+        ax.axvline(edge, color="#777777", lw=0.8)
+    ax.tick_params(length=0, pad=1.5)
+    if readable:
+        for at, heading in zip(middles, headings, strict=True):
+            style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
+            ax.text(at, -0.01 * tasks.total, heading, va="bottom", **style)
+    else:
+        ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(middles, headings, rotation=0)
     return figure
 
 
-def cooccurrence(matrix: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix."""
-    return matrices({"": matrix}, tasks, synthetic=synthetic)
-
-
 @drawn
-def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks, top: int = 25) -> Figure:
-    """The most frequent labelset bins, kept up to the cut-off, dropped beyond it (Fig. 7a).
+def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
+    """The 25 most frequent labelsets, kept up to the cut-off and dropped beyond it (Fig. 7a).
 
     ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
     """
-    shown, width = bins.head(top), max(8, 60 // len(tasks))
-    counts = shown[":count"].to_numpy()
-    names = [
-        " · ".join("?" if pd.isna(row[task]) else shorten(str(row[task]), width) for task in tasks)
-        for row in shown.to_dict("records")
-    ]
+    shown, width = bins.head(25), max(8, 60 // len(tasks))
+    counts, y = shown[":count"].to_numpy(), np.arange(len(shown))
+    names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
-    y = np.arange(len(shown))
     ax.barh(y, np.minimum(counts, cut), color=KEPT, height=0.72, label="kept")
     ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=DROPPED, height=0.72, label="dropped")
     ax.axvline(cut, color="#222222", lw=1, ls="--")
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
-    rows_axis(ax, [shorten(name, 70) for name in names])
+    rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
     ax.set(xlabel="images")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
@@ -147,27 +129,18 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks, top: int = 25) -> Figure:
 @drawn
 def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
     """How many images have each class, a bar for each part: part -> labels (a column a task)."""
-    counts = {
-        task: pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
-        .reindex(list(classes))
-        .fillna(0)
-        for task, classes in tasks.items()
-    }
-    kept = {task: most_frequent(found.sum(axis=1)) for task, found in counts.items()}
-    sizes = [len(rows) + (len(rows) < len(tasks[task])) for task, rows in kept.items()]
+    counts = {}
+    for task, classes in tasks.items():
+        found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
+        found = found.reindex(list(classes)).fillna(0)
+        shown = 100 * found / found.sum().clip(lower=1) if share else found
+        counts[task] = condensed(shown, found.sum(axis=1), tasks, task)
     columns = 3 if max(len(tasks.title(task, c)) for task in tasks for c in tasks[task]) < 16 else 2
-    figure, axes = masonry(sizes, columns, 0.16 + 0.03 * len(parts), 2.4)
+    figure, axes = masonry([len(found) for found in counts.values()], columns, 0.16 + 0.03 * len(parts), 2.4)
+    colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
     for ax, (task, found) in zip(axes, counts.items(), strict=True):
-        found = 100 * found / found.sum().clip(lower=1) if share else found
-        names, rest = class_names(tasks, task), found.index.difference(found.index[kept[task]])
-        shown = found.iloc[kept[task]].set_axis([names[k] for k in kept[task]])
-        if len(rest):
-            shown.loc[f"{len(rest)} more"] = found.loc[rest].sum()
-        for i, part in enumerate(parts):
-            y = np.arange(len(shown)) + (i - (len(parts) - 1) / 2) * 0.8 / len(parts)
-            colour = PARTS.get(part, BRIGHT[i % len(BRIGHT)])
-            ax.barh(y, shown[part], 0.8 / len(parts), color=colour, label=part)
-        rows_axis(ax, shown.index)
+        found.plot.barh(ax=ax, color=colours, width=0.8, legend=False, xlabel="", ylabel="")
+        rows_axis(ax, found.index)
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         ax.set_title(shorten(tasks.title(task), 24))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
@@ -245,13 +218,10 @@ def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
     variants = ordered(frame["variant"].unique())
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
     test = counts.set_index(["task", "class"])["test"]
-    parts = {}
-    for task, classes in tasks.items():
-        own, shown = mean.loc[task].reindex(list(classes)), most_frequent(test.loc[task].reindex(list(classes)))
-        names, rest = class_names(tasks, task), np.setdiff1d(np.arange(len(classes)), shown)
-        parts[task] = own.iloc[shown].set_axis([names[k] for k in shown])
-        if len(rest):
-            parts[task].loc[f"mean of {len(rest)} more"] = own.iloc[rest].mean()
+    parts = {
+        task: condensed(mean.loc[task].loc[list(classes)], test.loc[task][list(classes)], tasks, task, "mean")
+        for task, classes in tasks.items()
+    }
     return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
 
 
@@ -278,37 +248,31 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
     parts = {}
     for task, classes in tasks.items():
-        found, shown = np.asarray(counts[task], dtype=float), most_frequent(np.sum(counts[task], axis=1))
-        rest = np.setdiff1d(np.arange(len(classes)), shown)
-        names = [class_names(tasks, task, 24)[k] for k in shown]
-        if len(rest):
-            groups = np.zeros((len(shown) + 1, len(classes)))
-            groups[np.arange(len(shown)), shown] = groups[-1, rest] = 1
-            found, names = groups @ found @ groups.T, [*names, f"{len(rest)} more"]
-        parts[task] = pd.DataFrame(found, index=names, columns=names)
+        found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
+        frequent = found.sum(axis=1)
+        found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
+        parts[task] = found.rename(columns=lambda name: shorten(name, 14))
     lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
     for task, part in parts.items():
         if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:
             lines.append([])
         lines[-1].append(task)
     heights = [max(len(parts[task]) for task in line) + 8 for line in lines]
-    figure = plt.figure(figsize=(WIDTH, 0.19 * sum(heights) + 0.3))
-    axes = {}
+    figure, axes = plt.figure(figsize=(WIDTH, 0.19 * sum(heights) + 0.3)), []
     for line, side in zip(lines, np.atleast_1d(figure.subfigures(len(lines), 1, height_ratios=heights)), strict=True):
-        ratios = {"width_ratios": [len(parts[task]) + 9 for task in line]}
-        axes |= dict(zip(line, side.subplots(1, len(line), squeeze=False, gridspec_kw=ratios)[0], strict=True))
-    for task, part in parts.items():
-        ax = axes[task]
+        widths = [len(parts[task]) + 9 for task in line]
+        axes += list(side.subplots(1, len(line), squeeze=False, width_ratios=widths)[0])
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
         percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
-        sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
-        ax.set_xticklabels([shorten(name, 14) for name in part], rotation=90)
-        ax.set_yticklabels(part.index, rotation=0)
-        ax.set_title(shorten(tasks.title(task), 20) + right)
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, xticklabels=True, yticklabels=True, **style)
+        ax.tick_params(axis="x", rotation=90)
+        ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)
+        ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
@@ -342,43 +306,39 @@ def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -
 
 @drawn
 def history(frame: pd.DataFrame) -> Figure:
-    """Loss and mean validation accuracy per epoch (history.csv), a panel a network; the best epoch is marked."""
-    networks = list(dict.fromkeys(frame["network"]))[:TOP]
-    figure, axes = plt.subplots(
-        len(networks), 2, figsize=(WIDTH, 1.5 * len(networks) + 0.9), squeeze=False, sharex=True
-    )
-    for (left, right), network in zip(axes, networks, strict=True):
-        rows = frame[frame["network"] == network]
-        left.plot(rows["epoch"], rows["train_loss"], color="#222222", lw=1.2, label="training")
-        left.plot(rows["epoch"], rows["val_loss"], color="#222222", lw=1.2, ls="--", label="validation")
-        right.plot(rows["epoch"], 100 * rows["val_oa"], color="#222222", lw=1.2)
-        best = rows.loc[rows["val_oa"].fillna(-1).idxmax()]
-        right.plot(best["epoch"], 100 * best["val_oa"], marker="o", ms=5, color=BRIGHT[1])
+    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
+    networks = list(frame.groupby("network", sort=False))[:TOP]
+    size = (WIDTH, 1.5 * len(networks) + 0.9)
+    figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
+    for (left, right), (network, rows) in zip(axes, networks, strict=True):
+        losses = {"train_loss": "training", "val_loss": "validation"}
+        rows = rows.set_index("epoch").rename(columns=losses)
+        rows[list(losses.values())].plot(ax=left, color="#222222", style=["-", "--"], lw=1.2, ylabel="loss")
+        accuracy = 100 * rows["val_oa"]
+        accuracy.plot(ax=right, color="#222222", lw=1.2, ylabel="validation OA [%]")
+        right.plot(accuracy.fillna(-1).idxmax(), accuracy.max(), marker="o", ms=5, color=BRIGHT[1])
         left.set_title("" if network == "all" else shorten(network, 40))
-        for ax, name in ((left, "loss"), (right, "validation OA [%]")):
-            ax.set_ylabel(name)
+        for ax in (left, right):
             ax.grid(axis="y")
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    for ax in axes[-1]:
-        ax.set_xlabel("epoch")
-    axes[0, 0].legend()
     return figure
 
 
 # ---------------------------------------------------------------- tables and text
 
 
-def styled(table: pd.DataFrame, best: Iterable | None = None, decimals: int = 2):
-    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold."""
-    show = table.copy()
-    numbers = show.select_dtypes("number").columns
-    style = show.style.format(precision=decimals, na_rep="–", thousands=",", escape="html")
-    for axis in (0, 1):  # labels come from users' tables: shown as text, never as HTML
+def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
+    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold.
+
+    Labels come from users' tables and are shown as text, never as HTML.
+    """
+    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
+    style = table.style.format(precision=decimals, **shown)
+    for axis in (0, 1):
         style = style.format_index(escape="html", axis=axis)
-    whole = [column for column in numbers if (show[column].dropna() % 1 == 0).all()]
-    style = style.format(precision=0, na_rep="–", thousands=",", subset=whole) if whole else style
-    chosen = [column for column in (numbers if best is None else best) if column in show]
-    return style.highlight_max(subset=chosen, props="font-weight: bold") if chosen and len(show) > 1 else style
+    whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
+    style = style.format(precision=0, **shown, subset=whole) if whole else style
+    return style.highlight_max(subset=list(best), props="font-weight: bold") if len(best) and len(table) > 1 else style
 
 
 def plain(text: object) -> str:

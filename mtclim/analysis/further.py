@@ -16,10 +16,9 @@ from mtclim.analysis.study import calibration_gap
 from mtclim.style import (
     BRIGHT,
     WIDTH,
-    class_names,
+    condensed,
     drawn,
     masonry,
-    most_frequent,
     rows_axis,
     shorten,
     variant_colour,
@@ -127,15 +126,16 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
 
     Beside each class its share of the training images and the baseline's F1, in percent.
     """
-    variants = ordered(table["variant"].unique())
-    parts = {}
+    variants, parts = ordered(table["variant"].unique()), {}
     for task, classes in tasks.items():
         own = table[table["task"] == task]
         about = own.drop_duplicates("class").set_index("class").loc[list(classes)]
         wide = own.pivot(index="class", columns="variant", values="gain").loc[list(classes), variants]
-        shown, names = most_frequent(about["frequency"]), class_names(tasks, task)
-        text = [f"{names[k]}  {100 * about['frequency'].iloc[k]:.0f} | {about['base'].iloc[k]:.0f}" for k in shown]
-        parts[task] = wide.iloc[shown].set_axis([line.replace("nan", "–") for line in text])
+        wide = wide.assign(share=100 * about["frequency"], base=about["base"])
+        part = condensed(wide, about["frequency"], tasks, task, "mean")
+        about = zip(part.index, part.pop("share"), part.pop("base"), strict=True)
+        names = [f"{name}  {share:.0f} | {base:.0f}".replace("nan", "–") for name, share, base in about]
+        parts[task] = part.set_axis(names)
     every = np.abs(np.concatenate([part.to_numpy().ravel() for part in parts.values()]))
     limit = np.nanpercentile(every, 97) if np.isfinite(every).any() else 1
     text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"

@@ -342,22 +342,3 @@ def test_the_file_of_decodings(study, tmp_path):
     own = table[table["decoding"] == "argmax"].set_index("variant")["mean_kappa"]
     np.testing.assert_allclose(own, kappa[own.index], atol=1e-5)  # a temperature moves no argmax
     assert table["variant"].tolist() == [name for name in study.variants for _ in range(2)]
-
-
-def test_dependence_is_the_change_that_cooccurrence_says(study):
-    codes, counts = study.training
-    names = {t: [None if k < 0 else c[k] for k in own.repeat(counts)]
-             for (t, c), own in zip(study.tasks.items(), codes.T, strict=True)}  # fmt: skip
-    labels = pd.DataFrame(names).apply(lambda c: pd.Categorical(c, study.tasks[c.name]))
-    share = pd.concat({t: labels[t].value_counts(normalize=True, sort=False) for t in labels})
-    found = evidence.dependence(study)
-    assert list(found) == list(study.tasks.columns)
-    for row, column in (
-        ("roof_shape:FLT", "height:H1"),
-        ("sbst:MUR_H1", "mat_llrs:MUR"),
-        ("height:H2", "sbst:MR_H1-2"),
-    ):
-        (a, x), (b, y) = row.split(":"), column.split(":")
-        both = labels[labels[a].notna() & labels[b].notna()]
-        expected = (both.loc[both[a] == x, b] == y).mean() - share[b, y]
-        assert found.loc[row, column] == pytest.approx(expected)

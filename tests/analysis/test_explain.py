@@ -1,4 +1,4 @@
-"""Looking inside: Grad-CAM against a computation by hand, influence against one image at a time."""
+"""Looking inside: Grad-CAM against a computation by hand."""
 
 import numpy as np
 import pytest
@@ -59,32 +59,6 @@ def test_the_last_feature_map_that_is_fine_enough(backbone, size, module):
 def test_transformers_are_refused_in_words(images):
     with pytest.raises(ValueError, match="VisionTransformer.*expected a convolutional timm backbone"):
         explain.attention(model("bl", "test_vit"), np.zeros((1, 160, 160, 3), np.uint8))
-
-
-@pytest.mark.parametrize("variant", ["bl_ms", "clim", "tlim_ms_all", "lim_ms_all"])
-def test_influence_one_image_and_class_at_a_time(variant, images):
-    net = model(variant)
-    found = explain.influence(net, images, batch=2)
-    with torch.no_grad():
-        x = net.features(normalised(images, net))
-        for task, classes in TASKS.items():
-            for k, name in enumerate(classes):
-                moves = []
-                for image in x:
-                    free, one = net.classify(image[None]).probabilities, torch.zeros(1, len(classes))
-                    one[0, k] = 1
-                    changed = net.classify(image[None], {task: one}).probabilities
-                    moves.append(torch.cat([(changed[t] - free[t])[0] for t in TASKS]))
-                expected = torch.stack(moves).mean(0).numpy()
-                np.testing.assert_allclose(found.loc[f"{task}:{name}"], expected, atol=1e-6)
-    by_task = found.T.groupby(found.columns.str.split(":").str[0]).sum().T
-    assert np.abs(by_task.to_numpy()).max() < 1e-6 and np.abs(found.to_numpy()).max() > 1e-4
-
-
-@pytest.mark.parametrize("variant", ["stc", "bl", "bl_fc"])
-def test_influence_needs_someone_who_reads(variant, images):
-    with pytest.raises(ValueError, match=f"{variant}'s final classifiers read no interim probabilities"):
-        explain.influence(model(variant), images)
 
 
 def test_unreadable_images_are_passed_over(tmp_path):

@@ -17,8 +17,9 @@ from PIL import Image
 from mtclim import SANTIAGO, Tasks
 from mtclim.analysis import comparison, effects, evidence, figures, further
 from mtclim.analysis.study import load_study
+from mtclim.data.labels import cooccurrence
 from mtclim.data.table import read_table
-from mtclim.style import STYLE, TOP, WIDTH, most_frequent, palette, shorten, variant_colour
+from mtclim.style import STYLE, TOP, WIDTH, palette, shorten, variant_colour
 from mtclim.variants import CONTROLS, RIVALS, VARIANTS, title
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,6 @@ def render(figure):
 def drawn(study) -> dict:
     """All figures of the evaluation, as the notebook calls them."""
     backbone, first, tasks = study.backbones[0], study.runs["run"].iloc[0], study.tasks
-    dependence = evidence.dependence(study)
     ece = evidence.calibration_error(study).groupby(["run", "variant"], as_index=False)[["raw", "perfect"]].mean()
     labels = make_truth(tasks, 200, 9, 0.1, 0)[[f"{task}:true" for task in tasks]].set_axis(list(tasks), axis=1)
     bins = labels.value_counts(dropna=False).reset_index(name=":count")
@@ -67,10 +67,13 @@ def drawn(study) -> dict:
         "splits": (figures.splits, labels, ["train", "val", "test", "train"] * 50, tasks),
         "lprus": (figures.lprus, bins, 3, tasks),
         "sheet": (figures.sheet, {(t, c): pictures for t, names in tasks.items() for c in names}, tasks),
-        "matrices": (figures.matrices, {"labels": dependence, "moved": dependence / 10}, tasks, "change", True),
-        "cooccurrence": (figures.cooccurrence, dependence.abs(), tasks),
+        "cooccurrence": (figures.cooccurrence, cooccurrence(labels), tasks),
     }  # fmt: skip
     return {name: render(draw(*arguments, synthetic=True)) for name, (draw, *arguments) in calls.items()}
+
+
+def most_frequent(counts: pd.Series) -> list[int]:
+    return sorted(counts.reset_index(drop=True).sort_values(ascending=False, kind="stable").index[:TOP])
 
 
 def rows_of(ax) -> list[str]:
@@ -200,7 +203,7 @@ def test_colours_and_names():
 
 def test_tables_show_names_as_text_and_the_best_in_bold():
     table = pd.DataFrame({"<b>x": [1.234, 2.0, np.nan]}, index=["a", "<script>", "c"])
-    html = figures.styled(table).to_html()
+    html = figures.styled(table, best=table.columns).to_html()
     assert "<script>" not in html and "&lt;script&gt;" in html and "1.23" in html and "–" in html
     assert html.count("font-weight: bold") == 1 and "#T_" in html.split("font-weight: bold")[0]
 

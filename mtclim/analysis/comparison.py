@@ -4,7 +4,7 @@ Scores are fractions in frames of single runs, percent in tables. Functions take
 ``effects`` says what differs, ``evidence`` looks beyond accuracy, ``figures`` draws.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mtclim.analysis.study import Study
+from mtclim.analysis.study import KEYS, Study
 from mtclim.metrics import from_confusion
 from mtclim.tasks import SANTIAGO, Tasks
-from mtclim.variants import VARIANTS, ordered, title
+from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, ordered, title
 
 COMBINATIONS = 200_000
+"""Of more combinations of STC's networks a sample of so many is taken."""
 BACKBONES = ("densenet121", "tf_efficientnetv2_b3")
 """The paper's."""
 
@@ -30,15 +31,13 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
 
     Raises ValueError when the two do not have the same tasks or a baseline is zero.
     """
-    scores, baseline = dict(scores), dict(baseline)
-    if set(scores) != set(baseline):
+    ours, base = (pd.Series(dict(values), dtype=float) for values in (scores, baseline))
+    if set(ours.index) != set(base.index) or (base == 0).any():
         raise ValueError(
-            f"delta_m: found scores of {sorted(scores)}; expected the baseline's tasks {sorted(baseline)}."
+            f"delta_m: found scores {ours.to_dict()} and a baseline {base.to_dict()}; expected the same tasks in both, "
+            "and a baseline other than 0 in each."
         )
-    zero = [task for task, value in baseline.items() if value == 0]
-    if zero:
-        raise ValueError(f"delta_m: the baseline of {zero} is 0; a relative residual needs a score other than 0.")
-    return float(100 * sum((scores[task] - baseline[task]) / baseline[task] for task in baseline))
+    return float(100 * (ours / base - 1).sum(skipna=False))
 
 
 # ---------------------------------------------------------------- scores of single runs
@@ -55,22 +54,20 @@ def confusions(study: Study, task: str) -> np.ndarray:
 
 def run_scores(study: Study) -> pd.DataFrame:
     """OA and kappa (fractions) of each run and task, and of the task "mean": run, backbone, variant, seed, task, ..."""
-    keys = study.runs[["run", "backbone", "variant", "seed"]]
-    parts = []
+    keys, parts = study.runs[KEYS], []
     for task in study.tasks:
         oa, kappa, _ = from_confusion(confusions(study, task))
         parts.append(keys.assign(task=task, oa=oa, kappa=kappa))
     frame = pd.concat(parts, ignore_index=True)
-    mean = frame.groupby("run", sort=False)[["oa", "kappa"]].mean().reset_index()
+    mean = frame.groupby("run")[["oa", "kappa"]].mean().reset_index()
     return pd.concat([frame, keys.merge(mean, on="run").assign(task="mean")], ignore_index=True)
 
 
 def class_scores(study: Study) -> pd.DataFrame:
     """F1 (fraction) of each run, task and class (Fig. 10); NaN for a class without a test image, never 0."""
-    keys, parts = study.runs[["run", "backbone", "variant", "seed"]], []
+    keys, parts = study.runs[KEYS], []
     for task, classes in study.tasks.items():
-        counts = confusions(study, task)
-        f1 = np.where(counts.sum(-1) > 0, from_confusion(counts)[2], np.nan)
+        f1 = from_confusion(confusions(study, task))[2]
         parts += [keys.assign(task=task, **{"class": name}, f1=f1[:, k]) for k, name in enumerate(classes)]
     return pd.concat(parts, ignore_index=True)
 
@@ -88,28 +85,27 @@ def best_run(study: Study) -> str:
 def finished(study: Study) -> pd.DataFrame:
     """The runs that there are, per backbone and variant: realisations, networks stopped early, dates, machine, code."""
     lines = {}
-    for key, rows in study.runs.groupby(["backbone", "variant"]):
-        networks = int(rows["networks"].sum())
-        line = {"realisations": len(rows), "stopped early": f"{int(rows['stopped'].sum())} of {networks} networks"}
-        line |= {
+    for key, rows in study.runs.groupby(["backbone", "variant"], sort=False):
+        days = rows["date"].str[:10]
+        lines[key] = {
+            "realisations": len(rows),
+            "stopped early": f"{rows['stopped'].sum()} of {rows['networks'].sum()} networks",
             "epochs": rows["epochs"].mean(),
-            "made": " to ".join(sorted({min(d := rows["date"].str[:10]), max(d)})),
+            "made": " to ".join(sorted({days.min(), days.max()})),
+            "device": ", ".join(sorted(rows["device"].unique())),
+            "code": ", ".join(sorted(rows["code"].unique())),
         }
-        for name, column in (("device", "device"), ("code", "code")):
-            line[name] = ", ".join(sorted(set(rows[column].astype(str).str[:12])))
-        lines[key] = line
-    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis(["backbone", "variant"])
-    return table.loc[[(b, v) for b in study.backbones for v in study.variants if (b, v) in lines]]
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["backbone", "variant"])
 
 
 # ---------------------------------------------------------------- the paper's tables
 
 
 def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
-    """Table 1: input size in pixels and ImageNet accuracy (the paper's), parameters in millions as counted and as printed.
+    """Table 1: input size in pixels and ImageNet accuracy (the paper's), and parameters in millions.
 
-    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"); missing where the paper
-    has no such backbone or other tasks.
+    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"), as counted and as
+    printed; missing where the paper has no such backbone or other tasks.
     """
     import torch
 
@@ -129,17 +125,15 @@ def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
 
 def table2() -> pd.DataFrame:
     """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
-    from mtclim.variants import CONTROLS, VARIANT_TABLE
-
     rows = {}
     for name in (*VARIANTS, *CONTROLS):
         variant = VARIANT_TABLE[name]
         parts = [part.split("_", 1) for part in variant.features]
         vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]
-        modules = ", ".join(module.upper() for module in variant.modules if module != "stc") or "-"
-        losses = ", ".join(variant.losses)
-        rows[title(name)] = {"modules": modules, "feature vector": f"[{', '.join(vector)}]", "supervision": losses}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
+        modules = ", ".join(module.upper() for module in variant.modules) or "-"
+        rows[title(name)] = [modules, f"[{', '.join(vector)}]", ", ".join(variant.losses)]
+    columns = ["modules", "feature vector", "supervision"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("experiment")
 
 
 def table3(study: Study) -> pd.DataFrame:
@@ -148,33 +142,25 @@ def table3(study: Study) -> pd.DataFrame:
     Columns (task | "mean" | ":delta_m", "OA" | "kappa") and (":runs", ""); Delta_m is NaN without STC. Tasks without an
     annotated test image do not enter it.
     """
-    scores = run_scores(study)
-    mean = scores.groupby(["backbone", "variant", "task"])[["oa", "kappa"]].mean().mul(100).unstack("task")
-    wide = mean.rename(columns={"oa": "OA"}, level=0).swaplevel(axis=1)
+    mean = run_scores(study).groupby(["backbone", "variant", "task"], sort=False)[["oa", "kappa"]].mean()
+    wide = mean.mul(100).unstack("task").rename(columns={"oa": "OA"}, level=0).swaplevel(axis=1)
+    wide = wide[[(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]]
     tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
-    wide = wide[[(task, m) for task in [*study.tasks, "mean"] for m in ("OA", "kappa")]]
+    is_stc = wide.index.get_level_values("variant") == "stc"
     for metric in ("OA", "kappa"):
         own = wide.xs(metric, axis=1, level=1)[tasks]
-        stc = own[own.index.get_level_values("variant") == "stc"].droplevel("variant")
-        stc = stc.reindex(own.index.get_level_values("backbone")).set_axis(own.index)
-        delta = 100 * (own / stc.where(stc != 0) - 1).sum(axis=1, skipna=False)
-        wide[":delta_m", metric] = delta.where(own.index.get_level_values("variant") != "stc")
+        stc = own[is_stc].droplevel("variant").reindex(own.index.get_level_values("backbone")).to_numpy()
+        wide[":delta_m", metric] = 100 * (own / np.where(stc != 0, stc, np.nan) - 1).sum(axis=1, skipna=False)
+        wide.loc[is_stc, (":delta_m", metric)] = np.nan
     wide[":runs", ""] = study.runs.groupby(["backbone", "variant"]).size()
-    wide.columns.names = ["task", "metric"]
-    return wide.loc[[(b, v) for b in study.backbones for v in study.variants if (b, v) in wide.index]]
+    return wide.rename_axis(columns=["task", "metric"])
 
 
 @cache
 def paper_table3() -> pd.DataFrame:
     """The paper's Table 3 (percent, means of 11 realisations), in the shape of ``table3``."""
     with (files("mtclim.analysis") / "paper_table3.csv").open(encoding="utf-8") as stream:
-        table = pd.read_csv(stream)
-    table["backbone"] = table["backbone"].replace({"efficientnetv2_b3": "tf_efficientnetv2_b3"})
-    table["variant"] = table["variant"].str.lower().str.replace("-", "_")
-    table = table.set_index(["backbone", "variant"])
-    pairs = [name.replace("delta_mean_", ":delta_m_").rsplit("_", 1) for name in table.columns]
-    pairs = [(task, "OA" if metric == "oa" else metric) for task, metric in pairs]
-    return table.set_axis(pd.MultiIndex.from_tuples(pairs, names=["task", "metric"]), axis=1)
+        return pd.read_csv(stream, header=[0, 1], index_col=[0, 1])
 
 
 @cache
@@ -188,31 +174,22 @@ def paper_numbers() -> dict:
 # ---------------------------------------------------------------- residuals against the median STC (Fig. 9)
 
 
-def stc_combinations(lengths: Iterable[int], limit: int = COMBINATIONS, seed: int = 0) -> tuple[np.ndarray, bool]:
-    """Indices (M, N) of all combinations of task-wise STC runs and False; of more than ``limit`` a sample and True."""
-    lengths = list(lengths)
-    if np.prod([float(n) for n in lengths]) > limit:
-        rng = np.random.default_rng(seed)
-        return np.stack([rng.integers(0, n, limit) for n in lengths], axis=1), True
-    every = np.meshgrid(*(np.arange(n) for n in lengths), indexing="ij")
-    return np.stack(every, axis=-1).reshape(-1, len(lengths)), False
+def stc_combinations(lengths: Sequence[int]) -> tuple[np.ndarray, bool]:
+    """Indices (M, N) of all combinations of task-wise STC runs and False; of too many a sample and True."""
+    if np.prod(lengths, dtype=float) > COMBINATIONS:
+        return np.random.default_rng(0).integers(0, lengths, (COMBINATIONS, len(lengths))), True
+    return np.indices(lengths).reshape(len(lengths), -1).T, False
 
 
-def residuals(study: Study, backbone: str) -> pd.DataFrame:
+def residuals(study: Study) -> pd.DataFrame:
     """Delta_m(median), percent, of every run of one backbone and of every combination of STC's task-wise runs (Fig. 9).
 
     The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
-    "kappa"), value; ``attrs``: "combinations" drawn and whether "sampled". ValueError without STC runs.
+    "kappa"), value; ``attrs``: "combinations" drawn and whether "sampled". There must be runs of STC.
     """
-    frame = run_scores(study)
-    frame = frame[(frame["backbone"] == backbone) & (frame["task"] != "mean")]
+    frame = run_scores(study).query("task != 'mean'")
     wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
-    if "stc" not in wide.index.get_level_values("variant"):
-        raise ValueError(
-            f"residuals: found no stc run with {backbone}; Delta_m is measured against single-task networks."
-        )
-    kappa = wide["kappa"]
-    tasks = [task for task in study.tasks if kappa[task].notna().all() and (kappa[task] != 0).all()]
+    tasks = [task for task in study.tasks if wide["kappa", task].notna().all() and (wide["kappa", task] != 0).all()]
     stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
     chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
     take = np.arange(len(tasks))
@@ -220,31 +197,30 @@ def residuals(study: Study, backbone: str) -> pd.DataFrame:
     rest, parts = wide.drop("stc", level="variant"), []
     for metric, own in stc.items():
         base = own[chosen[middle], take]
-        every = 100 * (own[chosen, take] / base - 1).sum(axis=1)
-        values = 100 * (rest[metric][tasks].to_numpy() / base - 1).sum(axis=1)
-        variant = np.r_[["stc"] * len(every), rest.index.get_level_values("variant")]
-        parts.append(pd.DataFrame({"variant": variant, "metric": metric, "value": np.r_[every, values]}))
+        every = np.r_[own[chosen, take], rest[metric][tasks].to_numpy()]
+        variant = np.r_[["stc"] * len(chosen), rest.index.get_level_values("variant")]
+        value = 100 * (every / base - 1).sum(axis=1)
+        parts.append(pd.DataFrame({"variant": variant, "metric": metric, "value": value}))
     result = pd.concat(parts, ignore_index=True)
     result.attrs = {"combinations": len(chosen), "sampled": sampled}
     return result
 
 
-def box_statistics(frame: pd.DataFrame) -> pd.DataFrame:
-    """Median, quartiles and whiskers (1.5 interquartile ranges) of ``residuals``, and differences of upper whiskers.
+def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Medians and upper whiskers (1.5 interquartile ranges) of ``residuals``, and the whiskers above STC's and BL's.
 
-    One row a variant and metric; ``above_stc`` and ``above_bl`` are upper whisker minus STC's and BL's (section 4.2).
+    A row a variant; columns (what, metric). Section 4.2 of the paper compares whiskers.
     """
-    from matplotlib.cbook import boxplot_stats
 
-    groups = {key: values.to_numpy() for key, values in frame.groupby(["metric", "variant"])["value"]}
-    names = {"med": "median", "q1": "q1", "q3": "q3", "whislo": "low", "whishi": "high"}
-    boxes = {key: boxplot_stats(values)[0] for key, values in groups.items()}
-    rows = {key: {"n": len(groups[key])} | {name: box[k] for k, name in names.items()} for key, box in boxes.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["metric", "variant"])
-    for name in ("stc", "bl"):
-        other = {metric: rows[metric, name]["high"] for metric in ("oa", "kappa") if (metric, name) in rows}
-        table[f"above_{name}"] = table["high"] - table.index.get_level_values("metric").map(other).astype(float)
-    return table.loc[[(metric, v) for metric in ("oa", "kappa") for v in ordered(frame["variant"].unique())]]
+    def whisker(values: pd.Series) -> float:
+        first, third = values.quantile([0.25, 0.75])
+        return values[values <= third + 1.5 * (third - first)].max()
+
+    groups = frame.groupby(["variant", "metric"])["value"]
+    high = groups.agg(whisker).unstack("metric")
+    parts = {"median": groups.median().unstack("metric"), "upper whisker": high}
+    parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
+    return pd.concat(parts, axis=1).loc[ordered(high.index)]
 
 
 # ---------------------------------------------------------------- uncertainty
@@ -260,23 +236,16 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def bootstrap(study: Study, draws: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs."""
     block, names = pd.factorize(study.test["block"])
-    b, r = len(names), len(study.runs)
-    weights = np.random.default_rng(seed).multinomial(b, np.full(b, 1 / b), size=draws).astype(float)  # (draws, B)
-    every = {"oa": [], "kappa": []}
+    blocks, found = len(names), np.full((2, draws, len(study.runs), len(study.tasks)), np.nan)
+    weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)
     for n, k in enumerate(study.tasks.sizes):
         use = study.true[:, n] >= 0
-        true, where, predicted = study.true[use, n], block[use], study.predicted[:, use, n].astype(np.int64)
-        place = where * r + np.arange(r)[:, None]  # (R, n)
-        columns = weights @ np.bincount((place * k + predicted).ravel(), minlength=b * r * k).reshape(b, r * k)
-        rows = weights @ np.bincount(where * k + true, minlength=b * k).reshape(b, k)  # (draws, K)
-        right = weights @ np.bincount(place[predicted == true], minlength=b * r).reshape(b, r)
-        total = np.where(rows.sum(1) > 0, rows.sum(1), np.nan)[:, None]
-        chance = np.einsum("drk,dk->dr", columns.reshape(draws, r, k), rows) / total**2
-        every["oa"].append(right / total)
-        beyond = np.where(chance < 1, 1 - chance, 1)
-        every["kappa"].append(np.where(chance < 1, (right / total - chance) / beyond, 0.0 * total))
-    known = [n for n, part in enumerate(every["oa"]) if np.isfinite(part).any()]
-    return {metric: np.nanmean([parts[n] for n in known], axis=0) for metric, parts in every.items()}
+        for run, predicted in enumerate(study.predicted[:, use, n].astype(np.int64)):
+            cells = (block[use] * k + study.true[use, n]) * k + predicted
+            counts = np.bincount(cells, minlength=blocks * k * k).reshape(blocks, k * k)
+            oa, kappa, _ = from_confusion((weights @ counts).reshape(draws, k, k))
+            found[0, :, run, n], found[1, :, run, n] = oa, kappa
+    return dict(zip(("oa", "kappa"), np.nanmean(found, axis=-1), strict=True))

@@ -15,15 +15,22 @@ from mtclim.analysis.comparison import bootstrap, paper_numbers, paper_table3, r
 from mtclim.analysis.evidence import write_joint
 from mtclim.analysis.study import Study
 from mtclim.files import whole_or_absent
-from mtclim.variants import VARIANT_TABLE, VARIANTS, title
+from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, title
 
 MARGIN = 0.3
 """Points: a difference that is surely smaller is no effect worth having."""
+REALISATIONS = 11
+"""The paper's, and the least of a study."""
 VERDICTS = ("effect", "no effect worth having", "cannot be told")
 MULTITASK = tuple(name for name in VARIANTS if name not in ("stc", "bl"))
 """The ten variants whose modules and stacked probabilities form a factorial design."""
-FACTORS = {"CLIM": "x_clim", "TLIM": "x_tlim", "stacking BL's probabilities": "p_bl", "stacking the module's own": ""}
-"""Factor -> the part of the classification feature vector that it adds; the last: probabilities of CLIM or TLIM."""
+FACTORS = {
+    "CLIM": {"x_clim"},
+    "TLIM": {"x_tlim"},
+    "stacking BL's probabilities": {"p_bl"},
+    "stacking the module's own": {"p_clim", "p_tlim"},
+}
+"""Factor -> the parts of the classification feature vector that it adds, one of which each variant of it has."""
 
 
 def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
@@ -32,48 +39,44 @@ def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
     ``runs``: how many each variant has. A factor whose effect these variants cannot tell from the others' is left out.
     """
     names = [name for name in MULTITASK if runs.get(name)]
-    rows = []
-    for name in names:
-        features = VARIANT_TABLE[name].features
-        own = bool({"p_clim", "p_tlim"} & set(features))
-        rows.append([1, *(part in features for part in list(FACTORS.values())[:-1]), own])
-    design = np.array(rows, dtype=float).reshape(-1, 1 + len(FACTORS))
+    parts = [set(VARIANT_TABLE[name].features) for name in names]
+    design = np.array([[1, *(bool(own & added) for added in FACTORS.values())] for own in parts], dtype=float)
+    design = design.reshape(-1, 1 + len(FACTORS))
     counts = np.array([runs[name] for name in names], dtype=float)
-    inner = np.linalg.pinv(design.T @ (counts[:, None] * design))
-    weights = inner @ design.T * counts  # (5, variants): the estimate is weights @ means
-    told = np.abs(weights @ design - np.eye(len(weights))).max(axis=1) < 1e-9 if len(names) else [False] * 5
-    return {
-        factor: dict(zip(names, map(float, weights[k]), strict=True)) for k, factor in enumerate(FACTORS, 1) if told[k]
-    }
+    weights = np.linalg.pinv(design.T @ (counts[:, None] * design)) @ design.T * counts  # estimates: weights @ means
+    told = np.isclose(weights @ design, np.eye(1 + len(FACTORS)), atol=1e-9).all(axis=1)
+    rows = {factor: weights[k].tolist() for k, factor in enumerate(FACTORS, 1) if told[k]}
+    return {factor: dict(zip(names, row, strict=True)) for factor, row in rows.items()}
 
 
 def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]]:
     """All comparisons that these variants allow: (family, name) -> weights of the variants' means.
 
     Families: "main effect", "primary" (fixed before the study's runs), "against BL", "against BL-FC" and "the paper's
-    steps".
+    steps". ``runs``: how many each variant has.
     """
-    found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
-    recurrent = [name for name in MULTITASK if name != "bl_ms" and runs.get(name)]
-    pairs = [("primary", "bl", "stc"), ("primary", "bl_ms", "bl_fc"), ("primary", "recurrent", "bl_fc")]
-    pairs += [("primary", "lim_ms_all", b) for b in ("bl", "bl_fc")]
-    pairs += [("primary", "lim_ms_all", f"lim_ms_all-{control}") for control in ("shuffled", "own", "detach")]
     multitask = [name for name in VARIANT_TABLE if name not in ("stc", "bl")]
-    pairs += [("against BL", name, "bl") for name in multitask]
-    pairs += [("against BL-FC", name, "bl_fc") for name in multitask if name != "bl_fc"]
-    pairs += [("the paper's steps", a, b) for a, b in (("bl", "stc"), ("bl_ms", "bl"))]
-    pairs += [("the paper's steps", name, "bl_ms") for name in ("clim", "tlim", "lim")]
-    pairs += [("the paper's steps", f"{a}_ms_{b}", a) for a in ("clim", "tlim", "lim") for b in ("bl", "all")]
-    for family, a, b in pairs:
-        if a == "recurrent" and recurrent and runs.get(b):
-            weights = {name: 1 / len(recurrent) for name in recurrent} | {b: -1.0}
-            found[family, f"mean of the recurrent variants - {title(b)}"] = weights
-        elif runs.get(a) and runs.get(b):
-            found[family, f"{title(a)} - {title(b)}"] = {a: 1.0, b: -1.0}
+    pairs = {
+        "primary": [("bl", "stc"), ("bl_ms", "bl_fc"), ("recurrent", "bl_fc"), ("lim_ms_all", "bl")]
+        + [("lim_ms_all", other) for other in CONTROLS],
+        "against BL": [(name, "bl") for name in multitask],
+        "against BL-FC": [(name, "bl_fc") for name in multitask if name != "bl_fc"],
+        "the paper's steps": [("bl", "stc"), ("bl_ms", "bl")]
+        + [(name, "bl_ms") for name in ("clim", "tlim", "lim")]
+        + [(f"{name}_ms_{of}", name) for name in ("clim", "tlim", "lim") for of in ("bl", "all")],
+    }
+    found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
+    for family, of_family in pairs.items():
+        for a, b in of_family:
+            every = {"recurrent": [name for name in MULTITASK if name != "bl_ms"]}.get(a, [a])
+            first = [name for name in every if runs.get(name)]
+            if first and runs.get(b):
+                name = "mean of the recurrent variants" if a == "recurrent" else title(a)
+                found[family, f"{name} - {title(b)}"] = dict.fromkeys(first, 1 / len(first)) | {b: -1.0}
     return found
 
 
-def effects(study: Study, metric: str = "kappa", draws: int = 2000, margin: float = MARGIN) -> pd.DataFrame:
+def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFrame:
     """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks.
 
     Parameters
@@ -81,7 +84,6 @@ def effects(study: Study, metric: str = "kappa", draws: int = 2000, margin: floa
     study : the runs of one backbone (``Study.only``).
     metric : "kappa" or "oa".
     draws : of the two-way bootstrap. Deviations of seeds are widened for their small number (Hesterberg, 2015).
-    margin : points within which a whole interval means that there is no effect worth having.
 
     Returns
     -------
@@ -90,8 +92,7 @@ def effects(study: Study, metric: str = "kappa", draws: int = 2000, margin: floa
         variant that has fewest), paired (whether the same seeds were compared), correlation (of variants across
         seeds, the mean over pairs; runs are paired where it is above 0), verdict.
     """
-    scores = run_scores(study)
-    scores = scores[scores["task"] == "mean"].reset_index(drop=True)
+    scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
     at = {name: dict(zip(rows["seed"], rows.index, strict=True)) for name, rows in scores.groupby("variant")}
     correlation, rng, rows = seed_correlation(scores, metric), np.random.default_rng(1), []
@@ -110,23 +111,20 @@ def effects(study: Study, metric: str = "kappa", draws: int = 2000, margin: floa
             wider = stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1)) if n > 1 else 1
             spread += weight * (own.mean(axis=1) + wider * ((own * picked).sum(axis=1) - own.mean(axis=1)))
         low, high = np.nanpercentile(spread, [2.5, 97.5]) if few > 1 else (np.nan, np.nan)
-        row = {"family": family, "contrast": name, "estimate": estimate, "low": low, "high": high, "runs": few}
-        rows.append(row | {"paired": paired, "correlation": correlation, "verdict": verdict(low, high, margin)})
+        rows.append([family, name, estimate, low, high, few, paired, correlation, verdict(low, high)])
     columns = ["family", "contrast", "estimate", "low", "high", "runs", "paired", "correlation", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def seed_correlation(scores: pd.DataFrame, metric: str = "kappa") -> float:
-    """Mean correlation of variants across the seeds that they share; NaN with fewer than three seeds or two variants."""
-    wide = scores.pivot(index="seed", columns="variant", values=metric)
-    between = wide.corr(min_periods=3).to_numpy()
-    pairs = between[np.triu_indices(len(between), 1)]
-    return float(np.nanmean(pairs)) if np.isfinite(pairs).any() else np.nan
+def seed_correlation(scores: pd.DataFrame, metric: str) -> float:
+    """Mean correlation of variants across the seeds that they share; NaN with fewer than 3 seeds or 2 variants."""
+    between = scores.pivot(index="seed", columns="variant", values=metric).corr(min_periods=3).to_numpy()
+    return pd.Series(between[np.triu_indices(len(between), 1)], dtype=float).mean()
 
 
-def verdict(low: float, high: float, margin: float = MARGIN) -> str:
+def verdict(low: float, high: float) -> str:
     """One of ``VERDICTS`` from an interval in points."""
-    if -margin < low and high < margin:
+    if -MARGIN < low and high < MARGIN:
         return VERDICTS[1]
     return VERDICTS[0] if low > 0 or high < 0 else VERDICTS[2]
 
@@ -136,47 +134,42 @@ def sentence(row, metric: str = "kappa") -> str:
     size = f"{row.estimate:+.2f} points of mean {'OA' if metric == 'oa' else metric}"
     if np.isnan(row.low):
         return f"{row.contrast}: {size} in one realisation; a single run has no interval, so nothing can be told."
-    shown = f"{row.contrast}: {size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations)"
-    said = {"effect": "this is an effect", "cannot be told": "whether there is an effect cannot be told"}
-    return f"{shown}; {said.get(row.verdict, 'there is no effect worth having')}."
+    said = ("this is an effect", "there is no effect worth having", "whether there is an effect cannot be told")
+    said = dict(zip(VERDICTS, said, strict=True))[row.verdict]
+    return f"{row.contrast}: {size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations); {said}."
 
 
-# ---------------------------------------------------------------- power
+def power(difference: float, sd: float, runs: int) -> float:
+    """Power of a two-sided t-test at 5 % on ``runs`` realisations for a true difference.
 
-
-def power(difference: float, sd: float, runs: int, alpha: float = 0.05) -> float:
-    """Power of a two-sided t-test on ``runs`` realisations for a true difference, both in points.
-
-    ``sd``: standard deviation of the difference between two single runs: of paired ones, or, unpaired, the root of the
-    sum of both variances (the degrees of freedom are then taken as runs - 1, which is cautious).
+    ``sd`` is the standard deviation of the difference between two single runs: of paired ones, or, unpaired, the root
+    of the sum of both variances (the degrees of freedom are then taken as runs - 1, which is cautious).
     """
     if runs < 2 or not sd > 0:
         return np.nan
-    limit, shift = stats.t.ppf(1 - alpha / 2, runs - 1), abs(difference) / sd * np.sqrt(runs)
+    limit, shift = stats.t.ppf(0.975, runs - 1), abs(difference) / sd * np.sqrt(runs)
     return float(stats.nct.sf(limit, runs - 1, shift) + stats.nct.cdf(-limit, runs - 1, shift))
 
 
-def powers(study: Study, runs: int = 11, metric: str = "kappa", margin: float = MARGIN) -> pd.DataFrame:
-    """What ``runs`` realisations can show, from the scatter of a pilot (the runs of one backbone).
+def powers(study: Study, metric: str = "kappa") -> pd.DataFrame:
+    """What eleven realisations can show, from the scatter of a pilot (the runs of one backbone).
 
     One row a primary contrast: contrast, sd (of the difference of two single runs, points), pilot (its realisations),
     power for a true difference of the margin, and needed, the realisations that give 80 % power for it (up to 200).
     """
-    scores = run_scores(study)
-    scores = scores[scores["task"] == "mean"]
-    paired, rows = seed_correlation(scores, metric) > 0, []
+    scores, rows = run_scores(study).query("task == 'mean'"), []
+    paired = seed_correlation(scores, metric) > 0
     wide = 100 * scores.pivot(index="seed", columns="variant", values=metric)
     for (family, name), weights in contrasts(wide.notna().sum().to_dict()).items():
         own = wide[list(weights)] * pd.Series(weights)
         sd = own.sum(axis=1, skipna=False).std() if paired else np.sqrt(own.var().sum(skipna=False))
         if family == "primary" and np.isfinite(sd):
-            enough = next((n for n in range(2, 201) if power(margin, sd, n) >= 0.8), np.nan)
-            row = {"contrast": name, "sd": sd, "pilot": int(own.notna().sum().min()), "runs": runs}
-            rows.append(row | {"power": power(margin, sd, runs), "needed": enough})
-    return pd.DataFrame(rows, columns=["contrast", "sd", "pilot", "runs", "power", "needed"])
+            enough = next((n for n in range(2, 201) if power(MARGIN, sd, n) >= 0.8), np.nan)
+            rows.append([name, sd, int(own.notna().sum().min()), power(MARGIN, sd, REALISATIONS), enough])
+    return pd.DataFrame(rows, columns=["contrast", "sd", "pilot", "power", "needed"])
 
 
-def paper_powers(runs: int = 11) -> pd.DataFrame:
+def paper_powers() -> pd.DataFrame:
     """Which differences of the paper's Table 3 (mean kappa) could eleven runs with its own scatter show?
 
     The paper prints no standard deviation. Its best run lies 0.53 points above the mean of its variant's eleven; the
@@ -190,13 +183,13 @@ def paper_powers(runs: int = 11) -> pd.DataFrame:
     rows = []
     for backbone, means in table.groupby(level="backbone"):
         means = means.droplevel("backbone")
-        for (family, name), weights in contrasts(dict.fromkeys(means.index, runs)).items():
+        for (family, name), weights in contrasts(dict.fromkeys(means.index, 1)).items():
             if family in ("main effect", "primary") or name.startswith(("LIM-MS_ALL", "CLIM-MS_BL")):
                 difference = sum(weight * means[v] for v, weight in weights.items())
-                sd = one * np.sqrt(np.square(list(weights.values())).sum())
-                row = {"backbone": backbone, "contrast": name, "difference": difference, "sd": sd}
-                rows.append(row | {"power": power(difference, sd, runs)})
-    return pd.DataFrame(rows).drop_duplicates(["backbone", "contrast"], ignore_index=True)
+                sd = one * np.linalg.norm(list(weights.values()))
+                rows.append([backbone, name, difference, sd, power(difference, sd, REALISATIONS)])
+    table = pd.DataFrame(rows, columns=["backbone", "contrast", "difference", "sd", "power"])
+    return table.drop_duplicates(["backbone", "contrast"], ignore_index=True)
 
 
 def write_summaries(study: Study, results: str | Path) -> None:
@@ -205,17 +198,12 @@ def write_summaries(study: Study, results: str | Path) -> None:
     write_joint(study, Path(results) / "joint.csv")
 
 
-def write_effects(study: Study, path: str | Path, source: str) -> pd.DataFrame:
-    """Write main effects and primary contrasts of the backbone with most runs to a CSV, in place of those of ``source``.
+def write_effects(study: Study, path: str | Path, source: str) -> None:
+    """Write main effects and primary contrasts of the backbone with most runs to a CSV, in points of kappa.
 
-    Columns contrast, estimate, low, high, runs, source ("city", or the name of a set of photographs); kappa, points.
+    Columns contrast, estimate, low, high, runs, source ("city", or the name of a set of photographs).
     """
     table = effects(study.only(study.backbones[0]))
     table = table[table["family"].isin(("main effect", "primary"))].assign(source=source)
-    table = table[["contrast", "estimate", "low", "high", "runs", "source"]]
-    if Path(path).exists():
-        old = pd.read_csv(path, keep_default_na=False, na_values=[""])
-        table = pd.concat([old[old["source"] != source], table], ignore_index=True)
     with whole_or_absent(path) as beside:
-        table.round(4).to_csv(beside, index=False)
-    return table
+        table[["contrast", "estimate", "low", "high", "runs", "source"]].round(4).to_csv(beside, index=False)

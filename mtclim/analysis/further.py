@@ -13,17 +13,7 @@ from mtclim.analysis.comparison import interval
 from mtclim.analysis.effects import MARGIN, VERDICTS
 from mtclim.analysis.figures import class_map
 from mtclim.analysis.study import calibration_gap
-from mtclim.style import (
-    BRIGHT,
-    WIDTH,
-    condensed,
-    drawn,
-    masonry,
-    rows_axis,
-    shorten,
-    variant_colour,
-    variants_axis,
-)
+from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour, variants_axis
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered
 
@@ -31,7 +21,7 @@ COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
 
 
 @drawn
-def effects(table: pd.DataFrame, metric: str = "kappa", margin: float = MARGIN) -> Figure:
+def effects(table: pd.DataFrame, metric: str = "kappa") -> Figure:
     """Differences with 95 % intervals (``effects.effects``), a panel a family; the band is the equivalence margin.
 
     Blue: an effect; green: surely no effect worth having; grey: cannot be told. Several data sets stand side by side
@@ -44,7 +34,7 @@ def effects(table: pd.DataFrame, metric: str = "kappa", margin: float = MARGIN) 
     for ax, family in zip(axes, families, strict=True):
         rows = table[table["family"] == family]
         names = list(dict.fromkeys(rows["contrast"]))
-        ax.axvspan(-margin, margin, color="#eeeeee", lw=0)
+        ax.axvspan(-MARGIN, MARGIN, color="#eeeeee", lw=0)
         for row in rows.itertuples():
             k = sources.index(row.source)
             y, colour = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25, COLOURS[row.verdict]
@@ -64,28 +54,27 @@ def effects(table: pd.DataFrame, metric: str = "kappa", margin: float = MARGIN) 
 
 
 @drawn
-def by_variant(frame: pd.DataFrame, columns: Mapping[str, str], percent: bool = True) -> Figure:
-    """Columns of a frame of runs, a dot a run, with the mean and its 95 % t-interval of each variant.
+def by_variant(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """Shares of a frame of runs in percent, a dot a run, with the mean and its 95 % t-interval of each variant.
 
     ``columns``: column -> axis label. A row of variant "reference" becomes a dashed line. Used for the consistency of
     labels and for calibration errors.
     """
+    frame = frame.assign(**{column: 100 * frame[column] for column in columns})
     reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
     columns = {column: name for column, name in columns.items() if runs[column].notna().any()}
-    variants, scale = ordered(runs["variant"].unique()), 100 if percent else 1
-    colours = {name: variant_colour(name) for name in variants}
-    size = (WIDTH, 0.24 * len(variants) + 0.9)
+    variants = ordered(runs["variant"].unique())
+    colours, size = {name: variant_colour(name) for name in variants}, (WIDTH, 0.24 * len(variants) + 0.9)
     figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
     for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
-        own = runs.assign(value=scale * runs[column]).dropna(subset=["value"])
-        shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
+        own = runs.dropna(subset=column)
+        shared = {"x": column, "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
         sns.stripplot(own, size=2.6, alpha=0.5, jitter=False, legend=False, **shared)
-        if own.groupby("variant").size().max() > 1:
+        if own["variant"].duplicated().any():
             style = {"errorbar": lambda x: interval(x)[1:], "markersize": 5, "err_kws": {"linewidth": 2}}
             sns.pointplot(own, linestyle="none", legend=False, **style, **shared)
-        if len(reference) and reference[column].notna().all() and 0 < reference[column].iloc[0] < 1:
-            at = scale * reference[column].iloc[0]
-            ax.axvline(at, color="#333333", lw=0.9, ls="--", label="the test labels")
+        for value in reference[column][reference[column].between(0, 100, inclusive="neither")]:
+            ax.axvline(value, color="#333333", lw=0.9, ls="--", label="the test labels")
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         variants_axis(ax, variants)
         ax.set(xlabel=name, ylabel="")

@@ -1,16 +1,18 @@
-"""Answers that fit together: the joint posterior over the labelsets of the training images, in numpy alone.
+"""Answers that fit together: the joint posterior over the labelsets of the training images.
 
 ``P(l | x) ~ (prior(l) / prod_n prior_n(l_n)) ** strength * prod_n P(l_n | x)``. Strength 1 is Bayes' rule for tasks
 independent given the image; strength 0 only rules out combinations that training never showed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import entr, softmax
 
 from mtclim.metrics import scores
+from mtclim.tasks import Tasks
 
 STRENGTHS = np.linspace(0, 1, 11)
 CHUNK = 4096  # images at a time, which bounds the memory: 4,096 x 400 labelsets in double precision are 13 MB
@@ -29,7 +31,7 @@ class Decoded(NamedTuple):
 class Joint:
     """The labelsets of training with the two strengths of their prior; made by ``fit_joint``."""
 
-    tasks: Mapping[str, Sequence[str]]
+    tasks: Tasks
     labelsets: np.ndarray  # (L, N) class positions, -1 where training had no label and the task answers by itself
     log_ratio: np.ndarray  # (L,) log prior(l) - sum_n log prior_n(l_n)
     exact_strength: float = 0.0
@@ -37,7 +39,7 @@ class Joint:
 
     def decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
         """Decode calibrated probabilities, task -> (n, K), a chunk of images at a time."""
-        starts = range(0, max(len(next(iter(probabilities.values()))), 1), CHUNK)
+        starts = range(0, max(len(probabilities[next(iter(self.tasks))]), 1), CHUNK)
         parts = [self._decode({task: p[at : at + CHUNK] for task, p in probabilities.items()}) for at in starts]
         index, labels, marginals, entropy = zip(*parts, strict=True)
         joined = {task: np.concatenate([part[task] for part in marginals]) for task in self.tasks}
@@ -45,71 +47,54 @@ class Joint:
 
     def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
-        return self._posterior(self._known(probabilities)[1])
+        return self._weigh(probabilities)[2]
 
-    def _posterior(self, known: np.ndarray) -> np.ndarray:
-        score = known + self.marginal_strength * self.log_ratio
-        posterior = np.exp(score - score.max(axis=1, keepdims=True))
-        return posterior / posterior.sum(axis=1, keepdims=True)
+    def _weigh(self, probabilities: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Log probabilities of each task (n, K) and of each labelset (n, L), and the posterior of labelsets (n, L).
 
-    def _known(self, probabilities: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Each task's log probabilities (n, K), and their sum in each labelset (n, L), 0 where its label is missing."""
+        A task whose label is missing in a labelset adds nothing.
+        """
         logs = [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
-        own = (np.c_[log, np.zeros(len(log))][:, k] for log, k in zip(logs, self.labelsets.T, strict=True))
-        return logs, sum(own)
+        known = sum(np.c_[log, np.zeros(len(log))][:, k] for log, k in zip(logs, self.labelsets.T, strict=True))
+        return logs, known, softmax(known + self.marginal_strength * self.log_ratio, axis=1)
 
     def _decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
-        logs, known = self._known(probabilities)
+        logs, known, posterior = self._weigh(probabilities)
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
-        guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T if absent.any() else 0.0
+        guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T
         index = (known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)
         labels = self.labelsets[index]
         labels = np.where(labels < 0, np.stack([log.argmax(axis=1) for log in logs], axis=1), labels)
-        posterior = self._posterior(known)
-        entropy = -(posterior * np.log(np.maximum(posterior, 1e-300))).sum(axis=1)
-        marginals = {}
+        marginals, entropy = {}, entr(posterior).sum(axis=1)
         for n, (task, log) in enumerate(zip(self.tasks, logs, strict=True)):
             member = np.eye(log.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
-            p, free = np.exp(log) / np.exp(log).sum(axis=1, keepdims=True), posterior @ absent[:, n]
+            p, free = softmax(log, axis=1), posterior @ absent[:, n]
             marginals[task] = posterior @ member + free[:, None] * p
-            entropy -= free * (p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
+            entropy += free * entr(p).sum(axis=1)
         return Decoded(index, labels, marginals, entropy)
 
 
 def fit_joint(
-    validation_probabilities: Mapping[str, np.ndarray],
-    validation_codes: np.ndarray,
-    labelsets: np.ndarray,
-    counts: np.ndarray,
-    tasks: Mapping[str, Sequence[str]],
+    probabilities: Mapping[str, np.ndarray], true: np.ndarray, labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks
 ) -> Joint:
-    """Choose the strength of the prior on validation images, once for each of the two answers.
+    """Choose the strength of the prior on validation images, for the best exact match and for the best mean kappa.
 
-    Parameters
-    ----------
-    validation_probabilities : task -> (n, K) calibrated probabilities.
-    validation_codes : (n, N) reference positions, -1 = not annotated.
-    labelsets, counts : (L, N) distinct labelsets of training, -1 = not annotated, and (L,) how many images have each.
-    tasks : task -> classes, in the order of the columns.
-
-    Returns a ``Joint`` of the best exact match and the best mean kappa (of equals the least strength). Raises
-    ValueError where there is no labelset.
+    ``probabilities``: task -> (n, K), calibrated; ``true``: (n, N) reference positions; ``labelsets`` and ``counts``:
+    (L, N) distinct labelsets of training and (L,) how many images have each; -1 = not annotated.
     """
-    if not len(labelsets):
-        raise ValueError("fit_joint: found no training labelset; expected at least one.")
     labelsets, counts = _completed(np.asarray(labelsets, np.int64), np.array(counts, float))
     ratio = np.log(counts / counts.sum())
     for own in labelsets.T:
-        share = np.bincount(own[own >= 0], weights=counts[own >= 0]) / max(counts[own >= 0].sum(), 1)
-        ratio[own >= 0] -= np.log(share[own[own >= 0]])
-    true, right, agree = np.asarray(validation_codes), [], []
+        has = own >= 0
+        share = np.bincount(own[has], weights=counts[has]) / counts[has].sum()
+        ratio[has] -= np.log(share[own[has]])
+    right, agree = [], []
     for strength in STRENGTHS:
-        found = Joint(tasks, labelsets, ratio, strength, strength).decode(validation_probabilities)
+        found = Joint(tasks, labelsets, ratio, strength, strength).decode(probabilities)
         right.append(((found.labels == true) | (true < 0)).all(axis=1).sum())
-        said = [found.marginals[task].argmax(axis=1) for task in tasks]
-        kappa = [scores(t, s, len(c))[1] for t, s, c in zip(true.T, said, tasks.values(), strict=True)]
-        agree.append(np.sum([k for k in kappa if k == k]))
+        said = [p.argmax(axis=1) for p in found.marginals.values()]
+        agree.append(np.nansum([scores(t, s, k)[1] for t, s, k in zip(true.T, said, tasks.sizes, strict=True)]))
     return Joint(tasks, labelsets, ratio, *(float(STRENGTHS[np.argmax(best)]) for best in (right, agree)))
 
 
@@ -130,8 +115,6 @@ def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
 
     Two labelsets agree when they have the same class in every task that both have.
     """
-    unique, inverse = np.unique(np.asarray(labels), axis=0, return_inverse=True)
-    known = np.zeros(len(unique), bool)
-    for at, own in enumerate(unique):
-        known[at] = ((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any()
-    return ~known[inverse.ravel()]
+    unique, inverse = np.unique(labels, axis=0, return_inverse=True)
+    known = [((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any() for own in unique]
+    return ~np.array(known, bool)[inverse.ravel()]

@@ -49,15 +49,16 @@ def drawn(study) -> dict:
     backbone, first, tasks = study.backbones[0], study.runs["run"].iloc[0], study.tasks
     ece = evidence.calibration_error(study).groupby(["run", "variant"], as_index=False)[["raw", "perfect"]].mean()
     labels = make_truth(tasks, 200, 9, 0.1, 0)[[f"{task}:true" for task in tasks]].set_axis(list(tasks), axis=1)
+    labels = labels.apply(lambda column: pd.Categorical(column, tasks[column.name]))
     bins = labels.value_counts(dropna=False).reset_index(name=":count")
     pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
     calls = {
-        "residuals": (figures.residuals, comparison.residuals(study, backbone)),
+        "residuals": (figures.residuals, comparison.residuals(study)),
         "f1": (figures.f1, comparison.class_scores(study), tasks, study.counts),
         "confusion": (figures.confusion, {t: comparison.confusions(study, t)[0] for t in tasks}, tasks),
         "times": (figures.times, evidence.cost(study, ROOT / "results/bench.json").loc[backbone], {"stc": 8.0}),
         "effects": (further.effects, effects.effects(study, draws=20)),
-        "consistency": (further.by_variant, evidence.consistency(study), {"unseen": "unseen", "exact": "right"}),
+        "consistency": (further.by_variant, evidence.consistency(study), {"unseen": "unseen", "exact_match": "right"}),
         "ece": (further.by_variant, ece, {"raw": "as trained", "perfect": "perfect"}),
         "reliability": (further.reliability, study.calibration[study.calibration["run"] == first], tasks),
         "gains": (further.gains, evidence.class_gains(study), tasks),
@@ -144,7 +145,7 @@ def test_heat_map_is_the_mean_f1_and_empty_without_test_images(study, drawn):
 def test_boxes_only_of_several_runs(study, drawn):
     boxes = [patch for ax in drawn["residuals"].axes for patch in ax.patches]
     assert bool(boxes) == (study.runs["seed"].nunique() > 1)
-    frame = comparison.residuals(study, "densenet121")
+    frame = comparison.residuals(study)
     for ax, metric in zip(drawn["residuals"].axes, ("oa", "kappa"), strict=True):
         dots = np.sort(np.concatenate([c.get_offsets()[:, 0] for c in ax.collections if len(c.get_offsets())]))
         own = frame[(frame["metric"] == metric) & ((frame["variant"] != "stc") | (not boxes))]["value"]
@@ -310,7 +311,7 @@ def test_the_notebook_on_users_data(tmp_path):
     assert "unfinished: in work, stopped or failed" in "".join(tables)
     assert "not at hand" not in text and "**ResNet\\-18**" in text
     assert not any("font-weight: bold" in table for table in tables), "one run each: no winner"
-    assert len(shown(outputs, "image/png")) == 12 + 1
+    assert len(shown(outputs, "image/png")) == 11 + 1
     assert load_study(tmp_path / "results").variants == ["stc", "bl", "lim_ms_all"]
 
 

@@ -60,7 +60,7 @@ def test_sentences_say_what_was_found():
     assert said[0].startswith("From interdependency 0 to 1 the kappa of BL itself changes by +10.0")
     assert "LIM-MS_ALL itself changes by +12.0" in said[4]
     (gain,) = [line for line in said if "between LIM-MS_ALL and BL " in line]
-    assert "to +2.0" in gain and "4 realisations a point. Of its 4 intervals 2 lie above zero" in gain
+    assert "to +2.0" in gain and "Realisations a point: 4. Of its 4 intervals 2 lie above zero" in gain
     one = grid.grid_report(scores(1))
     assert "without an interval" in one[0] and "nothing can be told" in one[-1]
     part = scores(2)

@@ -88,8 +88,6 @@ def test_incomplete_labelsets_stand_for_those_that_complete_them():
     share = np.exp(fitted.log_ratio[:2]) * (8 / 9) * np.array([[2 / 8, 2 / 9], [6 / 8, 6 / 9]]).prod(1)
     np.testing.assert_allclose(share, [2 / 9, 6 / 9])
     assert fitted.exact_strength == fitted.marginal_strength == 0, "no validation image says more"
-    with pytest.raises(ValueError, match="found no training labelset"):
-        fit_joint(p, np.full((1, 3), -1), labelsets[:0], counts[:0], TASKS)
 
 
 def test_chunks_do_not_show(monkeypatch):

@@ -1,0 +1,245 @@
+"""Which building a view shows, against exact geometry; gates; the fusion of views, against loops."""
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from fake_city import fake_predictions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely import LineString, MultiPolygon, Point, Polygon, box
+
+from mtclim import Tasks
+from mtclim.city.plan import CRS, ORIGIN, plan
+from mtclim.mapping.buildings import NEARLY, assign, fuse, passes, read_footprints, read_gate
+from mtclim.mapping.exposure import exposure
+
+TASKS = Tasks({"view": ["facade", "other"], "height": ["H1", "H2", "H3-4"]})
+
+
+def scene(shapes, x=0.0, y=0.0, bearing=0.0, **more):
+    """Footprints around the city's origin, where grid north is true north, and one view."""
+    moved = [shapely.transform(shape, lambda points: points + ORIGIN) for shape in shapes]
+    layer = gpd.GeoDataFrame({"building": [f"b{n}" for n in range(len(moved))]}, geometry=moved, crs=CRS)
+    place = gpd.GeoSeries([Point(ORIGIN[0] + x, ORIGIN[1] + y)], crs=CRS).to_crs(4326)
+    return pd.DataFrame({"lon": place.x, "lat": place.y, "bearing": [bearing], **more}), layer
+
+
+def exact_shares(shapes, x, y, bearing, fov, reach, rays=2000):
+    """Shares of the angle, ray by ray with shapely's own intersections: independent of angles of walls."""
+    counts, union = np.zeros(len(shapes)), shapely.union_all(shapes)
+    for k in range(rays):
+        angle = np.radians(bearing + ((k + 0.5) / rays - 0.5) * fov)
+        ray = LineString([(x, y), (x + reach * np.sin(angle), y + reach * np.cos(angle))])
+        meets = ray.intersection(union)
+        if not meets.is_empty:
+            far = meets.distance(Point(x, y))
+            counts[np.argmin([abs(ray.intersection(s).distance(Point(x, y)) - far) if ray.intersects(s) else np.inf
+                              for s in shapes])] += 1  # fmt: skip
+    return counts / rays
+
+
+place = st.floats(-30, 30)
+house = st.builds(lambda x, y, w, h: box(x, y, x + w, y + h), place, place, st.floats(1, 15), st.floats(1, 15))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(house, min_size=1, max_size=6), st.floats(0, 360), st.sampled_from([20.0, 60.0, 120.0, 180.0]))
+def test_shares_are_those_of_exact_geometry(houses, bearing, fov):
+    shapes = []
+    for one in houses:  # none over another, none over the camera
+        if one.distance(Point(0, 0)) > 0.5 and all(one.distance(other) > 0.1 for other in shapes):
+            shapes.append(one)
+    if not shapes:
+        return
+    shares = exact_shares(shapes, 0, 0, bearing, fov, 25.0, rays=500)
+    found = assign(*scene(shapes, bearing=bearing), field_of_view=fov, reach=25.0).iloc[0]
+    first, second = np.append(np.sort(shares)[::-1], 0)[:2]
+    step = 1 / 120 * len(shapes) + 0.01
+    assert found["share"] == pytest.approx(first, abs=step) and found["second"] == pytest.approx(second, abs=step)
+    if found["reason"] == "":
+        assert shares[int(found["building"][1:])] >= first - step
+    elif found["reason"].startswith("two"):
+        assert second >= NEARLY * first - step
+    else:
+        assert first <= step
+
+
+def test_a_nearer_building_hides_what_is_behind_it():
+    wall, tower = box(-20, 5, 20, 6), box(-50, 10, 50, 40)
+    assert assign(*scene([tower, wall])).loc[0, ["building", "share", "reason"]].tolist() == ["b1", 1.0, ""]
+    assert assign(*scene([tower, wall], bearing=180)).loc[0, "reason"] == "no building within 50 m"
+    assert assign(*scene([tower, wall]), reach=4).loc[0, "reason"] == "no building within 4 m"
+    court = Polygon(box(-30, -30, 30, 30).exterior, [box(-25, -25, 25, 25).exterior])  # the camera is in its court
+    assert assign(*scene([court], bearing=77)).loc[0, ["building", "share"]].tolist() == ["b0", 1.0]
+
+
+def test_what_is_not_clear_is_listed_and_not_guessed():
+    row = [box(-20, 5, 0, 10), box(0, 5, 20, 10)]
+    found = assign(*scene(row)).iloc[0]
+    assert pd.isna(found["building"]) and found["reason"] == "two buildings fill it alike"
+    assert found["share"] == found["second"] == pytest.approx(0.5, abs=0.01)
+    assert assign(*scene(row, bearing=20)).loc[0, "building"] == "b1"
+    twice = assign(*scene([row[0], row[0]], bearing=-20)).iloc[0]  # one polygon, two numbers
+    assert twice["reason"] == "two buildings fill it alike"
+    inside = assign(*scene([box(-5, -5, 5, 5), box(-20, 7, 20, 9)])).iloc[0]
+    assert pd.isna(inside["building"]) and inside["reason"] == "the position lies inside a building"
+
+
+def test_views_without_bearing_or_position_are_listed_and_a_table_of_such_is_refused():
+    views, layer = scene([box(-5, 5, 5, 9)])
+    views = pd.concat([views, views.assign(bearing=np.nan), views.assign(lat=np.nan)]).set_axis([7, 3, 5])
+    found = assign(views, layer)
+    assert found.index.tolist() == [7, 3, 5] and found["building"].fillna("").tolist() == ["b0", "", ""]
+    assert found["reason"].tolist() == ["", "no bearing", "no position"]
+    with pytest.raises(ValueError, match="none with a bearing among 1 row"):
+        assign(views.loc[[3]], layer)
+    with pytest.raises(ValueError, match="none with a bearing"):
+        assign(views.drop(columns="bearing"), layer)
+    with pytest.raises(ValueError, match="no coordinate reference system"):
+        assign(views, layer.set_crs(None, allow_override=True))
+    for wrong in ({"field_of_view": 0}, {"field_of_view": 181}, {"reach": -1}, {"reach": np.nan}):
+        with pytest.raises(ValueError, match="expected a field_of_view above 0"):
+            assign(views, layer, **wrong)
+
+
+def test_a_view_may_have_a_field_of_view_of_its_own():
+    row = [box(-20, 5, 0.2, 10), box(0.2, 5, 20, 10)]
+    wide, narrow = (assign(*scene(row, field_of_view=[fov])).iloc[0] for fov in (np.nan, 4.0))
+    assert wide["reason"] == "two buildings fill it alike"
+    assert (narrow["building"], narrow["share"]) == ("b0", 1.0)
+
+
+@pytest.mark.parametrize(
+    "bow", [Polygon([(-2, 5), (2, 9), (2, 5), (-2, 9)]), MultiPolygon([box(-9, 5, 0, 6), box(1, 5, 9, 6)])]
+)
+def test_invalid_and_overlapping_polygons_and_parts_are_read(bow, tmp_path):
+    views, layer = scene([bow, box(-20, 7.5, 20, 20)])
+    layer.to_file(tmp_path / "layer.gpkg")
+    found = assign(views, read_footprints(tmp_path / "layer.gpkg")).iloc[0]
+    assert found["building"] == "b0" and 0 < found["second"] < found["share"]
+
+
+@pytest.mark.parametrize("east", [179.9998, -179.9998])
+def test_the_antimeridian_is_no_border(east, tmp_path):
+    at = lambda lon, lat: box(lon - 4e-5, lat, lon + 4e-5, lat + 1e-4)  # noqa: E731
+    across = Polygon([(179.99995, 0.0002), (-179.99995, 0.0002), (-179.99995, 0.0004), (179.99995, 0.0004)])
+    layer = gpd.GeoDataFrame({"id": ["x", "y"]}, geometry=[across, at(east, 0.0002)], crs=4326)
+    layer.to_file(tmp_path / "layer.geojson")
+    layer = read_footprints(tmp_path / "layer.geojson")
+    views = pd.DataFrame({"lon": [180.0, -180.0, east], "lat": 0.0, "bearing": [0.0, 360.0, 0.0]})
+    assert assign(views, layer)["building"].tolist() == ["x", "x", "y"]
+
+
+def test_bearings_are_from_true_north_in_any_projection():
+    for lon, lat in ((26.9, 66.0), (-177.2, -45.0)):  # grid north is off by up to 3 degrees
+        aim = gpd.points_from_xy([lon], [lat + 4e-4], crs=4326)  # 44 m north
+        zone = gpd.GeoSeries(aim).estimate_utm_crs()
+        house = gpd.GeoSeries(aim).to_crs(zone).buffer(1.0)
+        for crs in (zone, 3857, 4326):
+            layer = gpd.GeoDataFrame({"building": ["b"]}, geometry=house.to_crs(crs).to_numpy(), crs=crs)
+            views = pd.DataFrame({"lon": [lon] * 2, "lat": [lat] * 2, "bearing": [0.0, 3.0]})
+            found = assign(views, layer, field_of_view=2)
+            assert found["building"].fillna("").tolist() == ["b", ""] and found.loc[0, "share"] == 1
+
+
+def test_on_the_city_it_beats_what_is_nearest():
+    city = plan(1500, 1500, 0)
+    cameras, shapes = city.cameras(2), city.footprints.astype({"building": str})
+    place = cameras.to_crs(4326).geometry
+    found = assign(pd.DataFrame({"lon": place.x, "lat": place.y, "bearing": cameras["bearing"]}), shapes)
+    true = cameras["building"].astype(str)
+    nearest = shapes["building"].to_numpy()[shapely.STRtree(shapes.geometry).nearest(cameras.geometry)]
+    assert (found["building"] == true).mean() > 0.98 > 0.975 > (nearest == true).mean()
+    assert not (found["building"].notna() & (found["building"] != true)).mean() > 0.002
+
+
+# ---------------------------------------------------------------- footprints as they come
+
+
+def write(folder, frame, crs=4326):
+    shapes = [box(n, 0, n + 0.5, 1) for n in range(len(frame))]
+    path = folder / "layer.parquet"
+    gpd.GeoDataFrame(frame, geometry=shapes, crs=crs).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("frame", "numbers"),
+    [
+        ({"building": [7, 3, 5]}, ["7", "3", "5"]),
+        ({"building": ["yes", "yes", "house"] * 2, "osm_id": [11.0, 12, 13, 14, 15, 16]}, ["11", "12", "13"]),
+        ({"element": ["way"] * 3, "id": [1, 2, 3], "building": ["yes"] * 3}, ["1", "2", "3"]),
+        ({"id": ["08b2a", "08b2b"], "height": [3.0, None]}, ["08b2a", "08b2b"]),
+        ({"area": [1.0, 2.0]}, ["1", "2"]),
+    ],
+)
+def test_numbers_of_footprints_as_they_come(frame, numbers, tmp_path):
+    layer = read_footprints(write(tmp_path, pd.DataFrame(frame)))
+    assert layer["building"].tolist()[: len(numbers)] == numbers and len(layer) == len(next(iter(frame.values())))
+    assert "numbers of" in layer.attrs["notes"][-1]
+
+
+def test_footprints_that_cannot_be_used_are_refused_in_one_line(tmp_path):
+    for frame, crs, words in (
+        ({"building": ["a", "b", "c", "a"]}, 4326, "'a' on more than one polygon"),
+        ({"building": ["a", "b"]}, None, "no coordinate reference system"),
+    ):
+        with pytest.raises(ValueError, match=words) as raised:
+            read_footprints(write(tmp_path, pd.DataFrame(frame), crs))
+        assert "\n" not in str(raised.value)
+    points = gpd.GeoDataFrame({"id": [1, 2]}, geometry=[Point(0, 0), box(1, 1, 2, 2)], crs=4326)
+    points.to_file(tmp_path / "mixed.gpkg")
+    layer = read_footprints(tmp_path / "mixed.gpkg")
+    assert len(layer) == 1 and layer.attrs["notes"][0].startswith("Not used: 1 row")
+    points.iloc[:1].to_file(tmp_path / "points.gpkg")
+    with pytest.raises(ValueError, match="found no polygon"):
+        read_footprints(tmp_path / "points.gpkg")
+
+
+# ---------------------------------------------------------------- gates and fusion
+
+
+def test_a_gate_is_the_most_probable_class_or_a_probability():
+    frame = fake_predictions(300, TASKS)
+    p = frame["view:p:facade"]
+    assert (passes(frame, TASKS, "view=facade") == (p > frame["view:p:other"])).all()
+    assert (passes(frame, TASKS, " view=facade  >= 0.8 ") == (p >= np.float32(0.8))).all()
+    assert passes(frame, TASKS, "").all()
+    odd = Tasks({"a=b": [">= 2", "x >= 0.5"], "c": ["1", "2"]})
+    assert read_gate("a=b=>= 2", odd) == ("a=b", ">= 2", 0.0)
+    assert read_gate("a=b=x >= 0.5 >= 0.9", odd) == ("a=b", "x >= 0.5", 0.9)
+    for wrong in ("view=facde", "facade", "view=facade >= 1.5", "view=facade >= 80", "view"):
+        with pytest.raises(ValueError, match="expected task=class or task=class >= 0.8, with one of 'view=facade'"):
+            read_gate(wrong, TASKS)
+
+
+def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings():
+    frame = fake_predictions(40, seed=1)
+    tasks, rng = (
+        Tasks(
+            {t: sorted({c.split(":p:")[1] for c in frame if c.startswith(f"{t}:p:")}) for t in ("height", "mat_llrs")}
+        ),
+        np.random.default_rng(0),
+    )
+    assigned = pd.DataFrame({"building": rng.choice(["u", "v", "w"], 40), "share": rng.uniform(0.2, 1, 40)}).astype(
+        {"building": object}
+    )
+    assigned.loc[::7, "building"] = None
+    layer = gpd.GeoDataFrame({"building": list("wvux")}, geometry=[box(n, 0, n + 1, 1) for n in range(4)], crs=CRS)
+    fused = fuse(frame, assigned, layer, tasks).set_index("building")
+    assert fused.index.tolist() == ["u", "v", "w"] and fused.crs == CRS
+    assert fused.loc["u"].geometry.equals(box(2, 0, 3, 1))
+    for name, row in fused.iterrows():
+        own = np.flatnonzero(assigned["building"] == name)
+        assert row["views"] == len(own) and row["block"] == frame["block"][own[0]]
+        for task, classes in tasks.items():
+            p = np.ones(len(classes))
+            for k in own:
+                p *= frame.loc[k, [f"{task}:p:{c}" for c in classes]].to_numpy(float) ** assigned["share"][k]
+            p **= 1 / assigned["share"][own].sum()
+            assert row[[f"{task}:p:{c}" for c in classes]].to_numpy(float) == pytest.approx(p / p.sum(), rel=1e-4)
+            assert row[f"{task}:pred"] == classes[p.argmax()]
+    pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
+    assert exposure(fused.reset_index(), tasks)["expected"].sum() == pytest.approx(3)

@@ -1,0 +1,174 @@
+"""Panoramas with posts at known bearings, and tables as the usual tools write them; all made here."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mtclim.mapping.predict import read_source
+from mtclim.mapping.views import cut_views, read_views
+
+pytest.importorskip("py360convert", reason="pip install 'mtclim[maps]'")
+POSTS = {0: (255, 0, 0), 45: (255, 128, 0), 90: (0, 255, 0), 180: (0, 0, 255), 225: (255, 0, 255), 270: (255, 255, 0)}
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+XMP = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">{{}}</rdf:RDF></x:xmpmeta>'
+POSE = '<rdf:Description xmlns:GPano="http://ns.google.com/photos/1.0/panorama/" GPano:PoseHeadingDegrees="{}"/>'
+
+
+def panorama(path, heading, width=1440, **saved):
+    """A grey equirectangular picture, whose middle looks at the heading, with a post 4 degrees wide at each bearing."""
+    bearings = heading + (np.arange(width) + 0.5) / width * 360 - 180
+    picture = np.full((width // 2, width, 3), 90, np.uint8)
+    for bearing, colour in POSTS.items():
+        picture[:, np.abs((bearings - bearing + 180) % 360 - 180) < 2] = colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, quality=95, **saved)
+
+
+def posts_of(path, bearing, fov):
+    """Bearing -> colour of the posts in a view, from the middle row of its pixels and the geometry of a pinhole."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    row, size = pixels[len(pixels) // 2], pixels.shape[1]
+    right = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.radians(fov / 2))
+    seen = {}
+    for post, colour in POSTS.items():
+        like = np.abs(row - colour).sum(1) < 60
+        if like.any():
+            seen[post] = (bearing + np.degrees(np.arctan(right[like].mean()))) % 360
+    return seen
+
+
+def visible(bearing, fov):
+    return {post for post in POSTS if abs((post - bearing + 180) % 360 - 180) < fov / 2 - 2}
+
+
+@pytest.mark.parametrize(
+    ("heading", "settings", "bearings"),
+    [
+        (0.0, {}, [270, 90]),
+        (137.5, {"sides": [0, 90]}, [137.5, 227.5]),
+        (350.0, {"towards": 45.0, "field_of_view": 100}, [45]),
+        (90.0, {"towards": -90.0}, [270]),
+    ],
+)
+def test_views_show_what_stands_at_their_bearing(heading, settings, bearings, tmp_path):
+    panorama(tmp_path / "in" / "a.jpg", heading, xmp=XMP.format(POSE.format(heading)).encode())
+    table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=300, **settings))
+    assert sorted(table["bearing"]) == sorted(bearings) and set(table["panorama"]) == {"a.jpg"}
+    for view in table.itertuples():
+        assert Image.open(tmp_path / "out" / view.image).size == (300, 300)
+        seen = posts_of(tmp_path / "out" / view.image, view.bearing, view.field_of_view)
+        assert set(seen) >= visible(view.bearing, view.field_of_view)
+        for post, found in seen.items():
+            assert abs((found - post + 180) % 360 - 180) < 1.5
+
+
+def test_the_table_is_one_that_prediction_reads(tmp_path):
+    panorama(tmp_path / "in" / "pano.jpg", 10.0)
+    Image.new("RGB", (60, 40)).save(tmp_path / "in" / "flat.png")
+    rows = {"image": ["pano.jpg", "flat.png"], "heading": [10, 200], "lng": [-70.6, -70.7], "lat": [-33.4, -33.5]}
+    pd.DataFrame(rows | {"block": ["p", "q"]}).to_csv(tmp_path / "in" / "t.csv", index=False)
+    path = cut_views(tmp_path / "in" / "t.csv", tmp_path / "out", size=64)
+    found = read_source(path, {"any": ["x", "y"]}).frame
+    assert found["bearing"].tolist() == [280, 100, 200] and found["block"].tolist() == ["p", "p", "q"]
+    assert found["lon"].tolist() == [-70.6, -70.6, -70.7] and found["lat"].tolist() == [-33.4, -33.4, -33.5]
+    assert all((tmp_path / "out" / name).is_file() for name in found["image"])
+    assert not len(pd.read_csv(tmp_path / "out" / "listed.csv"))
+
+
+def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
+    panorama(tmp_path / "in" / "north.jpg", 0.0)
+    with pytest.raises(ValueError, match="no view from 1 row; north.jpg: a panorama without a heading: no bearing"):
+        cut_views(tmp_path / "in", tmp_path / "out")
+    part = POSE.format('1" GPano:FullPanoWidthPixels="2880" GPano:CroppedAreaImageWidthPixels="1440')
+    panorama(tmp_path / "in" / "part.jpg", 0.0, xmp=XMP.format(part).encode())
+    Image.new("RGB", (1500, 500)).save(tmp_path / "in" / "strip.jpg", xmp=XMP.format(POSE.format(1)).encode())
+    (tmp_path / "in" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    element = "<rdf:Description><GPano:PoseHeadingDegrees>33.5</GPano:PoseHeadingDegrees></rdf:Description>"
+    panorama(tmp_path / "in" / "sub" / "good.jpg", 33.5, xmp=XMP.format(element).encode())
+    table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=64))
+    assert table["bearing"].tolist() == [303.5, 123.5]
+    listed = pd.read_csv(tmp_path / "out" / "listed.csv").set_index("image")["reason"]
+    assert list(listed.index) == ["north.jpg", "part.jpg", "strip.jpg", "torn.jpg"]
+    assert listed["part.jpg"].startswith("a part of a panorama (1440 x 720 pixels)")
+    assert listed["strip.jpg"].startswith("a part of a panorama (1500 x 500 pixels)")
+    assert "torn.jpg" in listed["torn.jpg"] or "truncated" in listed["torn.jpg"]
+    for wrong in ({"field_of_view": 180}, {"field_of_view": 0}, {"size": 8}):
+        with pytest.raises(ValueError, match="expected 0 to 180, and 16 to 8192"):
+            cut_views(tmp_path / "in", tmp_path / "out", **wrong)
+
+
+# ---------------------------------------------------------------- tables of the usual tools
+
+ZENSVI = """id,captured_at,compass_angle,is_pano,organization_id,sequence_id,lon,lat
+1052471138560123,1655117261000,271.5,True,,AbC,-70.65,-33.44
+299846151788000,1655117265000,12.0,False,,AbC,-70.66,-33.45
+"""
+DESCRIPTION = [
+    {"filename": "/somewhere/else/a.jpg", "filetype": "image", "MAPLatitude": -33.44, "MAPLongitude": -70.65,
+     "MAPCaptureTime": "2022_10_06_10_32_43_000", "MAPCompassHeading": {"TrueHeading": 271.5, "MagneticHeading": 270}},
+    {"filename": "b.jpg", "filetype": "image", "MAPLatitude": -33.45, "MAPLongitude": -70.66,
+     "MAPCaptureTime": "2022_10_06_10_32_47_000", "MAPCompassHeading": {"TrueHeading": 12.0, "MagneticHeading": 12.0}},
+]  # fmt: skip
+GRAPH = {
+    "data": [
+        {"id": "1", "geometry": {"coordinates": [-70.65, -33.44]}, "compass_angle": 271.5, "is_pano": True},
+        {"id": "2", "geometry": {"coordinates": [-70.66, -33.45]}, "compass_angle": 12.0, "is_pano": False},
+    ]
+}  # fmt: skip
+STAC = {
+    "type": "FeatureCollection",
+    "features": [
+        {"type": "Feature", "id": "0005086d-65eb", "geometry": {"coordinates": [-70.65, -33.44]},
+         "properties": {"datetime": "2022-04-10T12:13:44+00:00", "view:azimuth": 271.5, "license": "etalab-2.0",
+                        "pers:interior_orientation": {"field_of_view": 360}}},
+        {"type": "Feature", "id": "0005086d-65ec", "geometry": {"coordinates": [-70.66, -33.45]},
+         "properties": {"datetime": "2022-04-10T12:13:48+00:00", "view:azimuth": 12.0, "license": "etalab-2.0",
+                        "pers:interior_orientation": {"field_of_view": 70}}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "files", "panoramas"),
+    [
+        ("mly_pids.csv", ZENSVI, ["mly_svi/batch_1/1052471138560123.png", "mly_svi/b/299846151788000.png"], [1, 0]),
+        ("mapillary_image_description.json", DESCRIPTION, ["a.jpg", "b.jpg"], [0, 0]),
+        ("images.json", GRAPH, ["1.jpg", "2.jpg"], [1, 0]),
+        ("search.geojson", STAC, ["0005086d-65eb.jpg", "photos/0005086d-65ec.jpg"], [1, 0]),
+    ],
+)  # fmt: skip
+def test_tables_of_the_usual_tools_are_read_as_they_are(name, content, files, panoramas, tmp_path):
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 20)).save(tmp_path / file)
+    found = read_views(tmp_path / name)
+    assert found["path"].tolist() == [str(tmp_path / file) for file in files]
+    assert found["lon"].tolist() == [-70.65, -70.66] and found["lat"].tolist() == [-33.44, -33.45]
+    assert found["bearing"].tolist() == [271.5, 12.0] and found["panorama"].tolist() == [bool(k) for k in panoramas]
+    assert ("captured_at" in found) == (name != "images.json")
+    (tmp_path / files[1]).unlink()
+    (tmp_path / "twice").mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / "twice" / files[0].split("/")[-1])
+    assert read_views(tmp_path / name)["path"].isna().all(), "no such file, and two of them"
+
+
+def test_what_a_table_calls_a_panorama_is_cut_and_the_rest_copied(tmp_path):
+    (tmp_path / "images.json").write_text(json.dumps(GRAPH))
+    panorama(tmp_path / "1.jpg", 271.5, width=360)
+    Image.new("RGB", (40, 20)).save(tmp_path / "2.jpg")
+    table = pd.read_csv(cut_views(tmp_path / "images.json", tmp_path / "out", size=32))
+    assert table["bearing"].tolist() == [181.5, 1.5, 12.0] and table["panorama"].tolist() == [1, 1, 2]
+    assert table["lon"].tolist() == [-70.65, -70.65, -70.66]
+
+
+def test_a_table_without_names_of_photographs_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("lon,lat,bearing\n1,2,3\n")
+    with pytest.raises(ValueError, match="no column that names photographs; found 'lon', 'lat', 'bearing'"):
+        read_views(tmp_path / "t.csv")
+    (tmp_path / "t.json").write_text('{"type": "Topology"}')
+    with pytest.raises(ValueError, match="cannot be read as json"):
+        read_views(tmp_path / "t.json")

@@ -83,6 +83,52 @@ def predict(arguments: Sequence[str]) -> None:
     print(predict_file(**options))
 
 
+def views(arguments: Sequence[str]) -> None:
+    """Cut perspective views out of 360° panoramas, and print the path of their table of positions and bearings.
+
+    examples:
+      mtclim views panoramas/ views/
+      mtclim views mly_pids.csv views/ --sides -90 90 --field-of-view 75 --size 640
+      mtclim views panoramas/ views/ --towards 45
+
+    Photographs that are no panoramas are copied. What cannot be used is in listed.csv, with the reason.
+    """
+    from mtclim.mapping.views import cut_views
+
+    parser = Parser(views)
+    parser.add_argument("source", help="a folder of panoramas, or a table of them")
+    parser.add_argument("out", help="the folder to write to")
+    parser.add_argument(
+        "--sides", type=float, nargs="+", default=[-90, 90], help="degrees from the heading (%(default)s)"
+    )
+    parser.add_argument("--towards", type=float, help="one bearing in degrees from north, in place of --sides")
+    parser.add_argument("--field-of-view", type=float, default=90, help="degrees (%(default)s)")
+    parser.add_argument("--size", type=int, default=512, help="pixels (%(default)s)")
+    print(cut_views(**vars(parser.parse_args(arguments))))
+
+
+def buildings(arguments: Sequence[str]) -> None:
+    """Write a table of views with the building that each shows, and print how many show none, and why.
+
+    example:
+      mtclim buildings views/table.csv footprints.gpkg views/buildings.csv --field-of-view 90
+
+    The column building is empty where a view shows no building, or two alike; _reason says which.
+    """
+    parser = Parser(buildings)
+    parser.add_argument("views", help="a table of views with positions and bearings, or a folder of photographs")
+    parser.add_argument("footprints", help="a layer of polygons, such as a GeoPackage, GeoParquet or GeoJSON file")
+    parser.add_argument("out", help="the CSV file")
+    parser.add_argument("--field-of-view", type=float, default=60, help="of a view, in degrees (%(default)s)")
+    parser.add_argument(
+        "--reach", type=float, default=50, help="how far a view shows buildings, in metres (%(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    from mtclim.mapping.buildings import assign_file
+
+    print(*assign_file(**vars(given)), sep="\n")
+
+
 def city(arguments: Sequence[str]) -> None:
     """Make a synthetic city with drawn photographs of its façades and print the path of its table of images.
 
@@ -153,7 +199,7 @@ def collect(arguments: Sequence[str]) -> None:
     print(f"{len(study.runs)} runs of {len(study.tasks)} tasks, {len(study.problems)} problems listed")
 
 
-COMMANDS = {command.__name__: command for command in (train, predict, city, prepare, grid, collect)}
+COMMANDS = {command.__name__: command for command in (train, predict, views, buildings, city, prepare, grid, collect)}
 
 
 def _with_settings(parser: Parser) -> Parser:
@@ -195,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print("usage: mtclim COMMAND ...; mtclim COMMAND --help shows its arguments and an example")
         for known, command in COMMANDS.items():
-            print(f"  {known:<9}{inspect.getdoc(command).splitlines()[0]}")
+            print(f"  {known:<11}{inspect.getdoc(command).splitlines()[0]}")
         return 0
     if name not in COMMANDS:
         print(f"mtclim: found the command {name!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)

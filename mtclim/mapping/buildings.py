@@ -16,6 +16,8 @@ from pyproj import Transformer
 from mtclim.data.reading import read_layer, row_count, some
 from mtclim.mapping.areas import entropy
 from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.photographs import write_csv
+from mtclim.mapping.views import read_views
 from mtclim.tasks import Tasks
 
 NUMBERS = ("building", "id", "full_id", "osm_id", "osmid", "@id")
@@ -135,6 +137,20 @@ def assign(
     reason = np.select(list(reasons.values()), list(reasons), "")
     building = np.where(reason == "", footprints["building"].to_numpy(object)[first], None)
     return pd.DataFrame({"building": building, "share": share, "second": second, "reason": reason}, frame.index)
+
+
+def assign_file(views: str | Path, footprints: str | Path, out: str | Path, field_of_view: float, reach: float):
+    """Write :func:`assign` of a table or folder of views to a CSV; sentences that say what came of it.
+
+    The columns are those of :func:`mtclim.mapping.views.read_views`, ``building``, and ``_share``, ``_second`` and
+    ``_reason``, whose names mark them as no tasks. A panorama, of which views are to be cut first, shows no building.
+    """
+    layer, frame = read_footprints(footprints), read_views(views).drop(columns=["path", "building"], errors="ignore")
+    found = assign(frame, layer, field_of_view, reach)
+    found.loc[frame.pop("panorama"), ["building", "reason"]] = None, "a panorama, of which views are to be cut first"
+    write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out)
+    said = [*layer.attrs["notes"], f"{row_count(len(found))}, {found['building'].nunique():,} buildings."]
+    return said + [f"{row_count(n)}: {why}." for why, n in found["reason"].value_counts().items() if why]
 
 
 def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.ndarray, reach: float):

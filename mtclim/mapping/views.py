@@ -104,7 +104,7 @@ def cut_views(
     Returns
     -------
     Path
-        The table: image, bearing, lon, lat, field_of_view, panorama (what the view is from) and so on.
+        The table: image, bearing, lon, lat, field_of_view, ``_panorama`` (what the view is from) and so on.
 
     Raises
     ------
@@ -137,8 +137,11 @@ def cut_views(
     if len(listed) == len(frame):
         raise ValueError(f"{source}: no view from {row_count(len(frame))}; {': '.join(listed.iloc[0])}.")
     made = made.dropna(subset="image").drop(columns="reason").reset_index(drop=True)
-    known = frame.drop(columns=["path", "panorama"]).rename(columns={"image": "panorama"}).loc[made.pop("row")]
-    return write_csv(made.combine_first(known.reset_index(drop=True)), out / "table.csv")
+    known = frame.drop(columns=["path", "panorama"]).rename(
+        columns={"image": "_panorama", "captured_at": "_captured_at"}
+    )
+    known = known.loc[made.pop("row")].reset_index(drop=True)
+    return write_csv(made.combine_first(known), out / "table.csv")
 
 
 def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: int) -> list[dict]:

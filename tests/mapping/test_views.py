@@ -56,7 +56,7 @@ def visible(bearing, fov):
 def test_views_show_what_stands_at_their_bearing(heading, settings, bearings, tmp_path):
     panorama(tmp_path / "in" / "a.jpg", heading, xmp=XMP.format(POSE.format(heading)).encode())
     table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=300, **settings))
-    assert sorted(table["bearing"]) == sorted(bearings) and set(table["panorama"]) == {"a.jpg"}
+    assert sorted(table["bearing"]) == sorted(bearings) and set(table["_panorama"]) == {"a.jpg"}
     for view in table.itertuples():
         assert Image.open(tmp_path / "out" / view.image).size == (300, 300)
         seen = posts_of(tmp_path / "out" / view.image, view.bearing, view.field_of_view)
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
     assert list(listed.index) == ["north.jpg", "part.jpg", "strip.jpg", "torn.jpg"]
     assert listed["part.jpg"].startswith("a part of a panorama (1440 x 720 pixels)")
     assert listed["strip.jpg"].startswith("a part of a panorama (1500 x 500 pixels)")
-    assert "torn.jpg" in listed["torn.jpg"] or "truncated" in listed["torn.jpg"]
+    assert "truncated" in listed["torn.jpg"].lower()
     for wrong in ({"field_of_view": 180}, {"field_of_view": 0}, {"size": 8}):
         with pytest.raises(ValueError, match="expected 0 to 180, and 16 to 8192"):
             cut_views(tmp_path / "in", tmp_path / "out", **wrong)
@@ -161,7 +161,7 @@ def test_what_a_table_calls_a_panorama_is_cut_and_the_rest_copied(tmp_path):
     panorama(tmp_path / "1.jpg", 271.5, width=360)
     Image.new("RGB", (40, 20)).save(tmp_path / "2.jpg")
     table = pd.read_csv(cut_views(tmp_path / "images.json", tmp_path / "out", size=32))
-    assert table["bearing"].tolist() == [181.5, 1.5, 12.0] and table["panorama"].tolist() == [1, 1, 2]
+    assert table["bearing"].tolist() == [181.5, 1.5, 12.0] and table["_panorama"].tolist() == [1, 1, 2]
     assert table["lon"].tolist() == [-70.65, -70.65, -70.66]
 
 

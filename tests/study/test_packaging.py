@@ -106,7 +106,7 @@ def distributions(modules: set[str]) -> set[str]:
 
 
 FILES = sorted((ROOT / "mtclim").rglob("*.py"))
-NEED_EXTRAS = {"areas.py", "exposure.py", "maps.py", "page.py", "plan.py"}
+NEED_EXTRAS = {"areas.py", "buildings.py", "exposure.py", "maps.py", "page.py", "plan.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

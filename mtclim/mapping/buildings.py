@@ -213,8 +213,15 @@ def fuse(
     GeoDataFrame
         building, views (their number), lon, lat (means of the views), block and municipality (of the first view), and
         ``<task>:pred``, ``<task>:p:<class>`` and ``<task>:entropy`` (0 sure to 1 unsure); polygons in their own system.
+
+    Raises
+    ------
+    ValueError
+        Where no view has a building.
     """
     clear = assigned["building"].notna().to_numpy()
+    if not clear.any():
+        raise ValueError(f"fuse: none of {row_count(len(assigned))} shows a building that is clear; see the reasons.")
     rows, weight = predictions[clear], assigned["share"].to_numpy(float)[clear]
     names, building = np.unique(assigned["building"].to_numpy(object)[clear].astype(str), return_inverse=True)
     how = {"lon": "mean", "lat": "mean"} | {name: "first" for name in ("block", "municipality") if name in rows}

@@ -258,16 +258,18 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
 # ---------------------------------------------------------------- GeoPackage
 
 
-def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    """A QGIS style (QML) that colours points by the classes in a field."""
+def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str], areas: bool = False) -> str:
+    """A QGIS style (QML) that colours points, or areas, by the classes in a field."""
+    kind = {"type": "fill", "kind": "SimpleFill"} if areas else {"type": "marker", "kind": "SimpleMarker"}
     symbol, style = (Template((_TEMPLATES / name).read_text(encoding="utf-8")) for name in ("symbol.qml", "style.qml"))
     categories, symbols = [], []
     for number, name in enumerate(classes):
         words = f'symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}'
         categories.append(f'<category render="true" type="string" {words}/>')
         r, g, b = bytes.fromhex(colours[name][1:])
-        symbols.append(symbol.substitute(number=number, r=r, g=g, b=b))
-    return style.substitute(column=quoteattr(field), categories="".join(categories), symbols="".join(symbols))
+        symbols.append(symbol.substitute(kind, number=number, r=r, g=g, b=b))
+    parts = {"column": quoteattr(field), "categories": "".join(categories), "symbols": "".join(symbols)}
+    return style.substitute(parts, geometry=2 if areas else 0)
 
 
 def gis_names(columns: Iterable[str]) -> dict[str, str]:
@@ -289,18 +291,21 @@ def write_geopackage(
 ) -> Path:
     """Write a GeoPackage with façades (:func:`mtclim.mapping.exposure.attributes`) and other layers by name.
 
-    Fields are renamed as :func:`gis_names` says, ``about`` describes each layer, and there is a QGIS style a task.
+    Fields are renamed as :func:`gis_names` says, ``about`` describes each layer. Layers of answers have a QGIS style a task.
     """
-    path, colours, fields = Path(path), palette(tasks), gis_names(attributes.columns)
+    path, colours, styles = Path(path), palette(tasks), []
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
     facades = gpd.GeoDataFrame(attributes.reset_index(drop=True), geometry=geometry)
-    styles = pd.DataFrame({"styleName": list(tasks), "useAsDefault": np.arange(len(tasks)) == 0})
-    styles["styleQML"] = [qgis_style(fields[f"{task}:pred"], own, colours[task]) for task, own in tasks.items()]
-    styles = styles.assign(f_table_name="facades", f_geometry_column="geom", update_time=pd.Timestamp.now("UTC"))
-    styles[["f_table_catalog", "f_table_schema", "styleSLD", "description", "owner", "ui"]] = ""
     with whole_or_absent(path) as beside:
         for name, layer in ({"facades": facades} | dict(layers or {})).items():
-            renamed = gis_names(layer.columns.drop(layer.geometry.name))
-            layer.rename(columns=renamed).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
+            fields = gis_names(layer.columns.drop(layer.geometry.name))
+            layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
+            for task, classes in tasks.items():
+                if f"{task}:pred" in fields:
+                    style = qgis_style(fields[f"{task}:pred"], classes, colours[task], layer is not facades)
+                    styles.append({"f_table_name": name, "styleName": task, "styleQML": style})
+        styles = pd.DataFrame(styles).assign(f_geometry_column="geom", update_time=pd.Timestamp.now("UTC"))
+        styles["useAsDefault"] = ~styles["f_table_name"].duplicated()
+        styles[["f_table_catalog", "f_table_schema", "styleSLD", "description", "owner", "ui"]] = ""
         pyogrio.write_dataframe(styles, beside, layer="layer_styles", driver="GPKG", FID="id")  # as QGIS makes it
     return path

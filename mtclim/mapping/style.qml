@@ -5,5 +5,5 @@
   <symbols>$symbols</symbols>
   <rotation/><sizescale/>
  </renderer-v2>
- <layerGeometryType>0</layerGeometryType>
+ <layerGeometryType>$geometry</layerGeometryType>
 </qgis>

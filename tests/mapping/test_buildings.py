@@ -1,8 +1,11 @@
 """Which building a view shows, against exact geometry; gates; the fusion of views, against loops."""
 
+from xml.etree import ElementTree
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
 import shapely
 from fake_city import fake_predictions
@@ -12,8 +15,9 @@ from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from mtclim import Tasks
 from mtclim.city.plan import CRS, ORIGIN, plan
-from mtclim.mapping.buildings import NEARLY, assign, fuse, passes, read_footprints, read_gate
+from mtclim.mapping.buildings import NEARLY, assign, assign_file, fuse, passes, read_footprints, read_gate
 from mtclim.mapping.exposure import exposure
+from mtclim.mapping.maps import write_geopackage
 
 TASKS = Tasks({"view": ["facade", "other"], "height": ["H1", "H2", "H3-4"]})
 
@@ -155,6 +159,19 @@ def test_on_the_city_it_beats_what_is_nearest():
     assert not (found["building"].notna() & (found["building"] != true)).mean() > 0.002
 
 
+def test_the_table_of_views_gains_the_building(tmp_path):
+    views, layer = scene([box(-5, 5, 5, 9)])
+    layer.to_file(tmp_path / "footprints.geojson")
+    rows = {"compass_angle": [0, 180, 0, None], "is_pano": [False, False, True, False], "building": ["old"] * 4}
+    table = pd.DataFrame({"id": list("abcd")} | rows).assign(lon=views["lon"][0], lat=views["lat"][0])
+    table.to_csv(tmp_path / "views.csv", index=False)
+    said = assign_file(tmp_path / "views.csv", tmp_path / "footprints.geojson", tmp_path / "out.csv", 60, 50)
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert found["image"].tolist() == list("abcd") and found["building"].fillna("").tolist() == ["b0", "", "", ""]
+    assert found["_reason"].fillna("").str[:11].tolist() == ["", "no building", "a panorama,", "no bearing"]
+    assert said[1] == "4 rows, 1 buildings." and len(said) == 5
+
+
 # ---------------------------------------------------------------- footprints as they come
 
 
@@ -215,7 +232,7 @@ def test_a_gate_is_the_most_probable_class_or_a_probability():
             read_gate(wrong, TASKS)
 
 
-def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings():
+def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings(tmp_path):
     frame = fake_predictions(40, seed=1)
     tasks, rng = (
         Tasks(
@@ -241,5 +258,14 @@ def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings():
             p **= 1 / assigned["share"][own].sum()
             assert row[[f"{task}:p:{c}" for c in classes]].to_numpy(float) == pytest.approx(p / p.sum(), rel=1e-4)
             assert row[f"{task}:pred"] == classes[p.argmax()]
+    fused = fused.reset_index()
+    path = write_geopackage(frame, tasks, tmp_path / "city.gpkg", {"buildings": fused})
+    assert pyogrio.read_info(path, layer="buildings")["geometry_type"] == "Polygon"
+    styles = pyogrio.read_dataframe(path, layer="layer_styles").set_index(["f_table_name", "styleName"])["styleQML"]
+    root = ElementTree.fromstring(styles["buildings", "height"])
+    assert {symbol.get("type") for symbol in root.iter("symbol")} == {"fill"} and len(styles) == 4
+    assert root.findtext("layerGeometryType") == "2" and "marker" in styles["facades", "height"]
+    fused.to_parquet(tmp_path / "buildings.parquet")
+    assert gpd.read_parquet(tmp_path / "buildings.parquet")["height:pred"].tolist() == fused["height:pred"].tolist()
     pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
-    assert exposure(fused.reset_index(), tasks)["expected"].sum() == pytest.approx(3)
+    assert exposure(fused, tasks)["expected"].sum() == pytest.approx(3)

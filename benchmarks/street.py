@@ -1,0 +1,140 @@
+"""Row 10: which building each of 204,030 views shows among 100,000 footprints, against a minute.
+
+``python -m benchmarks.street`` writes ``results/street.csv`` instead: on the synthetic city, how many views get the
+right building, how well a gate finds those that show no façade, and what several views of a building are worth.
+It trains one network at the demo preset and takes some minutes.
+"""
+
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator
+from time import perf_counter
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+import mtclim
+from benchmarks.common import row
+from mtclim import SANTIAGO, Tasks
+from mtclim.city import make_city
+from mtclim.city.plan import CRS, plan
+from mtclim.mapping.areas import entropy
+from mtclim.mapping.buildings import assign, fuse, passes, read_footprints
+from mtclim.mapping.ensemble import joint_of, make_consistent, tasks_of, validation
+from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.photographs import write_csv
+from mtclim.metrics import metrics
+
+TARGET = 60  # seconds
+VIEWS, NOT_FACADE, GATE = 4, 0.2, "view=facade"
+Rows = Iterator[tuple[str, str, float]]
+
+
+def run(quick: bool) -> list[dict]:
+    """Time the assignment of views of the synthetic city, whose cameras and footprints are planned and not drawn."""
+    count = 10_000 if quick else 100_000
+    city = plan(count, count, 0)
+    views, shapes = (
+        views_of(city.cameras(3))[: int(2.0403 * count)].drop(columns="geometry"),
+        city.footprints.astype({"building": str}),
+    )
+    began = perf_counter()
+    assign(views, shapes)
+    seconds = (perf_counter() - began) * 100_000 / count
+    line = row(10, "views to buildings, 204,030 to 100,000", "one minute", seconds / TARGET, 1, device="CPU")
+    return [line | {"s": round(seconds, 1)}]
+
+
+def views_of(cameras: gpd.GeoDataFrame, position: float = 0.0, bearing: float = 0.0) -> gpd.GeoDataFrame:
+    """Views of cameras, as points in metres, with errors: root mean square in metres, standard deviation in degrees."""
+    rng = np.random.default_rng(0)
+    points = shapely.get_coordinates(cameras.geometry.to_crs(CRS))
+    place = gpd.GeoSeries(shapely.points(points + rng.normal(0, position / np.sqrt(2), points.shape)), crs=CRS)
+    degrees = place.to_crs(4326)
+    turned = (cameras["bearing"].to_numpy() + rng.normal(0, bearing, len(cameras))) % 360
+    return gpd.GeoDataFrame({"lon": degrees.x, "lat": degrees.y, "bearing": turned}, geometry=place)
+
+
+def assignment(cameras: gpd.GeoDataFrame, shapes: gpd.GeoDataFrame) -> Rows:
+    """Shares of views that are assigned rightly and wrongly, and rightly by two simpler rules; the rest is listed."""
+    true, names = cameras["building"].astype(str).to_numpy(), shapes["building"].to_numpy()
+    tree = shapely.STRtree(shapes.geometry.to_crs(CRS).to_numpy())
+    for position, bearing in itertools.product((0, 1, 3, 10), (0, 5, 15)):
+        views, setting = views_of(cameras, position, bearing), f"position={position} bearing={bearing}"
+        found = assign(views, shapes)["building"]
+        yield "assigned", setting, (found == true).mean()
+        yield "assigned_wrong", setting, (found.notna() & (found != true)).mean()
+        yield "assigned_ray", setting, (assign(views, shapes, field_of_view=0.5)["building"] == true).mean()
+        yield "assigned_nearest", setting, (names[tree.nearest(views.geometry.to_numpy())] == true).mean()
+
+
+def gating(predictions: pd.DataFrame, tasks: Tasks) -> Rows:
+    """How well the gate tells façades from other views, and how far class frequencies are off without and with it."""
+    passed, facade = passes(predictions, tasks, GATE), (predictions["kind"] == "facade").to_numpy()
+    setting = f"not_facade={NOT_FACADE}"
+    yield "gate_precision", setting, facade[passed].mean()
+    yield "gate_recall", setting, passed[facade].mean()
+    for gate, chosen in (("none", np.ones(len(passed), bool)), (GATE, passed)):
+        off = []
+        for task, classes in SANTIAGO.items():
+            true, counted = (
+                predictions.loc[rows, f"{task}:{kind}"]
+                .value_counts(normalize=True)
+                .reindex(list(classes), fill_value=0)
+                for rows, kind in ((facade, "true"), (chosen, "pred"))
+            )
+            off.append((true - counted).abs().sum() / 2)
+        yield "count_error", f"gate={gate}", np.mean(off)
+
+
+def fusion(predictions: pd.DataFrame, found: pd.DataFrame, shapes: gpd.GeoDataFrame, tasks: Tasks, joint) -> Rows:
+    """Mean kappa over tasks, of buildings whose first view passes the gate, by number of views and by way of fusion."""
+    used = passes(predictions, tasks, GATE) & found["building"].notna().to_numpy()
+    first = set(found["building"][used & (predictions["shot"] == 0).to_numpy()])
+    used &= found["building"].isin(first).to_numpy()
+    true = predictions.assign(building=found["building"]).drop_duplicates("building").set_index("building")
+    true = true[[f"{task}:true" for task in SANTIAGO]]
+
+    def kappa(answers: pd.DataFrame) -> float:
+        return metrics(answers.set_index("building").join(true), SANTIAGO)["mean"]["kappa"]
+
+    for views in (1, 2, VIEWS):
+        rows = used & (predictions["shot"] < views).to_numpy()
+        fused = fuse(predictions[rows], found[rows], shapes, tasks)
+        yield "fused_kappa", f"views={views}", kappa(fused)
+        yield "fused_kappa", f"views={views} joint", kappa(make_consistent(fused, tasks, joint))
+    own = predictions[used].assign(building=found["building"][used])
+    unsure = sum(entropy(probabilities(own, task, classes)) for task, classes in SANTIAGO.items())
+    best = own.iloc[np.argsort(unsure, kind="stable")].drop_duplicates("building")
+    yield "fused_kappa", f"views={VIEWS} surest", kappa(best)
+    votes = own.groupby("building")[[f"{task}:pred" for task in SANTIAGO]].agg(lambda labels: labels.mode()[0])
+    yield "fused_kappa", f"views={VIEWS} majority", kappa(votes.reset_index())
+
+
+def main(out: str = "results/street.csv", facades: int = 1800, labelled: int = 1200) -> None:
+    """Make the city, train, predict, measure, write."""
+    with tempfile.TemporaryDirectory() as folder:
+        city = make_city(f"{folder}/city", facades, labelled, size=64, views=VIEWS, not_facade=NOT_FACADE).parent
+        settings = {"data": str(city / "images.parquet"), "tasks": str(city / "tasks.yaml"), "variant": "bl"}
+        model = mtclim.fit(mtclim.load_config("demo", out=f"{folder}/runs", **settings))
+        tasks, truth = tasks_of(model), pd.read_parquet(city / "truth.parquet").set_index("image")
+        shapes, cameras = read_footprints(city / "footprints.parquet"), gpd.read_parquet(city / "cameras.parquet")
+        predictions = mtclim.predict(model, city / "cameras.parquet", calibrated=True, progress=True)
+        answers = validation(model, calibrated=True)
+    truth = truth.loc[predictions["image"]].reset_index(drop=True)
+    predictions = predictions.assign(**{f"{task}:true": truth[task].astype(object) for task in SANTIAGO})
+    predictions = predictions.assign(kind=truth["kind"], block=truth["block"])
+    predictions["shot"] = predictions["image"].str.extract(r"-(\d+)\.", expand=False).fillna(0).astype(int)
+    seen = predictions.loc[predictions["split"].isin(["train", "val"]), "block"]
+    new = (~predictions["block"].isin(seen)).to_numpy()
+    found = assign(predictions, shapes)
+    rows = [*assignment(cameras, shapes), *gating(predictions[new], tasks)]
+    rows += fusion(predictions[new], found[new], shapes, tasks, joint_of(answers, model, tasks))
+    write_csv(pd.DataFrame(rows, columns=["what", "setting", "value"]).round(4), out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

@@ -1,5 +1,8 @@
 """Which building a view shows, against exact geometry; gates; the fusion of views, against loops."""
 
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -12,9 +15,13 @@ from fake_city import fake_predictions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import LineString, MultiPolygon, Point, Polygon, box
+from tiny import PRESET, environment
 
+import mtclim
 from mtclim import Tasks
+from mtclim.city import make_city
 from mtclim.city.plan import CRS, ORIGIN, plan
+from mtclim.config import load_config
 from mtclim.mapping.buildings import NEARLY, assign, assign_file, fuse, passes, read_footprints, read_gate
 from mtclim.mapping.exposure import exposure
 from mtclim.mapping.maps import write_geopackage
@@ -269,3 +276,35 @@ def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings(tmp_path):
     assert gpd.read_parquet(tmp_path / "buildings.parquet")["height:pred"].tolist() == fused["height:pred"].tolist()
     pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
     assert exposure(fused, tasks)["expected"].sum() == pytest.approx(3)
+
+
+def test_the_map_counts_buildings_behind_a_gate(tmp_path, monkeypatch):
+    """The real notebook on a small city: views that do not pass the gate are nowhere in what it writes."""
+    pytest.importorskip("papermill")
+    pytest.importorskip("openquake.gem_taxonomy", reason="pip install 'mtclim[exposure]'")
+    monkeypatch.chdir(tmp_path)
+    city = make_city("city", 260, 240, size=64, views=2, not_facade=0.3, progress=False).parent
+    settings = PRESET | {"data": "city/images.parquet", "max_epochs": 1, "pretrained": False, "study": {}}
+    run = mtclim.fit(load_config("demo", settings, tasks="city/tasks.yaml", out="runs"), progress=False)
+    predictions = mtclim.predict(run, city / "cameras.parquet")
+    share = predictions["view:p:facade"].quantile(0.3).round(3)
+    given = {
+        "runs": run,
+        "source": city / "cameras.parquet",
+        "footprints": city / "footprints.parquet",
+        "out": tmp_path / "map",
+    }
+    given |= {"gate": f"view=facade >= {share}", "tiles": False, "data": settings["data"], "by": "block"}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    notebook = Path(__file__).parents[2] / "notebooks" / "map.ipynb"
+    command = [sys.executable, "-m", "papermill", notebook, "map.ipynb", "--no-progress-bar", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, views = pd.read_csv("map/gate.csv"), pd.read_csv("map/views.csv", dtype={"building": str})
+    assert len(held) == pytest.approx(0.3 * 520, abs=8) and (held["view:p:facade"] < share).all()
+    assert len(held) + len(views) == 520 and not set(held["image"]) & set(views["image"])
+    stock, counts = gpd.read_parquet("map/buildings.parquet"), pd.read_csv("map/exposure_expected.csv")
+    assert counts["number"].sum() == pytest.approx(len(stock), abs=0.05)
+    assert set(stock["building"]) == set(views["building"].dropna()) and stock["views"].max() == 2
+    assert pyogrio.read_info("map/facades.gpkg", layer="buildings")["features"] == len(stock)
+    assert pyogrio.read_info("map/facades.gpkg", layer="facades")["features"] == len(views)

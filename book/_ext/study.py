@@ -121,6 +121,11 @@ def add_banner(app, docname: str, source: list[str]) -> None:
         notebook["cells"][1:1] = [cell, following] if rest.strip() else [cell]
     else:
         notebook["cells"].insert(0, cell)
+    if path.stem == "map":
+        page = {"cell_type": "markdown", "metadata": {}, "source": EXPLORE}
+        if notebook.get("nbformat_minor", 0) >= 5:
+            page["id"] = "page-to-explore"
+        notebook["cells"].append(page)
     source[0] = json.dumps(notebook)
 
 
@@ -255,6 +260,23 @@ def described(image: nodes.image) -> str:
         holder = holder.parent
     return "Figure"
 
+
+EXPLORE = f"""## To explore
+
+Switch the task, filter classes and probabilities, and hover or click a dot for the answers and the probabilities behind them. Drag and
+scroll to move. The page is one file and loads nothing from elsewhere.
+
+```{{stored}} results/{PAGE}
+:missing: The interactive page is made by this notebook, and this copy of the book has none yet.
+```
+
+The exposure model of the same photographs is an XML file that names a CSV file, of which these are the first lines.
+
+```{{stored}} results/map/exposure.csv
+:caption: The first lines of the exposure model's table.
+:missing: The exposure model is made by this notebook, and this copy of the book has none yet.
+```
+"""
 
 REDIRECT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Moved</title>

@@ -1,7 +1,8 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
 ``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} rivals``, ``{found} grid``
-and ``{found} NAME`` (a set of photographs) are lists. ``python book/_ext/findings.py`` writes the tables that they read
+and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the committed results,
+those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py`` writes the tables that they read
 from the study's runs, and the two sentences of the README.
 """
 
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
+from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
@@ -48,11 +51,20 @@ def read_effects(results: Path) -> pd.DataFrame:
     return table.assign(family=families, verdict=verdicts)
 
 
+def signed(number: float) -> str:
+    """Two decimals with a sign."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
 def amount(row) -> str:
     """A difference with its interval."""
-    return (
-        f"{row.estimate:+.2f} points of mean κ (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} runs each)"
-    )
+    limits = f"95 % interval {signed(row.low)} to {signed(row.high)}, {row.runs} runs each"
+    return f"{signed(row.estimate)} points of mean κ ({limits})"
+
+
+def readable(text: str) -> str:
+    """Minus signs in place of hyphens."""
+    return re.sub(r"(?<= )-(?=[ \d])", "−", text)
 
 
 def answer(results: Path) -> list[str]:
@@ -76,7 +88,7 @@ def answer(results: Path) -> list[str]:
         f"LIM-MS_ALL differs from {beside}, by",
     }
     paper = paper_table3()["mean", "kappa"]
-    theirs = [f"{paper[name, 'lim_ms_all'] - paper[name, 'bl']:+.2f}" for name in BACKBONES]
+    theirs = [signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES]
     return [
         f"{start[_direction(full)]} {amount(full)}.",
         f"Against BL itself the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
@@ -136,7 +148,10 @@ def advice(results: Path) -> str:
             f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the one "
             "that is better on your validation images."
         )
-    return "Use BL, and choose its labels jointly where they must not contradict each other."
+    jointly = "choose its labels jointly where they must not contradict each other"
+    if set(rows["verdict"]) == {VERDICTS[2]}:
+        return f"Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better, and {jointly}."
+    return f"Use BL, and {jointly}."
 
 
 def rivals(results: Path) -> list[str]:
@@ -145,14 +160,14 @@ def rivals(results: Path) -> list[str]:
     if table is None:
         return ["The runs of the rivals have not finished yet."]
     table = table.assign(verdict=[verdict(*limits) for limits in zip(table["low"], table["high"], strict=True)])
-    return [sentence(row) for row in table.itertuples()]
+    return [readable(sentence(row)) for row in table.itertuples()]
 
 
 def photograph_set(results: Path, name: str) -> list[str]:
     """One sentence a primary contrast on a set of photographs."""
     table = read_effects(results)
     rows = table[(table["source"] == name) & (table["family"] == "primary")]
-    return [sentence(row) for row in rows.itertuples()] or ["The runs on this set have not finished yet."]
+    return [readable(sentence(row)) for row in rows.itertuples()] or ["The runs on this set have not finished yet."]
 
 
 def grid(results: Path) -> list[str]:
@@ -178,7 +193,10 @@ def _none(cells: pd.DataFrame) -> str:
     if cells.empty:
         return f"{text}: not tested."
     gains = (cells["low"] > 0).sum()
-    shown = ", ".join(f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})" for row in cells.itertuples(name="Cell"))
+    shown = ", ".join(
+        f"{signed(mean)} ({signed(low)} to {signed(high)})"
+        for mean, low, high in cells[["mean", "low", "high"]].itertuples(index=False, name=None)
+    )
     return f"{text}: {'not borne out' if gains else 'borne out'}; the differences are {shown} points."
 
 
@@ -187,12 +205,40 @@ def _grows(dial: str, cells: pd.DataFrame) -> str:
     if len(cells) < 2:
         return f"{text}: not tested."
     first, last = cells.iloc[0], cells.iloc[-1]
-    ends = [f"{row['mean']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in (first, last)]
+    ends = [f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])})" for row in (first, last)]
     if last["low"] > first["high"]:
         outcome = "borne out"
     else:
         outcome = "not borne out, and withdrawn" if last["mean"] <= first["mean"] else "cannot be told"
     return f"{text}: {outcome}; the gain is {ends[0]} points at {first[dial]:g} and {ends[1]} at {last[dial]:g}."
+
+
+def numbers(results: Path, name: str) -> list[list[str]]:
+    """The rows of a table, the head first: ``effects``, ``joint``, ``rivals`` or the name of a set of photographs."""
+    if name == "joint":
+        table = read_joint(results)
+        if table is None:
+            return []
+        heads, words = ["all labels right", "contradictions", "mean κ"], {"argmax": "alone", "joint": "jointly"}
+        rows = [
+            [title(variant), words.get(decoding, decoding), *(f"{number:.1f}" for number in numbers)]
+            for (variant, decoding), *numbers in table.itertuples(name=None)
+        ]
+        return [["Variant", "labels chosen", *(f"{head} [%]" for head in heads)], *rows] if rows else []
+    if name == "rivals":
+        table = read(results / "rivals.csv", ("contrast", "estimate", "low", "high", "runs"))
+        table = pd.DataFrame() if table is None else table.assign(source="")
+    else:
+        table = read_effects(results)
+        table = table if name == "effects" else table[table["source"] == name]
+    rows = []
+    for row in table.itertuples():
+        what = f"main effect: {row.contrast}" if row.contrast in FACTORS else row.contrast.replace(" - ", " − ")
+        limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else "none"
+        rows.append([what, signed(row.estimate), limits, str(row.runs), SETS.get(row.source, row.source)])
+    head = ["Difference", "estimate", "95 % interval", "runs", "on"]
+    rows = [head, *rows] if rows else []
+    return rows if name == "effects" else [row[:-1] for row in rows]
 
 
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "advice": lambda results: [advice(results)]}
@@ -216,6 +262,21 @@ class Found(SphinxDirective):
         return [listed if name == "answer" else nodes.bullet_list("", *items, bullet="-", classes=["found"])]
 
 
+class Numbers(SphinxDirective):
+    """``{numbers} NAME``: a table of results in words that people read (``numbers``), or a note that there is none."""
+
+    required_arguments = 1
+    option_spec = {"caption": directives.unchanged, "missing": directives.unchanged}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        rows = numbers(Path(self.env.srcdir) / "results", self.arguments[0])
+        if rows:
+            return [table_of(rows, self.options.get("caption"))]
+        text = self.options.get("missing", "There is no table yet.")
+        return [nodes.note("", nodes.paragraph(text=text), classes=["not-measured"])]
+
+
 def draw(app, config) -> None:
     """The figure of the effects on the city and on photographs, with the paper's differences beside them."""
     table, target = read_effects(Path(app.srcdir) / "results"), Path(app.srcdir) / "book" / "chapters" / "effects.svg"
@@ -225,7 +286,8 @@ def draw(app, config) -> None:
         return
     paper, rows = paper_table3()["mean", "kappa"], []
     for (family, name), weights in contrasts(dict.fromkeys(VARIANTS, 1)).items():
-        for backbone in BACKBONES if name in set(table["contrast"]) else ():
+        shown = family in ("main effect", "primary") and name in set(table["contrast"])
+        for backbone in BACKBONES if shown else ():
             estimate = sum(weight * paper[backbone, variant] for variant, weight in weights.items())
             rows.append([family, name, estimate, f"the paper, {backbone_title(backbone)}", VERDICTS[2]])
     theirs = pd.DataFrame(rows, columns=["family", "contrast", "estimate", "source", "verdict"])
@@ -262,6 +324,7 @@ def setup(app) -> dict:
     """Connect the directive and the figure, which must be there before a page asks for it."""
     app.connect("config-inited", draw, priority=860)
     app.add_directive("found", Found)
+    app.add_directive("numbers", Numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 

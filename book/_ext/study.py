@@ -107,7 +107,7 @@ def add_banner(app, docname: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(docname))
     if path.parent.name != "chapters" or path.suffix != ".ipynb":
         return
-    notebook = json.loads(LINK.sub(lambda link: address(Path(app.srcdir), link[1]), source[0]))
+    notebook = unnamed(json.loads(LINK.sub(lambda link: address(Path(app.srcdir), link[1]), source[0])))
     cell = {"cell_type": "markdown", "metadata": {}, "source": banner(notebook)}
     if notebook.get("nbformat_minor", 0) >= 5:
         cell["id"] = "data-banner"
@@ -127,6 +127,13 @@ def add_banner(app, docname: str, source: list[str]) -> None:
             page["id"] = "page-to-explore"
         notebook["cells"].append(page)
     source[0] = json.dumps(notebook)
+
+
+def unnamed(notebook: dict) -> dict:
+    """The notebook without names of figures, of which a cell with several outputs would have several."""
+    for cell in notebook["cells"]:
+        cell["metadata"].get("mystnb", {}).get("figure", {}).pop("name", None)
+    return notebook
 
 
 def address(root: Path, page: str) -> str:
@@ -235,13 +242,16 @@ def escape(line: str) -> str:
     return "".join(text + literal for text, literal in zip(prose, code, strict=True))
 
 
-class AlternativeText(SphinxPostTransform):
-    """Every picture gets an alternative text: its own, else its caption, else the heading that it stands under."""
+class Pictures(SphinxPostTransform):
+    """Only pictures are figures, and each has an alternative text: its own, its caption, or the heading above it."""
 
     default_priority = 950  # after the outputs of notebooks have become pictures
 
     def run(self, **kwargs) -> None:
-        """Complete the pictures of one page."""
+        """Complete the pictures of one page; a cell's caption is not repeated below what it says in words."""
+        for figure in list(self.document.findall(nodes.figure)):
+            if not any(True for _ in figure.findall(nodes.image)):
+                figure.replace_self([child for child in figure.children if not isinstance(child, nodes.caption)])
         for image in self.document.findall(nodes.image):
             if not image.get("alt", "").strip():
                 image["alt"] = described(image)
@@ -294,6 +304,11 @@ def redirect(app, exception) -> None:
                 page.write_text(REDIRECT.format(target=f"{new}.html"), encoding="utf-8")
 
 
+def without_numbers(app, config) -> None:
+    """The numbers of figures and tables are the paper's alone; another extension of Jupyter Book switches ours on."""
+    config["numfig"] = False
+
+
 def no_thebe(app, pagename, templatename, context, doctree) -> None:
     """Leave out sphinx-thebe, which Jupyter Book loads with every page: it would fetch live code from a CDN."""
     files = context.get("script_files", [])
@@ -303,10 +318,11 @@ def no_thebe(app, pagename, templatename, context, doctree) -> None:
 def setup(app) -> dict:
     """Connect the handlers; the chapters must be in place before the table of contents is read (priority 900)."""
     app.connect("config-inited", prepare_chapters, priority=850)
+    app.connect("config-inited", without_numbers, priority=900)
     app.connect("source-read", add_banner)
     app.connect("html-page-context", no_thebe, priority=900)
     app.connect("build-finished", redirect)
     app.add_directive("stored", Stored)
-    app.add_post_transform(AlternativeText)
+    app.add_post_transform(Pictures)
     app.connect("autodoc-process-docstring", plain_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -166,15 +166,29 @@ def results(folder: Path, lim: tuple, sets: tuple = ()) -> Path:
         ((1.2, 0.8, 1.6), (("grocery", (0.9, 0.4, 1.4)),), "helps on the synthetic city", "Use LIM-MS_ALL"),
         ((-0.9, -1.4, -0.4), (), "does harm", "Use BL"),
         ((0.0, -0.2, 0.2), (), "no effect worth having", "Use BL"),
-        ((0.3, -0.5, 1.1), (), "cannot be told", "Use BL"),
+        ((0.3, -0.5, 1.1), (), "cannot be told", "Begin with BL"),
     ],
 )
 def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, numbers, sets, said, advised):
-    told = extension("findings").answer(results(tmp_path / "r", numbers, sets))
+    told = [text.replace("−", "-") for text in extension("findings").answer(results(tmp_path / "r", numbers, sets))]
     assert len(told) == 5 and said in told[0] and told[4].startswith(advised)
     assert f"{numbers[0]:+.2f} points" in told[0] and "+0.78 and +0.52 points" in told[1]  # the paper's Table 3
     assert "12.0 %" in told[2] and "11.0 %" in told[2] and "40.9 to 42.6 %" in told[2]
     assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
+
+
+def test_tables_of_results_have_names_that_people_read(tmp_path):
+    findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
+    head, *rows = findings.numbers(folder, "joint")
+    assert rows[2] == ["BL", "jointly", "42.6", "0.0", "65.0"] and len(head) == 5
+    assert findings.numbers(folder, "effects")[1] == [
+        "LIM-MS_ALL − BL",
+        "−0.50",
+        "−0.90 to −0.10",
+        "11",
+        "the synthetic city",
+    ]
+    assert findings.numbers(folder, "rivals") == findings.numbers(folder, "grocery") == []
 
 
 def test_no_answer_is_given_before_there_is_one(tmp_path):
@@ -192,7 +206,7 @@ def test_expectations_of_the_grid_are_tested(tmp_path):
             ("bl", "mean", 1, 0.0, 0.6, 0.2, 1.0)]  # fmt: skip
     lines = [f"lim_ms_all,{b},{task},{i},{a},8,{m},{low},{high}" for b, task, i, a, m, low, high in rows]
     (tmp_path / "grid.csv").write_text("\n".join(["a,b,task,interdependency,ambiguity,n,mean,low,high", *lines]))
-    first, second, third = extension("findings").grid(tmp_path)
+    first, second, third = (text.replace("−", "-") for text in extension("findings").grid(tmp_path))
     assert ": borne out" in first and "-2.00 (-3.00 to -1.00) points at 0" in second and ": borne out" in second
     assert "not borne out, and withdrawn" in third
 

@@ -102,9 +102,7 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
         atoms: dict[str, None] = {}  # in order, each once
         for task, label in zip(used, row, strict=True):
             if pd.notna(label) and label not in mapping[task]:
-                raise ValueError(
-                    f"GEM mapping: task {task!r} has no row for class {label!r}; add one (gem may be empty)."
-                )
+                raise ValueError(f"GEM mapping: {task!r} has no row for class {label!r}; add one (gem may be empty).")
             atoms |= dict.fromkeys(mapping[task].get(label, ()))
         return _canonical("/".join(atoms) or "UNK")
 
@@ -267,7 +265,7 @@ def compare(
     training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
     outside = predictions[~training].drop(columns="building", errors="ignore").assign(city="city")
     mapping = mapping or read_mapping()
-    taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in _used(tasks, mapping)}), mapping)
+    taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping)
     rows = []
     for calibrated in (False, True):
         answers, own = (calibrate(f, validation, tasks) if calibrated else f for f in (outside, validation))
@@ -298,9 +296,7 @@ def read_conversions(path: str | Path) -> pd.DataFrame:
     table = _read(path, ["taxonomy", "conversion", "weight"])
     blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
     if len(blank):
-        raise ValueError(
-            f"{path}: no conversion for {some(blank, 5)}; fill in the vulnerability class of each taxonomy."
-        )
+        raise ValueError(f"{path}: no conversion for {some(blank, 5)}; fill in the vulnerability class of each.")
     table["weight"] = pd.to_numeric(table["weight"].str.replace(",", "."), errors="coerce")
     sums = table.groupby("taxonomy")["weight"].sum(min_count=1)
     wrong = sums[~(np.abs(sums - 1) < 1e-3)].index.union(table.loc[~(table["weight"] >= 0), "taxonomy"])
@@ -336,12 +332,10 @@ def write_openquake(
     if missing:
         raise ValueError(f"conversions: found no line for {some(sorted(missing), 5)}; add one for each taxonomy.")
     write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv")
-    table = pd.DataFrame({"id": [f"a{n:07d}" for n in range(len(assets))]})
-    table = table.assign(lon=assets["lon"].round(5), lat=assets["lat"].round(5), taxonomy=assets["taxonomy"])
-    write_csv(table.assign(number=assets[kind].round(6), block=assets["block"]), folder / f"{stem}.csv")
-    description = (
-        f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
-    )
-    description += f"; {how}" if how else ""
+    table = assets.assign(id=[f"a{n:07d}" for n in range(len(assets))], number=assets[kind])
+    table = table[["id", "lon", "lat", "taxonomy", "number", "block"]].round({"lon": 5, "lat": 5, "number": 6})
+    write_csv(table, folder / f"{stem}.csv")
+    text = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
+    description = f"{text}; {how}" if how else text
     write_text(folder / f"{stem}.xml", NRML.format(id=stem, description=escape(description), assets=f"{stem}.csv"))
     return folder / f"{stem}.xml"

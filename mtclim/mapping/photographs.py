@@ -39,7 +39,8 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
     bearing = np.nan
     try:
         gps = _gps(path)
-        bearing = _bearing(gps)
+        direction = pd.to_numeric(str(gps.get(17)), errors="coerce")  # GPSImgDirection
+        bearing = direction % 360 if 0 <= direction <= 360 else np.nan
         if 2 not in gps or 4 not in gps:
             raise ValueError("no GPS position in its EXIF data")
         lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
@@ -62,15 +63,6 @@ def _gps(path: str | Path) -> dict:
             return picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
-
-
-def _bearing(gps: Mapping) -> float:
-    """The viewing direction (``GPSImgDirection``) in degrees clockwise from north; NaN where there is none."""
-    try:
-        direction = float(gps[17])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return np.nan
-    return direction % 360 if 0 <= direction <= 360 else np.nan
 
 
 def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:

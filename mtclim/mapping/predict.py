@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import time
 import warnings
 from collections.abc import Sequence
@@ -222,16 +223,10 @@ def _table(frame: pd.DataFrame) -> pa.Table:
     kinds = {
         name: pa.from_numpy_dtype(kind) if kind.kind in "fb" else pa.string() for name, kind in frame.dtypes.items()
     }
-    points = _points(frame["lon"].to_numpy(float), frame["lat"].to_numpy(float))
+    places = zip(frame["lon"].astype(float), frame["lat"].astype(float), strict=True)
+    wkb = [None if np.isnan(lon + lat) else struct.pack("<BIdd", 1, 1, lon, lat) for lon, lat in places]
     table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False).replace_schema_metadata()
-    return table.append_column("geometry", pa.array(points, pa.binary()))
-
-
-def _points(lon: np.ndarray, lat: np.ndarray) -> list[bytes | None]:
-    """WKB points, None where a coordinate is missing."""
-    wkb = np.zeros(len(lon), np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")]))
-    wkb["order"], wkb["kind"], wkb["x"], wkb["y"] = 1, 1, lon, lat
-    return [None if np.isnan(x + y) else point for x, y, point in zip(lon, lat, wkb.view("V21").tolist(), strict=True)]
+    return table.append_column("geometry", pa.array(wkb, pa.binary()))
 
 
 def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.DataFrame) -> None:
@@ -248,13 +243,13 @@ def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.Dat
     panoramas = known.loc[known["panorama"], "image"].tolist()
     provenance = provenance | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
     metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(provenance)}
-    kept = [name for name in pq.read_schema(shards[0]).names if name not in ("unreadable", "panorama")]
-    schema = pa.schema([pq.read_schema(shards[0]).field(name) for name in kept], metadata)
+    schema = pa.schema(
+        [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")], metadata
+    )
     write_csv(listed, listing_of(out))
     with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for path in shards:
-            shard = pq.read_table(path)
-            readable = shard.filter(pc.equal(shard["unreadable"], "")).select(kept)
+            readable = pq.read_table(path, columns=schema.names, filters=pc.field("unreadable") == "")
             writer.write_table(readable.replace_schema_metadata(metadata))
 
 
@@ -265,4 +260,4 @@ def listing_of(out: str | Path) -> Path:
 
 def provenance_of(out: str | Path) -> dict:
     """What made a prediction: the ``mtclim`` entry of its metadata ({} if it has none)."""
-    return json.loads((pq.read_metadata(out).metadata or {}).get(b"mtclim", b"{}"))
+    return json.loads((pq.read_schema(out).metadata or {}).get(b"mtclim", b"{}"))

@@ -22,8 +22,6 @@ from mtclim.variants import VARIANTS, title
 
 Run = str | Path
 
-# ---------------------------------------------------------------- the models
-
 
 @dataclass
 class Ensemble:
@@ -177,9 +175,6 @@ def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.Dat
         result[names] = np.mean(found, axis=0)
         result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
     return result.reset_index()
-
-
-# ---------------------------------------------------------------- answers that agree
 
 
 def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:

@@ -129,9 +129,7 @@ def fig13(
     predictions: pd.DataFrame,
     tasks: Tasks,
     polygons: Sequence[gpd.GeoDataFrame] = (),
-    columns: int = 5,
     web: bool = True,
-    timeout: float = 10.0,
 ) -> Figure:
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
@@ -140,18 +138,17 @@ def fig13(
     predictions : accuracies are those of its test blocks.
     tasks : of a task with many classes the most frequent are shown; a line names the number and share of the others.
     polygons : drawn beneath, built-up blocks first, then municipalities.
-    columns : panels in a row.
     web : whether map tiles lie beneath where there is a network; the figure says which.
-    timeout : seconds to wait for them.
     """
     frame, colours = points(predictions), palette(tasks)
     scores = test_scores(predictions, tasks) or {}
     polygons = [layer.to_crs(frame.crs) for layer in polygons]
     bounds = polygons[-1].total_bounds if polygons else frame.total_bounds
-    tile = tiles(bounds, frame.crs, timeout) if web else None
+    tile = tiles(bounds, frame.crs) if web else None
     layers = [outlines(layer) for layer in polygons]
     found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()}
     shares = {task: np.bincount(k, minlength=len(tasks[task])) / len(k) for task, k in found.items()}
+    columns = 5
     most = max(columns, min(TOP, 80 // len(tasks)))
     shown = {task: most_frequent(share, most) for task, share in shares.items()}
     shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.3)

@@ -5,7 +5,6 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -81,8 +80,7 @@ def _degrees(value: object, reference: object, signs: Mapping[str, int], most: f
 # ---------------------------------------------------------------- what is to be predicted
 
 
-@dataclass(frozen=True)
-class Photographs:
+class Photographs(NamedTuple):
     """Photographs to predict, one row each.
 
     ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, the columns ``CARRIED`` and true labels
@@ -92,7 +90,7 @@ class Photographs:
 
     frame: pd.DataFrame
     folder: Path | None = None
-    others: Counter = field(default_factory=Counter)
+    others: Mapping[str, int] = {}
 
 
 def read_source(

@@ -34,8 +34,6 @@ ANSWERS = {
 }
 """What a prediction holds, by whether it was made ``consistent``; the metadata of a file say it."""
 
-# ---------------------------------------------------------------- the frame of predictions
-
 
 def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm) -> pd.DataFrame:
     """One row a photograph: what is known of it, the columns of each task, and whether it is a panorama.
@@ -119,9 +117,6 @@ def predict(
     frame = frame.drop(columns=[name for name in optional if frame[name].isna().all()])
     frame.attrs |= {"listed": listed, "panoramas": panoramas, "others": dict(found.others)}
     return frame
-
-
-# ---------------------------------------------------------------- shards and the file
 
 
 def predict_file(

@@ -9,6 +9,7 @@ from functools import cache, reduce
 from importlib.resources import files
 from itertools import compress
 from pathlib import Path
+from string import Template
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -21,16 +22,6 @@ from mtclim.mapping.frequencies import calibrate, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
-NRML = """<?xml version="1.0" encoding="utf-8"?>
-<nrml xmlns="http://openquake.org/xmlns/nrml/0.5">
-  <exposureModel id="{id}" category="buildings" taxonomySource="GEM Building Taxonomy v4">
-    <description>{description}</description>
-    <conversions><costTypes/></conversions>
-    <tagNames>block</tagNames>
-    <assets>{assets}</assets>
-  </exposureModel>
-</nrml>
-"""
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
 SBST_MAPPING = files("mtclim.mapping") / "gem_santiago_sbst.csv"
 METHODS = ("argmax", "product", "joint")
@@ -199,7 +190,7 @@ def exposure(
     Raises
     ------
     ValueError
-        Where the mapping covers no task or leaves out one of its classes, and for too many combinations.
+        Where the mapping covers no task or leaves out one of its classes.
     """
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
@@ -315,10 +306,9 @@ def write_openquake(
 ) -> Path:
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
-    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``); there
-    are no costs, because none are known. Without ``conversions`` (see :func:`read_conversions`) the mapping file is a
-    template: one line a taxonomy, whose vulnerability class is to be filled in. ValueError for a taxonomy that
-    ``conversions`` does not have.
+    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``). Without
+    ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
+    vulnerability class is to be filled in.
     """
     if kind not in ("expected", "argmax"):
         raise ValueError(f"kind: found {kind!r}; expected 'expected' or 'argmax'.")
@@ -337,5 +327,6 @@ def write_openquake(
     write_csv(table, folder / f"{stem}.csv")
     text = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
     description = f"{text}; {how}" if how else text
-    write_text(folder / f"{stem}.xml", NRML.format(id=stem, description=escape(description), assets=f"{stem}.csv"))
+    form = Template((files("mtclim.mapping") / "exposure.xml").read_text(encoding="utf-8"))
+    write_text(folder / f"{stem}.xml", form.substitute(id=stem, description=escape(description)))
     return folder / f"{stem}.xml"

@@ -41,12 +41,6 @@ def _picture(path: Path) -> str:
         return ""
 
 
-def _rings(polygons: Sequence[gpd.GeoDataFrame], crs, x: float, y: float) -> list[list[int]]:
-    simple = [layer.set_geometry(layer.to_crs(crs).simplify(2.0)) for layer in reversed(polygons)]
-    rings = [ring for layer in simple for ring in outlines(layer)]
-    return [(ring - [x, y]).round().astype(int).ravel().tolist() for ring in rings]
-
-
 def write_page(
     predictions: pd.DataFrame,
     tasks: Tasks,
@@ -59,10 +53,9 @@ def write_page(
 ) -> Path:
     """Write an interactive map, an HTML file that fetches nothing from the network, with polygons beneath the points.
 
-    Predictions with a position are shown, or a fixed random sample where the page would pass ``PAGE_BYTES``. A click
-    shows the photograph as long as the page finds it in ``folder``, where the photographs' names start, or an
-    ``embedded`` small copy. Text from tables travels as JSON and is shown with ``textContent`` only: it cannot become
-    HTML or script.
+    Where the page would pass ``PAGE_BYTES``, it shows a fixed random sample. A click shows the photograph as long as the
+    page finds it in ``folder``, where the photographs' names start, or a small copy that is ``embedded``. Text from
+    tables travels as JSON and is shown with ``textContent`` only: it cannot become HTML or script.
     """
     frame, colours, path = points(predictions), palette(tasks), Path(path)
     size = tasks.total + 40 + frame["image"].str.len().mean() + 1800 * embedded  # bytes a façade, about
@@ -71,7 +64,9 @@ def write_page(
         note = f"{note} A random sample of {len(shown):,} of {len(frame):,} façades.".strip()
         frame = shown
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
-    middle = float(x.mean()), float(y.mean())
+    middle = x.mean(), y.mean()
+    simple = [layer.set_geometry(layer.to_crs(frame.crs).simplify(2.0)) for layer in reversed(polygons)]
+    rings = [(ring - middle).round().astype(int).ravel().tolist() for layer in simple for ring in outlines(layer)]
     entries = []
     for task, classes in tasks.items():
         p = probabilities(frame, task, classes)
@@ -82,7 +77,7 @@ def write_page(
     images, nothing = frame["image"].astype(str).tolist(), pd.Series(np.nan, frame.index)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "title": title, "note": note, "tasks": entries, "rings": _rings(polygons, frame.crs, *middle),
+        "title": title, "note": note, "tasks": entries, "rings": rings,
         "x": _packed(x - middle[0], "<f4"), "y": _packed(y - middle[1], "<f4"),
         "bearing": _packed(frame.get("bearing", nothing).to_numpy(float), "<f4"), "images": images,
         "training": _packed(frame.get("in_training", nothing).eq(True), "u1"),

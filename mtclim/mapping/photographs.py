@@ -104,8 +104,6 @@ def read_source(
     The positions of files are read from their EXIF data, and true labels of ``tasks`` are kept where a table has them.
     ``require_position`` makes it an error that no row of a table has a position. ``image_root`` is the folder that the
     names in a table are relative to, by default the table's own. Where no block is known, blocks are a grid of 500 m.
-
-    FileNotFoundError for a folder without a photograph, and TableError for a table that cannot be read as meant.
     """
     if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in images.SUFFIXES:
         files = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]

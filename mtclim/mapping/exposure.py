@@ -107,12 +107,11 @@ def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[
     used, left_out = {}, []
     for task, classes in tasks.items():
         missing = [name for name in classes if name not in mapping.get(task, {})]
-        if not missing:
-            used[task] = classes
-        elif task in mapping:
-            left_out.append(f"{task}: the mapping has no row for {', '.join(missing)}")
+        if missing:
+            what = f"row for {', '.join(missing)}" if task in mapping else "such task"
+            left_out.append(f"{task}: the mapping has no {what}")
         else:
-            left_out.append(f"{task}: the mapping has no such task")
+            used[task] = classes
     return used, left_out
 
 
@@ -306,8 +305,8 @@ def write_openquake(
 ) -> Path:
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
-    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``). Without
-    ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
+    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``).
+    Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
     vulnerability class is to be filled in.
     """
     if kind not in ("expected", "argmax"):

@@ -226,7 +226,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
-    """Class frequencies (:func:`mtclim.mapping.frequencies.class_frequencies`) of n façades, beside the truth if known."""
+    """The frame of :func:`mtclim.mapping.frequencies.class_frequencies` of n façades, beside the truth if known."""
     looks = {"truth": ("truth", "black", "|"), "balanced": ("validation (balanced)", "#999999", "x")}
     looks |= {"raw": (METHODS["raw"], "#EE6677", "o"), "expected": (METHODS["expected"], "#228833", "D")}
     parts = {task: frequencies[frequencies["task"] == task] for task in tasks}

@@ -53,8 +53,8 @@ def write_page(
 ) -> Path:
     """Write an interactive map, an HTML file that fetches nothing from the network, with polygons beneath the points.
 
-    Where the page would pass ``PAGE_BYTES``, it shows a fixed random sample. A click shows the photograph as long as the
-    page finds it in ``folder``, where the photographs' names start, or a small copy that is ``embedded``. Text from
+    Where the page would pass ``PAGE_BYTES``, it shows a fixed random sample. A click shows the photograph as long as
+    the page finds it in ``folder``, where the photographs' names start, or a small copy that is ``embedded``. Text from
     tables travels as JSON and is shown with ``textContent`` only: it cannot become HTML or script.
     """
     frame, colours, path = points(predictions), palette(tasks), Path(path)

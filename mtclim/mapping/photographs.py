@@ -83,9 +83,9 @@ def _degrees(value: object, reference: object, signs: Mapping[str, int], most: f
 class Photographs(NamedTuple):
     """Photographs to predict, one row each.
 
-    ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, the columns ``CARRIED`` and true labels
-    (``<task>:true``) that a table gives, and reason: why there is no position, else "". ``folder`` is what names are
-    relative to, and ``others`` counts the files of a folder that are not photographs, by suffix.
+    ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, what a table gives (``CARRIED`` and
+    ``<task>:true``), and reason: why there is no position, else "". ``folder`` is what names are relative to, and
+    ``others`` counts the files of a folder that are not photographs, by suffix.
     """
 
     frame: pd.DataFrame
@@ -188,8 +188,7 @@ def decoded_batches(
 ) -> Iterator[tuple[dict[int, np.ndarray], list[Decoded]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields ``{size: (batch_size, size, size, 3) uint8}`` and what is known of each photograph. Rows without a picture are
-    zeros.
+    Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and what is known of each.
     """
     pool = ThreadPoolExecutor(workers or machine.cores())
 

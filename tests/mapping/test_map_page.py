@@ -154,7 +154,8 @@ def test_a_click_shows_the_photograph_or_nothing_and_the_answers(browser, frame)
 def test_viewing_directions_are_ticks(browser):
     draw = "scale *= 60; [cx, cy] = [X[arguments[0]], Y[arguments[0]]]; bearing.fill(arguments[1]); draw()"
     pixels = """
-        const c = document.getElementById("map"), r = devicePixelRatio || 1, [x, y] = [px(arguments[0]), py(arguments[0])];
+        const c = document.getElementById("map"), r = devicePixelRatio || 1;
+        const [x, y] = [px(arguments[0]), py(arguments[0])];
         return Array.from(c.getContext("2d").getImageData(x + 12 * r, y, 1, 1).data)"""
     browser.execute_script(draw, 10, 90.0)
     east = browser.execute_script(pixels, 10)

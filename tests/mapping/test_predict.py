@@ -437,10 +437,8 @@ def test_the_best_run_of_a_table_is_chosen_on_validation_and_said(tmp_path):
         (run / "metrics.json").write_text(json.dumps(scores))
     chosen, why = ensemble.choose_runs(tmp_path, "t1")
     assert chosen == [tmp_path / "1"]
-    assert (
-        why
-        == "The network is LIM-MS_ALL, seed 1: the best of 3 finished runs on validation images (mean kappa 50.0 % there)."
-    )
+    sentence = "The network is LIM-MS_ALL, seed 1: the best of 3 finished runs on validation images"
+    assert why == f"{sentence} (mean kappa 50.0 % there)."
     assert ensemble.listed_runs(tmp_path) == chosen and ensemble.listed_runs(tmp_path / "3") == [tmp_path / "3"]
     with pytest.raises(RunError, match="found no finished run of this table"):
         ensemble.choose_runs(tmp_path, "another table")

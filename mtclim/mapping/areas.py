@@ -57,9 +57,9 @@ def aggregate(
     """Summarise predictions by area (``by`` is one of ``AREAS``), one row an area, in metres.
 
     The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
-    ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With the ``labelsets`` (L, N) of training there is
-    also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.joint.unseen`). Blocks
-    and municipalities are drawn as the hulls of their points.
+    ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With the ``labelsets`` (L, N) of training there
+    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.joint.unseen`).
+    Blocks and municipalities are drawn as the hulls of their points.
     """
     check_areas(by, width)
     frame = points(predictions)

@@ -34,7 +34,7 @@ RAINBOW = ("#D1BBD7", "#AE76A3", "#882E72", "#1965B0", "#5289C7", "#7BAFDE", "#4
 """Paul Tol's discrete rainbow: neighbours stay apart for colour-blind readers."""
 FAMILIES = {"stc": "#7F7F7F", "bl": "#222222", "clim": "#4477AA", "tlim": "#228833", "lim": "#AA3377"}
 CONTROL, RIVAL = "#EE6677", "#CC8800"
-KEPT, DROPPED = "#E08214", "#8DB4D9"
+PARTS = {"before": "#8DB4D9", "after": "#E08214", "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
 BACKBONES = {
     "densenet121": "DenseNet121",
     "tf_efficientnetv2_b3": "EfficientNetV2-B3",
@@ -71,12 +71,7 @@ def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
 def condensed(table: pd.DataFrame, counts: Sequence[float], tasks: Tasks, task: str, rest: str = "sum") -> pd.DataFrame:
     """A frame with a row for each class as a figure shows it: under readable names, at most ``TOP`` one by one.
 
-    Parameters
-    ----------
-    table : one row a class, in the task's order.
-    counts : how frequent each class is; the most frequent stay.
-    tasks, task : the tasks and the name of the one that is shown.
-    rest : what the last row holds of all other classes, their "sum" or "mean".
+    ``counts`` says how frequent each class is; the last row holds the ``rest`` of them, their "sum" or "mean".
     """
     shown, names = most_frequent(counts), class_names(tasks, task)
     others = np.setdiff1d(np.arange(len(table)), shown)

@@ -89,7 +89,8 @@ def write_run(root: Path, tasks: Tasks, variant: str, seed: int, *, backbone: st
                           "val": int((validation[f"{t}:true"] == c).sum()), "test": int((test[f"{t}:true"] == c).sum())}
                          for t, names in tasks.items() for c in names],
               "steps_to_best": 16 * (epochs - 1) * len(networks),
-              "networks": [{"network": name, "epochs": epochs, "best_epoch": epochs - 2} for name in networks]}  # fmt: skip
+              "networks": [{"network": name, "epochs": epochs, "best_epoch": epochs - 2}
+                           for name in networks]}  # fmt: skip
     _json(folder / "provenance.json", origin)
     (folder / "COMPLETE").touch()
     return folder

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy import stats
 
 from mtclim.analysis.study import KEYS, Study
@@ -83,19 +84,18 @@ def best_run(study: Study) -> str:
 
 
 def finished(study: Study) -> pd.DataFrame:
-    """The runs that there are, per backbone and variant: realisations, networks stopped early, dates, machine, code."""
-    lines = {}
-    for key, rows in study.runs.groupby(["backbone", "variant"], sort=False):
-        days = rows["date"].str[:10]
-        lines[key] = {
-            "realisations": len(rows),
-            "stopped early": f"{rows['stopped'].sum()} of {rows['networks'].sum()} networks",
-            "epochs": rows["epochs"].mean(),
-            "made": " to ".join(sorted({days.min(), days.max()})),
-            "device": ", ".join(sorted(rows["device"].unique())),
-            "code": ", ".join(sorted(rows["code"].unique())),
-        }
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["backbone", "variant"])
+    """The runs that there are, per backbone and variant: how many, networks stopped early, epochs, dates, device, code."""
+    runs = study.runs.assign(date=study.runs["date"].str[:10])
+    return runs.groupby(["backbone", "variant"], sort=False).agg(
+        realisations=("run", "size"),
+        networks=("networks", "sum"),
+        stopped=("stopped", "sum"),
+        epochs=("epochs", "mean"),
+        first=("date", "min"),
+        last=("date", "max"),
+        device=("device", lambda own: ", ".join(sorted(set(own)))),
+        code=("code", "first"),
+    )
 
 
 # ---------------------------------------------------------------- the paper's tables
@@ -144,7 +144,8 @@ def table3(study: Study) -> pd.DataFrame:
     """
     mean = run_scores(study).groupby(["backbone", "variant", "task"], sort=False)[["oa", "kappa"]].mean()
     wide = mean.mul(100).unstack("task").rename(columns={"oa": "OA"}, level=0).swaplevel(axis=1)
-    wide = wide[[(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]]
+    columns = [(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]
+    wide = wide.loc[mean.index.droplevel("task").unique(), columns]
     tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
     is_stc = wide.index.get_level_values("variant") == "stc"
     for metric in ("OA", "kappa"):
@@ -166,8 +167,6 @@ def paper_table3() -> pd.DataFrame:
 @cache
 def paper_numbers() -> dict:
     """The paper's other published numbers: Table 1, Fig. 9's whiskers, Fig. 12's hours, section 4.2's classes."""
-    import yaml
-
     return yaml.safe_load((files("mtclim.analysis") / "paper.yaml").read_text(encoding="utf-8"))
 
 
@@ -217,8 +216,8 @@ def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
         return values[values <= third + 1.5 * (third - first)].max()
 
     groups = frame.groupby(["variant", "metric"])["value"]
-    high = groups.agg(whisker).unstack("metric")
-    parts = {"median": groups.median().unstack("metric"), "upper whisker": high}
+    median, high = (groups.agg(what).unstack("metric")[["oa", "kappa"]] for what in ("median", whisker))
+    parts = {"median": median, "upper whisker": high}
     parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
     return pd.concat(parts, axis=1).loc[ordered(high.index)]
 
@@ -228,11 +227,8 @@ def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and 95 % t-interval (NaN limits for one value: its spread cannot be known)."""
-    values = np.asarray(values, dtype=float)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, np.nan, np.nan
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    mean, n = float(np.mean(values)), len(values)
+    half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
     return mean, mean - half, mean + half
 
 
@@ -243,9 +239,15 @@ def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)
     for n, k in enumerate(study.tasks.sizes):
         use = study.true[:, n] >= 0
+        where, true = block[use], study.true[use, n]
+        rows = weights @ np.bincount(where * k + true, minlength=blocks * k).reshape(blocks, k)  # (draws, K)
+        total = np.where(rows.any(axis=1), rows.sum(axis=1), np.nan)
         for run, predicted in enumerate(study.predicted[:, use, n].astype(np.int64)):
-            cells = (block[use] * k + study.true[use, n]) * k + predicted
-            counts = np.bincount(cells, minlength=blocks * k * k).reshape(blocks, k * k)
-            oa, kappa, _ = from_confusion((weights @ counts).reshape(draws, k, k))
-            found[0, :, run, n], found[1, :, run, n] = oa, kappa
+            columns = weights @ np.bincount(where * k + predicted, minlength=blocks * k).reshape(blocks, k)
+            agree = weights @ np.bincount(where, predicted == true, minlength=blocks) / total
+            chance = (rows * columns).sum(axis=1) / total**2
+            found[:, :, run, n] = (
+                agree,
+                np.where(chance == 1, 0, (agree - chance) / np.where(chance == 1, 1, 1 - chance)),
+            )
     return dict(zip(("oa", "kappa"), np.nanmean(found, axis=-1), strict=True))

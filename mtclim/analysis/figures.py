@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 
 from mtclim.style import (
     BRIGHT,
-    DROPPED,
-    KEPT,
+    PARTS,
     TOP,
     WIDTH,
     class_names,
@@ -33,8 +32,7 @@ from mtclim.style import (
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
-PARTS = {"before": DROPPED, "after": KEPT, "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
-PHOTOGRAPH = 0.62
+PHOTOGRAPH = 0.58
 """Inches: the side of a photograph on a sheet of examples."""
 
 
@@ -51,23 +49,21 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
     width = PHOTOGRAPH * max(map(len, images.values()), default=1)
     across = max(1, int(WIDTH / (width + 0.12)))
     blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
-    most = min(TOP, across * max(1, 18 // len(blocks)))
     for task in blocks:
-        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)][:most]
+        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)]
+        found = found[: across * max(1, 18 // len(blocks))]
         lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
-    figure, axes = plt.subplots(
-        len(lines), across, figsize=(WIDTH, (PHOTOGRAPH + 0.4) * len(lines)), squeeze=False, subplot_kw={"anchor": "W"}
-    )
+    size = (WIDTH, (PHOTOGRAPH + 0.4) * len(lines))
+    figure, axes = plt.subplots(len(lines), across, figsize=size, squeeze=False, subplot_kw={"anchor": "W"})
     for ax in axes.flat:
         ax.set_axis_off()
     for row, (task, line, first) in zip(axes, lines, strict=True):
         for ax, (name, pictures) in zip(row, line, strict=False):
-            ax.imshow(
-                np.hstack([np.pad(p, ((0, 0), (0, len(p) // 16), (0, 0)), constant_values=255) for p in pictures])
-            )
-            ax.set_title(shorten(tasks.title(task, name), int(width / 0.068)), fontweight="normal", fontsize=8)
+            framed = [np.pad(p, ((0, 0), (0, len(p) // 16), (0, 0)), constant_values=255) for p in pictures]
+            ax.imshow(np.hstack(framed))
+            name = "\n" * first + shorten(tasks.title(task, name), int(width / 0.068))
+            ax.set_title(name, fontweight="normal", fontsize=8)
         if first:
-            row[0].set_title(f"\n{row[0].get_title(loc='left')}", fontweight="normal", fontsize=8)
             style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
             row[0].annotate(tasks.title(task), (0, 1), (0, 16), **style).set_in_layout(False)
     return figure
@@ -113,8 +109,8 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
     counts, y = shown[":count"].to_numpy(), np.arange(len(shown))
     names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
-    ax.barh(y, np.minimum(counts, cut), color=KEPT, height=0.72, label="kept")
-    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=DROPPED, height=0.72, label="dropped")
+    ax.barh(y, np.minimum(counts, cut), color=PARTS["after"], height=0.72, label="kept")
+    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=PARTS["before"], height=0.72, label="dropped")
     ax.axvline(cut, color="#222222", lw=1, ls="--")
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
     rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
@@ -185,20 +181,18 @@ def residuals(frame: pd.DataFrame) -> Figure:
     box). With a single run a variant there are dots alone.
     """
     variants = ordered(frame["variant"].unique())
-    colours = {name: variant_colour(name) for name in variants}
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
-    single = frame[frame["variant"] != "stc"]
-    many = single.groupby(["metric", "variant"]).size().max() > 1
+    many = frame[frame["variant"] != "stc"].duplicated(["metric", "variant"]).any()
+    shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "legend": False}
+    shared |= {"palette": {name: variant_colour(name) for name in variants}}
+    box = {"showfliers": False, "width": 0.62, "linewidth": 0.8, "boxprops": {"alpha": 0.4}}
     for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", "κ")), strict=True):
-        shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
-        shared |= {"legend": False}
+        own = frame[frame["metric"] == metric]
         if many:
-            own = frame[frame["metric"] == metric]
-            median = {"medianprops": {"color": "#111111", "lw": 1.4}, "boxprops": {"alpha": 0.4}}
-            sns.boxplot(own, showfliers=False, width=0.62, linewidth=0.8, **median, **shared)
-        dots = single if many else frame
+            sns.boxplot(own, ax=ax, medianprops={"color": "#111111", "lw": 1.4}, **box, **shared)
+            own = own[own["variant"] != "stc"]
         np.random.seed(0)  # seaborn's jitter
-        sns.stripplot(dots[dots["metric"] == metric], size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
+        sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
         variants_axis(ax, variants)
         ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
@@ -279,11 +273,10 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
 
 
 @drawn
-def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -> Figure:
+def times(costs: pd.DataFrame) -> Figure:
     """Training time by variant: step time, epochs to the best weights, and both together as a share of STC's (Fig. 12).
 
-    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``; ``paper_hours``: the paper's totals, whose shares of
-    its STC are the diamonds.
+    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``.
     """
     variants = list(costs.index)
     columns = [("time of a step, BL = 1", costs["step"]), ("epochs to the best weights", costs["epochs_to_best"])]
@@ -296,11 +289,6 @@ def times(costs: pd.DataFrame, paper_hours: Mapping[str, float] | None = None) -
         ax.set_xlim(left=0)
         if values.isna().all():
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
-    if paper_hours:
-        shares = [100 * paper_hours.get(v, np.nan) / paper_hours["stc"] for v in variants]
-        style = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": "#111111"}
-        axes[2].plot(shares, range(len(variants)), label="the paper's", **style)
-        axes[2].legend(loc="lower right", handletextpad=0.1)
     return figure
 
 

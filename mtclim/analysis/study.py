@@ -29,18 +29,7 @@ SETTLES = 0.5
 """A task settles another where its label removes at least this share of the other's entropy in the training labels."""
 KEYS = ["run", "backbone", "variant", "seed"]
 _LONG = ("calibration", "decoded")
-_KEPT = [
-    "steps_to_best",
-    "parameters",
-    "peak_memory_mb",
-    "threads",
-    "date",
-    "device",
-    "hardware",
-    "commit",
-    "code",
-    "table",
-]
+_KEPT = ["steps_to_best", "parameters", "peak_memory_mb", "date", "device", "hardware", "commit", "code", "table"]
 _PROBLEMS = ["run", "problem"]
 
 
@@ -96,10 +85,11 @@ class Study:
 
     def only(self, backbone: str) -> "Study":
         """The same study with the runs of one backbone."""
-        return self.take(np.flatnonzero(self.runs["backbone"] == backbone))
+        return self.take(self.runs["backbone"] == backbone)
 
-    def take(self, rows: Sequence[int]) -> "Study":
-        """The same study with some runs, by position and in that order."""
+    def take(self, rows: Sequence[int] | pd.Series) -> "Study":
+        """The same study with some runs, by position and in that order, or by a mask."""
+        rows = np.flatnonzero(rows) if isinstance(rows, pd.Series) else rows
         runs = self.runs.iloc[rows].reset_index(drop=True)
         kept = {name: runs[["run"]].merge(getattr(self, name), on="run") for name in _LONG}
         return replace(self, runs=runs, predicted=self.predicted[rows], **kept)
@@ -108,23 +98,9 @@ class Study:
 def load_study(folder: str | Path, code: str = "") -> Study:
     """Read a study from run folders (any depth below ``folder``) or from tables that ``collect`` wrote.
 
-    Parameters
-    ----------
-    folder : where the runs or the tables are.
-    code : the digest of the code whose runs are wanted, or its first digits; empty: all runs must have the same.
-
-    Returns
-    -------
-    Study
-        Runs that are unfinished, unreadable, of another table, other tasks or other test images than most are left out
-        and listed in ``problems``; so are runs of another code where ``code`` picks one.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is no finished run.
-    ValueError
-        Where runs were made by different states of the code and ``code`` picks none.
+    Runs that are unfinished, unreadable, of another table, other tasks or other test images than most are left out and
+    listed in ``problems``; so are runs of another code where ``code``, a digest or its first digits, picks one. Raises
+    FileNotFoundError without a finished run, and ValueError where runs of several states of the code would be mixed.
     """
     folder = Path(folder)
     for tables in (folder, folder / "tables"):
@@ -147,7 +123,7 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
                 f"{tables}: holds a study of other tasks, another table or other test images; choose another folder or "
                 "delete this one."
             )
-        study = _join([old.take(np.flatnonzero(~old.runs["run"].isin(study.runs["run"]))), study])
+        study = _join([old.take(~old.runs["run"].isin(study.runs["run"])), study])
     study, fresh = _checked(study, Path(runs_root), code), tables.with_name("tables.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -260,7 +236,7 @@ def _checked(study: Study, where: Path, code: str) -> Study:
             f"{where}: the runs were made by different states of the code, so their differences would mix both. Digest "
             f"and runs: {listed}. Give `code` one of these digests, or train the runs anew with one state."
         )
-    picked, others = study.take(np.flatnonzero(fits)), study.runs[~fits]
+    picked, others = study.take(fits), study.runs[~fits]
     problems = [(run, f"made by the code {digest}: left out") for run, digest in others[["run", "code"]].to_numpy()]
     for (backbone, variant), seeds in picked.runs.groupby(["backbone", "variant"])["seed"]:
         absent = sorted(set(range(seeds.max())) - set(seeds))
@@ -280,9 +256,9 @@ def _read_run(folder: Path) -> Study:
         for name in ("provenance", "calibration", "metrics")
     )
     tasks, networks = Tasks(settings["tasks"], settings["titles"]), pd.DataFrame(origin["networks"])
-    row = {"run": "{backbone}/{variant}/seed-{seed}".format(**settings)}
-    row |= {name: settings[name] for name in ("backbone", "variant", "seed", "synthetic")}
+    row = {name: settings[name] for name in ("backbone", "variant", "seed", "synthetic")}
     row |= {
+        "run": "{backbone}/{variant}/seed-{seed}".format(**settings),
         "val_kappa": metrics["val"]["mean"]["kappa"],
         "networks": len(networks),
         "epochs": networks["epochs"].sum(),

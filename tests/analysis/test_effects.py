@@ -92,7 +92,8 @@ def test_one_realisation_says_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("low, high, said", [
-    (0.1, 1.0, "effect"), (-1.0, -0.1, "effect"), (-0.2, 0.2, "no effect worth having"), (0.1, 0.2, "no effect worth having"),
+    (0.1, 1.0, "effect"), (-1.0, -0.1, "effect"),
+    (-0.2, 0.2, "no effect worth having"), (0.1, 0.2, "no effect worth having"),
     (-0.2, 0.4, "cannot be told"), (np.nan, np.nan, "cannot be told"),
 ])  # fmt: skip
 def test_verdicts(low, high, said):

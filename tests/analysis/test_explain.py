@@ -24,7 +24,7 @@ def images() -> np.ndarray:
 
 @pytest.mark.parametrize("variant", ["bl", "lim_ms_all", "stc"])
 def test_grad_cam_is_the_weighted_feature_map(variant, images):
-    """Selvaraju et al.: channel weights are the mean gradients of the answer's score; the sum, cut at 0, scaled to [0, 1]."""
+    """Selvaraju et al.: channel weights are mean gradients of the answer's score; the sum is cut at 0 and scaled."""
     net = model(variant)
     heat = explain.attention(net, images)
     for n, task in enumerate(TASKS):

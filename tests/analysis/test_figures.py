@@ -56,14 +56,14 @@ def drawn(study) -> dict:
         "residuals": (figures.residuals, comparison.residuals(study)),
         "f1": (figures.f1, comparison.class_scores(study), tasks, study.counts),
         "confusion": (figures.confusion, {t: comparison.confusions(study, t)[0] for t in tasks}, tasks),
-        "times": (figures.times, evidence.cost(study, ROOT / "results/bench.json").loc[backbone], {"stc": 8.0}),
+        "times": (figures.times, evidence.cost(study, ROOT / "results/bench.json").loc[backbone]),
         "effects": (further.effects, effects.effects(study, draws=20)),
         "consistency": (further.by_variant, evidence.consistency(study), {"unseen": "unseen", "exact_match": "right"}),
         "ece": (further.by_variant, ece, {"raw": "as trained", "perfect": "perfect"}),
         "reliability": (further.reliability, study.calibration[study.calibration["run"] == first], tasks),
         "gains": (further.gains, evidence.class_gains(study), tasks),
-        "history": (figures.history, pd.DataFrame({"network": "all", "epoch": [0, 1], "train_loss": [2, 1], "val_loss": 2.0,
-                                                   "val_oa": [0.5, 0.6]})),
+        "history": (figures.history, pd.DataFrame({"network": "all", "epoch": [0, 1], "train_loss": [2, 1],
+                                                   "val_loss": 2.0, "val_oa": [0.5, 0.6]})),
         "balanced": (figures.balanced, labels, labels[::2], tasks),
         "splits": (figures.splits, labels, ["train", "val", "test", "train"] * 50, tasks),
         "lprus": (figures.lprus, bins, 3, tasks),
@@ -228,8 +228,8 @@ def pictures() -> dict:
     counts = {
         t: rng.integers(0, 9, (k, k)) + 40 * np.eye(k, dtype=int) for t, k in zip(SANTIAGO, SANTIAGO.sizes, strict=True)
     }
-    frame = pd.DataFrame([{"variant": v, "metric": m, "value": x + i} for i, v in enumerate(VARIED) for m in ("oa", "kappa")
-                          for x in rng.normal(0, 1, 11)])  # fmt: skip
+    frame = pd.DataFrame([{"variant": v, "metric": m, "value": x + i} for i, v in enumerate(VARIED)
+                          for m in ("oa", "kappa") for x in rng.normal(0, 1, 11)])  # fmt: skip
     names = [f"{task}:{name}" for task, classes in SANTIAGO.items() for name in classes]
     i = np.arange(35)
     matrix = pd.DataFrame(np.exp(-np.abs(1.4 * i[:, None] - i) / 6), index=names, columns=names)

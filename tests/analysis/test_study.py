@@ -68,6 +68,16 @@ def test_seeds_are_in_numeric_order(tmp_path):
     assert study.runs["seed"].tolist() == [*range(12), *range(12)]
 
 
+def test_variants_are_in_the_order_of_table_2_for_every_backbone(tmp_path):
+    tasks = Tasks({"a": ["x", "y"]})
+    write_study(tmp_path, ("bl",), 1, tasks, n=30, backbone="a_first")
+    study = load_study(write_study(tmp_path, ("clim", "bl_fc", "bl", "stc"), 1, tasks, n=30))
+    order = [("a_first", "bl"), *(("densenet121", name) for name in ("stc", "bl", "clim", "bl_fc"))]
+    for table in (comparison.table3(study), comparison.finished(study), evidence.cost(study, "none.json")):
+        assert list(table.index) == order
+    assert list(evidence.decodings(study).index) == [(*key, way) for key in order for way in ("argmax", "joint")]
+
+
 def test_no_name_of_a_task_meets_one_of_ours(tmp_path):
     tasks = Tasks({name: ["NA", "yes", "1"] for name in RESERVED})
     study = collect(write_study(tmp_path / "runs", ("stc", "bl", "lim_ms_all"), 1, tasks, n=60), tmp_path)

@@ -84,7 +84,7 @@ def best_run(study: Study) -> str:
 
 
 def finished(study: Study) -> pd.DataFrame:
-    """The runs that there are, per backbone and variant: how many, networks stopped early, epochs, dates, device, code."""
+    """The runs there are, per backbone and variant: how many, networks stopped early, epochs, dates, device, code."""
     runs = study.runs.assign(date=study.runs["date"].str[:10])
     return runs.groupby(["backbone", "variant"], sort=False).agg(
         realisations=("run", "size"),

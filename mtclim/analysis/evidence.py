@@ -17,21 +17,19 @@ from mtclim.files import whole_or_absent
 from mtclim.tasks import ordinal
 
 
-def consistency(study: Study) -> pd.DataFrame:
-    """How far each run's labels fit together: its rows of ``Study.decoded``, and a last row of the test labels."""
-    (labelsets, counts), true = study.training, study.true
-    complete, annotated = true[(true >= 0).all(axis=1)], true[(true >= 0).any(axis=1)]
-    against = contradictions(complete, excluded(labelsets, counts, study.tasks))
-    reference = {"run": "reference", "variant": "reference", "exact_match": 1.0, "contradictions": against}
-    reference |= {"unseen": unseen(annotated, labelsets).mean()}
-    own = study.runs[KEYS].merge(study.decoded[study.decoded["decoding"] == "argmax"], on="run")
-    return pd.concat([own, pd.DataFrame([reference])], ignore_index=True)
-
-
 def decodings(study: Study) -> pd.DataFrame:
     """Means of ``Study.decoded`` over realisations; index backbone, variant, decoding ("argmax" or "joint")."""
     frame = study.decoded.merge(study.runs[KEYS], on="run").drop(columns=["run", "seed"])
     return frame.groupby(["backbone", "variant", "decoding"], sort=False).mean()
+
+
+def of_the_labels(study: Study) -> pd.DataFrame:
+    """The test labels' own unseen labelsets and contradictions, a row to stand below ``decodings``."""
+    (labelsets, counts), true = study.training, study.true
+    complete, annotated = true[(true >= 0).all(axis=1)], true[(true >= 0).any(axis=1)]
+    against = contradictions(complete, excluded(labelsets, counts, study.tasks))
+    row = {"unseen": unseen(annotated, labelsets).mean(), "contradictions": against}
+    return pd.DataFrame(row, pd.MultiIndex.from_tuples([("the test labels", "")], names=["variant", "decoding"]))
 
 
 def write_joint(study: Study, path: str | Path) -> None:

@@ -1,19 +1,17 @@
-"""Figures beyond the paper's: effects with their intervals, consistency, calibration, gains of classes, Grad-CAM."""
+"""Figures beyond the paper's: effects with their intervals, calibration, gains of classes, Grad-CAM."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from mtclim.analysis.comparison import interval
 from mtclim.analysis.effects import MARGIN, VERDICTS
 from mtclim.analysis.figures import class_map
 from mtclim.analysis.study import calibration_gap
-from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour, variants_axis
+from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered
 
@@ -50,35 +48,6 @@ def effects(table: pd.DataFrame, metric: str = "kappa") -> Figure:
         figure.legend(loc="outside upper right", ncols=4)
     name = "OA" if metric == "oa" else "κ"
     figure.supxlabel(f"difference of mean {name} [points]; grey band: no effect worth having", fontsize=8, x=0.4)
-    return figure
-
-
-@drawn
-def by_variant(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """Shares of a frame of runs in percent, a dot a run, with the mean and its 95 % t-interval of each variant.
-
-    ``columns``: column -> axis label. A row of variant "reference" becomes a dashed line. Used for the consistency of
-    labels and for calibration errors.
-    """
-    frame = frame.assign(**{column: 100 * frame[column] for column in columns})
-    reference, runs = frame[frame["variant"] == "reference"], frame[frame["variant"] != "reference"]
-    columns = {column: name for column, name in columns.items() if runs[column].notna().any()}
-    variants = ordered(runs["variant"].unique())
-    colours, size = {name: variant_colour(name) for name in variants}, (WIDTH, 0.24 * len(variants) + 0.9)
-    figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
-    for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
-        own = runs.dropna(subset=column)
-        shared = {"x": column, "y": "variant", "order": variants, "hue": "variant", "palette": colours, "ax": ax}
-        sns.stripplot(own, size=2.6, alpha=0.5, jitter=False, legend=False, **shared)
-        if own["variant"].duplicated().any():
-            style = {"errorbar": lambda x: interval(x)[1:], "markersize": 5, "err_kws": {"linewidth": 2}}
-            sns.pointplot(own, linestyle="none", legend=False, **style, **shared)
-        for value in reference[column][reference[column].between(0, 100, inclusive="neither")]:
-            ax.axvline(value, color="#333333", lw=0.9, ls="--", label="the test labels")
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        variants_axis(ax, variants)
-        ax.set(xlabel=name, ylabel="")
-        ax.set_xlim(left=max(0, ax.get_xlim()[0]))
     return figure
 
 

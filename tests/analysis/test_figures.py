@@ -47,7 +47,6 @@ def render(figure):
 def drawn(study) -> dict:
     """All figures of the evaluation, as the notebook calls them."""
     backbone, first, tasks = study.backbones[0], study.runs["run"].iloc[0], study.tasks
-    ece = evidence.calibration_error(study).groupby(["run", "variant"], as_index=False)[["raw", "perfect"]].mean()
     labels = make_truth(tasks, 200, 9, 0.1, 0)[[f"{task}:true" for task in tasks]].set_axis(list(tasks), axis=1)
     labels = labels.apply(lambda column: pd.Categorical(column, tasks[column.name]))
     bins = labels.value_counts(dropna=False).reset_index(name=":count")
@@ -58,8 +57,6 @@ def drawn(study) -> dict:
         "confusion": (figures.confusion, {t: comparison.confusions(study, t)[0] for t in tasks}, tasks),
         "times": (figures.times, evidence.cost(study, ROOT / "results/bench.json").loc[backbone]),
         "effects": (further.effects, effects.effects(study, draws=20)),
-        "consistency": (further.by_variant, evidence.consistency(study), {"unseen": "unseen", "exact_match": "right"}),
-        "ece": (further.by_variant, ece, {"raw": "as trained", "perfect": "perfect"}),
         "reliability": (further.reliability, study.calibration[study.calibration["run"] == first], tasks),
         "gains": (further.gains, evidence.class_gains(study), tasks),
         "history": (figures.history, pd.DataFrame({"network": "all", "epoch": [0, 1], "train_loss": [2, 1],
@@ -96,7 +93,7 @@ def test_figures_fit_the_page_and_say_that_data_are_synthetic(drawn):
 
 def draws_alt_text(name: str) -> bool:
     """Whether the figure's function has a first line that says what one sees."""
-    found = getattr(figures, name, None) or getattr(further, name, None) or further.by_variant
+    found = getattr(figures, name, None) or getattr(further, name)
     return len(found.__doc__.splitlines()[0]) > 40
 
 
@@ -311,7 +308,7 @@ def test_the_notebook_on_users_data(tmp_path):
     assert "unfinished: in work, stopped or failed" in "".join(tables)
     assert "not at hand" not in text and "**ResNet\\-18**" in text
     assert not any("font-weight: bold" in table for table in tables), "one run each: no winner"
-    assert len(shown(outputs, "image/png")) == 11 + 1
+    assert len(shown(outputs, "image/png")) == 9 + 1
     assert load_study(tmp_path / "results").variants == ["stc", "bl", "lim_ms_all"]
 
 
@@ -323,6 +320,6 @@ def test_the_notebook_from_tables_alone(tmp_path):
 
     collect(write_study(tmp_path / "runs", ("clim",), 2, Tasks({"only": ["a", "b"]}), n=30), tmp_path / "results")
     text = "\n".join(shown(execute(tmp_path, ROOT, runs=tmp_path / "results", pictures=False), "text/markdown"))
-    for sentence in ("There is no STC run", "There are no two variants to compare", "A single task has no labelsets",
+    for sentence in ("There is no STC run", "There are no two variants to compare",
                      "are not at hand", "nothing to compare it with", "one of the two is missing"):  # fmt: skip
         assert sentence in text, sentence

@@ -59,7 +59,7 @@ def test_any_tasks_and_realisations(tmp_path, tasks, seeds, options):
             assert scores.loc[(run, task), "kappa"] == pytest.approx(stored[task]["kappa"], abs=1e-12)
             assert scores.loc[(run, task), "oa"] == pytest.approx(stored[task]["oa"], abs=1e-12)
     assert effects.effects(study, draws=20)["low"].isna().all() == (seeds == 1)
-    assert len(evidence.consistency(study)) == 3 * seeds + 1 and len(evidence.cost(study, "none.json")) == 3
+    assert len(evidence.decodings(study)) == 6 and len(evidence.cost(study, "none.json")) == 3
     assert comparison.table3(study)[(":delta_m", "kappa")].notna().sum() == 2
 
 

@@ -87,9 +87,10 @@ def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFr
 
     Returns
     -------
-    family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (realisations of the
-    variant that has fewest), paired (whether the same seeds were compared), correlation (of variants across seeds, the
-    mean over pairs; runs are paired where it is above 0), verdict.
+    DataFrame
+        family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (realisations of the
+        variant that has fewest), paired (whether the same seeds were compared), correlation (of variants across seeds,
+        the mean over pairs; runs are paired where it is above 0), verdict.
     """
     scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()

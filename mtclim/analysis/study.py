@@ -29,7 +29,7 @@ SETTLES = 0.5
 """A task settles another where its label removes at least this share of the other's entropy in the training labels."""
 KEYS = ["run", "backbone", "variant", "seed"]
 _LONG = ("calibration", "decoded")
-_KEPT = ["steps_to_best", "parameters", "peak_memory_mb", "date", "device", "hardware", "commit", "code", "table"]
+_KEPT = ["steps_to_best", "parameters", "date", "device", "hardware", "commit", "code", "table"]
 _PROBLEMS = ["run", "problem"]
 
 
@@ -259,7 +259,8 @@ def _read_run(folder: Path) -> Study:
     row = {name: settings[name] for name in ("backbone", "variant", "seed", "synthetic")}
     row |= {
         "run": "{backbone}/{variant}/seed-{seed}".format(**settings),
-        "val_kappa": metrics["val"]["mean"]["kappa"],
+        "val_kappa": np.float64(metrics["val"]["mean"]["kappa"]),  # None: not annotated
+        "peak_memory_mb": np.float64(origin["peak_memory_mb"]),  # None: not measured on this system
         "networks": len(networks),
         "epochs": networks["epochs"].sum(),
         "stopped": (networks["epochs"] < settings["max_epochs"]).sum(),

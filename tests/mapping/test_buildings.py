@@ -207,8 +207,8 @@ def test_numbers_of_footprints_as_they_come(frame, numbers, tmp_path):
 
 def test_footprints_that_cannot_be_used_are_refused_in_one_line(tmp_path):
     for frame, crs, words in (
-        ({"building": ["a", "b", "c", "a"]}, 4326, "'a' on more than one polygon"),
-        ({"building": ["a", "b"]}, None, "no coordinate reference system"),
+        ({"building": ["1a", "b", "c", "1a"]}, 4326, "'1a' on more than one polygon"),
+        ({"building": [1, 2]}, None, "no coordinate reference system"),
     ):
         with pytest.raises(ValueError, match=words) as raised:
             read_footprints(write(tmp_path, pd.DataFrame(frame), crs))

@@ -80,7 +80,7 @@ def test_the_table_is_one_that_prediction_reads(tmp_path):
 
 def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
     panorama(tmp_path / "in" / "north.jpg", 0.0)
-    with pytest.raises(ValueError, match="no view from 1 row; north.jpg: a panorama without a heading: no bearing"):
+    with pytest.raises(ValueError, match="no view from 1 row; the first: a panorama without a heading: no bearing"):
         cut_views(tmp_path / "in", tmp_path / "out")
     part = POSE.format('1" GPano:FullPanoWidthPixels="2880" GPano:CroppedAreaImageWidthPixels="1440')
     panorama(tmp_path / "in" / "part.jpg", 0.0, xmp=XMP.format(part).encode())
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
     panorama(tmp_path / "in" / "sub" / "good.jpg", 33.5, xmp=XMP.format(element).encode())
     table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=64))
     assert table["bearing"].tolist() == [303.5, 123.5]
-    listed = pd.read_csv(tmp_path / "out" / "listed.csv").set_index("image")["reason"]
+    listed = pd.read_csv(tmp_path / "out" / "listed.csv").set_index("_panorama")["reason"]
     assert list(listed.index) == ["north.jpg", "part.jpg", "strip.jpg", "torn.jpg"]
     assert listed["part.jpg"].startswith("a part of a panorama (1440 x 720 pixels)")
     assert listed["strip.jpg"].startswith("a part of a panorama (1500 x 500 pixels)")
@@ -148,6 +148,7 @@ def test_tables_of_the_usual_tools_are_read_as_they_are(name, content, files, pa
     found = read_views(tmp_path / name)
     assert found["path"].tolist() == [str(tmp_path / file) for file in files]
     assert found["lon"].tolist() == [-70.65, -70.66] and found["lat"].tolist() == [-33.44, -33.45]
+    assert "field_of_view" not in found or found["field_of_view"].fillna(0).tolist() == [0, 70]
     assert found["bearing"].tolist() == [271.5, 12.0] and found["panorama"].tolist() == [bool(k) for k in panoramas]
     assert ("captured_at" in found) == (name != "images.json")
     (tmp_path / files[1]).unlink()

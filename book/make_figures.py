@@ -14,12 +14,14 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import shapely
 from PIL import Image, ImageDraw, ImageFont
 
 from mtclim.city import draw
 from mtclim.city.joint import calibration, joint
 from mtclim.city.plan import CityPlan, plan
 from mtclim.city.street import TASKS
+from mtclim.mapping.buildings import assign
 from mtclim.tasks import SANTIAGO
 
 IMAGES, TABLES = Path(__file__).with_name("images"), Path(__file__).with_name("tables")
@@ -148,6 +150,42 @@ def city_map(city: CityPlan) -> None:
     plt.close(figure)
 
 
+def street() -> None:
+    """A street with footprints, cameras and the rays of their views, in the colour of the building that each shows."""
+    city = plan(2000, 1000, 0)
+    footprints, cameras = city.footprints.astype({"building": str}), city.cameras(2)
+    x, y = (getattr(cameras.geometry, axis).to_numpy() for axis in "xy")
+    middle = np.argmin(np.hypot(x - np.median(x), y - np.median(y)))
+    near = np.flatnonzero(np.maximum(abs(x - x[middle]) / 1.7, abs(y - y[middle])) < 20)
+    place = cameras.geometry.to_crs(4326)
+    views = pd.DataFrame({"lon": place.x, "lat": place.y, "bearing": cameras["bearing"]}).iloc[near]
+    found = assign(views, footprints)
+    shown = footprints.cx[x[middle] - 60 : x[middle] + 60, y[middle] - 60 : y[middle] + 60]
+    walls, seen = shown.union_all(), shown[shown["building"].isin(found["building"])]
+    colours = {
+        name: plt.get_cmap("tab10")([0, 1, 2, 3, 4, 5, 6, 8, 9][k % 9]) for k, name in enumerate(seen["building"])
+    }
+    figure, axis = plt.subplots(figsize=(7.5, 4.6))
+    shown.plot(ax=axis, color="#e4e1d8", edgecolor="white")
+    seen.plot(ax=axis, color=list(colours.values()), edgecolor="white")
+    for camera, bearing, building in zip(near, views["bearing"], found["building"], strict=True):
+        here = shapely.Point(x[camera], y[camera])
+        for angle in np.radians(bearing + np.linspace(-30, 30, 13)):
+            far = shapely.Point(here.x + 50 * np.sin(angle), here.y + 50 * np.cos(angle))
+            end = shapely.shortest_line(here, shapely.LineString([here, far]).intersection(walls))
+            if end is not None:
+                colour = "#777777" if pd.isna(building) else colours[building]
+                axis.plot(*end.xy, color=colour, linewidth=0.6, alpha=0.7)
+        axis.plot(here.x, here.y, ".", color="black", markersize=5)
+    axis.set(xlim=(x[middle] - 34, x[middle] + 34), ylim=(y[middle] - 20, y[middle] + 20), aspect="equal")
+    axis.set_axis_off()
+    axis.plot([x[middle] - 32, x[middle] - 22], [y[middle] - 18.5] * 2, color="black", linewidth=2)
+    axis.text(x[middle] - 32, y[middle] - 17.8, "10 m", fontsize=9)
+    figure.tight_layout(pad=0)
+    figure.savefig(IMAGES / "street.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
 def calibration_table(city: CityPlan) -> None:
     """Paper against city, with the digits that the paper's figures have."""
     labels = city.facades.loc[city.facades["labelled"], list(SANTIAGO)]
@@ -200,6 +238,7 @@ def main() -> None:
     facades()
     ambiguity()
     interdependency()
+    street()
     city = plan()
     calibration_table(city)
     city_map(city)

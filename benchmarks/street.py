@@ -142,16 +142,16 @@ def sentences(table: pd.DataFrame) -> str:
     one, two, most, surest, majority = (
         found["fused_kappa", f"views={name}"] for name in (1, 2, VIEWS, f"{VIEWS} surest", f"{VIEWS} majority")
     )
+    first, last = (found["fused_unseen", f"views={views}"] for views in (1, VIEWS))
     lines.append(
         f"Mean kappa of a building is {one} % from one view, {two} % from 2 views and {most} % from {VIEWS}. The surest "
-        f"of {VIEWS} views alone has {surest} %, and their majority {majority} %. Fused without the joint, "
-        f"{found['fused_unseen', 'views=1']} % of the answers from one view are combinations that training never showed, "
-        f"and {found['fused_unseen', f'views={VIEWS}']} % of those from {VIEWS}."
+        f"of {VIEWS} views alone has {surest} %, and their majority {majority} %. Without the joint, {first} % of the "
+        f"answers from one view and {last} % of those from {VIEWS} are combinations that training never showed."
     )
     count, made = int(found["fused_buildings"].iloc[0] / 100), runs.provenance()
     lines.append(
         f"{count} buildings on blocks that training never saw, one network (BL, demo, 64 pixels), {made['date'][:10]}, "
-        f"torch {made['versions']['torch']}, commit {made['commit']}."
+        f"torch {made['versions']['torch']}, code {made['code'][:12]}."
     )
     return "".join(f"- {line}\n" for line in lines)
 

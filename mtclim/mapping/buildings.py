@@ -88,22 +88,20 @@ def assign(
 
     Parameters
     ----------
-    views : lon, lat, bearing, and field_of_view where views differ (n rows).
+    views : lon, lat, bearing, and field_of_view where it is not that of all views.
     footprints : from :func:`read_footprints`.
-    field_of_view : horizontal, in degrees, above 0 and up to 180.
-    reach : in metres; a wall beyond it is not seen.
+    field_of_view, reach : horizontal, above 0 and up to 180 degrees; metres beyond which no wall is seen.
 
     Returns
     -------
     DataFrame
-        building (missing where it is not clear), share (part of the rays that end at it), second (part that ends at the
-        next building) and reason (why it is not clear, else ""), with the index of ``views``.
+        With the index of ``views``: building (missing where it is not clear), share of the rays that end at it, second
+        (the share of the next building) and reason (why it is not clear, else "").
 
     Raises
     ------
     ValueError
-        For footprints without a coordinate reference system, views of which none has a position and a bearing, and
-        settings out of their range.
+        For settings out of range, and where footprints have no CRS or no view has a position and a bearing.
     """
     frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
@@ -211,7 +209,7 @@ def fuse(
     if not clear.any():
         raise ValueError(f"fuse: none of {row_count(len(assigned))} shows a building that is clear; see the reasons.")
     rows, weight = predictions[clear], assigned["share"].to_numpy(float)[clear]
-    names, building = np.unique(assigned["building"].to_numpy(object)[clear].astype(str), return_inverse=True)
+    names, building = np.unique(assigned["building"][clear].to_numpy(str), return_inverse=True)
     how = {"lon": "mean", "lat": "mean"} | {name: "first" for name in ("block", "municipality") if name in rows}
     frame = rows.groupby(building).agg(how).assign(building=names, views=np.bincount(building, minlength=len(names)))
     for task, classes in tasks.items():

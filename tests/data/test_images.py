@@ -495,3 +495,11 @@ def test_real_photographs(tmp_path):
     start = time.perf_counter()
     open_store(paths, 64, tmp_path / "cache", progress=False)
     assert time.perf_counter() - start < 5
+
+
+def test_plain_pictures_of_different_colours_are_different_pictures(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(60)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (4 * i, 90, 200 - 3 * i)).save(path)
+    store = images.open_store(paths, 32, tmp_path / "cache", progress=False)
+    assert len(np.unique(images.same_picture(store))) == 60

@@ -145,8 +145,8 @@ def sentences(table: pd.DataFrame) -> str:
     first, last = (found["fused_unseen", f"views={views}"] for views in (1, VIEWS))
     lines.append(
         f"Mean kappa of a building is {one} % from one view, {two} % from 2 views and {most} % from {VIEWS}. The "
-        f"surest of {VIEWS} views alone has {surest} %, and their majority {majority} %. Without the joint, {first} % of the "
-        f"answers from one view and {last} % of those from {VIEWS} are combinations that training never showed."
+        f"surest of {VIEWS} views alone has {surest} %, and their majority {majority} %. Without the joint, {first} % "
+        f"of the answers from one view and {last} % of those from {VIEWS} are combinations that training never showed."
     )
     count, made = int(found["fused_buildings"].iloc[0] / 100), runs.provenance()
     lines.append(

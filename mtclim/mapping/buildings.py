@@ -24,7 +24,7 @@ NUMBERS = ("building", "id", "full_id", "osm_id", "osmid", "@id")
 """Columns that may number the buildings of a layer; the first without a gap is used."""
 NEARLY = 0.8
 """A view is doubtful if a second building fills this part of what the first one fills, or more."""
-_RAYS, _CHUNK = 120, 4096  # rays across the field of view; views at a time, which bounds the memory
+_RAYS, _CHUNK = 120, 4096  # rays across the field of view; views at a time within 50 m, which bounds the memory
 
 
 def read_gate(gate: str, tasks: Tasks) -> tuple[str, str, float]:
@@ -113,7 +113,7 @@ def assign(
     used = np.flatnonzero(~unplaced & ~unturned)
     if not len(used):
         what = "position (lon, lat)" if unplaced.all() else "bearing"
-        raise ValueError(f"views: found none with a {what} among {row_count(len(frame))}; which building needs it.")
+        raise ValueError(f"views: found none with a {what} among {row_count(len(frame))}; add it to the table.")
     lon, lat, bearing, fov = frame.iloc[used].to_numpy().T
     east = np.degrees(np.angle(np.exp(1j * np.radians(lon)).mean()))  # views may lie on both sides of 180 degrees
     crs = f"+proj=tmerc +lat_0={lat.mean():.4f} +lon_0={east:.4f} +units=m"
@@ -164,8 +164,9 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
     owner = owner[part[ring[wall]]]
     begin = np.searchsorted(owner, np.arange(len(shapes) + 1))
     tree, places, found = shapely.STRtree(shapes), shapely.points(camera.real, camera.imag), []
-    for start in range(0, len(camera), _CHUNK):
-        view, near = tree.query(places[start : start + _CHUNK], "dwithin", reach)
+    chunk = int(max(1, _CHUNK * min(1, (50 / reach) ** 2)))
+    for start in range(0, len(camera), chunk):
+        view, near = tree.query(places[start : start + chunk], "dwithin", reach)
         pair, nth = _spread(begin[near + 1] - begin[near])
         view, own = view[pair] + start, begin[near[pair]] + nth
         p, q = ((points[wall[own] + end] - camera[view]) / ahead[view] for end in (0, 1))
@@ -178,7 +179,7 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
         with np.errstate(divide="ignore", invalid="ignore"):
             far = (p.conj() * along).imag / (aim.conj() * along).imag
         far[~(far <= reach)] = np.inf
-        place, nearest = (view - start) * _RAYS + ray, np.full(_CHUNK * _RAYS, np.inf)
+        place, nearest = (view - start) * _RAYS + ray, np.full(chunk * _RAYS, np.inf)
         np.minimum.at(nearest, place, far)
         ends = np.isfinite(far) & (far <= nearest[place] + 1e-6)  # of two walls in one place both count
         found.append(pd.DataFrame({"view": view, "building": owner[own[hit]]})[ends].value_counts().reset_index())

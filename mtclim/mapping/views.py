@@ -43,7 +43,7 @@ def read_views(source: str | Path) -> pd.DataFrame:
     columns.read_positions(table, (), False)
     columns.read_bearing(table, ())
     kept = [name for name in ("captured_at", "field_of_view", "block", *CARRIED) if name in table.frame]
-    frame = table.frame.reindex(columns=["lon", "lat", "bearing", *kept]).assign(image=names, panorama=False)
+    frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", *kept]).assign(image=names, panorama=False)
     if "is_pano" in table.frame:
         frame["panorama"] = np.isin(np.asarray(table.cells("is_pano"), str), ["True", "true", "TRUE", "1"])
     if "field_of_view" in frame:
@@ -129,7 +129,7 @@ def cut_views(
     made = made.reindex(columns=["row", "image", "bearing", "field_of_view", "reason"])
     made = made.combine_first(known.loc[made.pop("row")].reset_index(drop=True))
     listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")
-    write_csv(listed[["_panorama", "reason"]], out / "listed.csv")
+    write_csv(listed[["_panorama", "reason"]].set_axis(["image", "reason"], axis=1), out / "listed.csv")
     if not len(views):
         raise ValueError(f"{source}: no view from {row_count(len(frame))}; the first: {listed['reason'].iloc[0]}.")
     return write_csv(views, out / "table.csv")

@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
     panorama(tmp_path / "in" / "sub" / "good.jpg", 33.5, xmp=XMP.format(element).encode())
     table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=64))
     assert table["bearing"].tolist() == [303.5, 123.5]
-    listed = pd.read_csv(tmp_path / "out" / "listed.csv").set_index("_panorama")["reason"]
+    listed = pd.read_csv(tmp_path / "out" / "listed.csv").set_index("image")["reason"]
     assert list(listed.index) == ["north.jpg", "part.jpg", "strip.jpg", "torn.jpg"]
     assert listed["part.jpg"].startswith("a part of a panorama (1440 x 720 pixels)")
     assert listed["strip.jpg"].startswith("a part of a panorama (1500 x 500 pixels)")

@@ -6,6 +6,7 @@ It trains one network with the demo preset and takes some minutes. The photograp
 """
 
 import itertools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import shapely
 
 import mtclim
 from benchmarks.common import row
-from mtclim import SANTIAGO, Tasks, runs
+from mtclim import SANTIAGO, Tasks
 from mtclim.analysis.joint import unseen
 from mtclim.city import make_city
 from mtclim.city.plan import CRS, plan
@@ -121,8 +122,8 @@ def fusion(predictions: pd.DataFrame, found: pd.DataFrame, shapes: gpd.GeoDataFr
     yield "fused_kappa", f"views={VIEWS} majority", kappa(votes.reset_index())
 
 
-def sentences(table: pd.DataFrame) -> str:
-    """What was found, one line of text each."""
+def sentences(table: pd.DataFrame, made: dict) -> str:
+    """What was found, one line of text each; ``made`` is the provenance of the network."""
     found = (100 * table.set_index(["what", "setting"])["value"]).round(1)
     lines = []
     for position, bearing in ((0, 0), (3, 5), (10, 15)):
@@ -148,7 +149,7 @@ def sentences(table: pd.DataFrame) -> str:
         f"surest of {VIEWS} views alone has {surest} %, and their majority {majority} %. Without the joint, {first} % "
         f"of the answers from one view and {last} % of those from {VIEWS} are combinations that training never showed."
     )
-    count, made = int(found["fused_buildings"].iloc[0] / 100), runs.provenance()
+    count = int(found["fused_buildings"].iloc[0] / 100)
     lines.append(
         f"{count} buildings on blocks that training never saw, one network (BL, demo, 64 pixels), {made['date'][:10]}, "
         f"torch {made['versions']['torch']}, code {made['code'][:12]}."
@@ -174,7 +175,8 @@ def main(out: str = "results/street.csv", folder: str = "data/street") -> None:
     rows = [*assignment(cameras, shapes), *gating(new, tasks), *fusion(new, assign(new, shapes), shapes, tasks, joint)]
     table = pd.DataFrame(rows, columns=["what", "setting", "value"]).round(4)
     write_csv(table, out)
-    write_text(Path(out).with_suffix(".txt"), sentences(table))
+    made = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
+    write_text(Path(out).with_suffix(".txt"), sentences(table, made))
 
 
 if __name__ == "__main__":

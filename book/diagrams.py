@@ -352,7 +352,8 @@ def _roofs(d, x, ground):
 
 def _positions(d, x, y):
     plots = (("DET_SP", "one party", [(34, 40)]), ("DET_MP", "several", [(22, 62)]),
-             ("SDET", "one shared wall", [(14, 34), (48, 34)]), ("ADJ_BD", "grown block", [(0, 24), (24, 40), (64, 36)]),
+             ("SDET", "one shared wall", [(14, 34), (48, 34)]),
+             ("ADJ_BD", "grown block", [(0, 24), (24, 40), (64, 36)]),
              ("ADJ_TR", "terrace", [(0, 33), (33, 33), (66, 33)]))  # fmt: skip
     for k, (name, what, parts) in enumerate(plots):
         left = x + 108 * k

@@ -137,9 +137,9 @@ class Learner(L.LightningModule):
         best = self.best["epoch"]
         kept = f"The best weights so far, of epoch {best}, are kept" if best >= 0 else "No epoch was finished"
         return TrainingError(
-            f"{self.network}: {what} became {value} at epoch {self.current_epoch}, {where}. {kept} in the run's .partial "
-            f"folder; lower the learning rate (now {self.optimizers().param_groups[0]['lr']:g}) and train with another "
-            "`out`, or delete it."
+            f"{self.network}: {what} became {value} at epoch {self.current_epoch}, {where}. {kept} in the run's "
+            f".partial folder; lower the learning rate (now {self.optimizers().param_groups[0]['lr']:g}) and "
+            "train with another `out`, or delete it."
         )
 
     def on_validation_start(self) -> None:
@@ -316,6 +316,6 @@ def _read_checkpoint(path: Path, learner: Learner) -> None:
     except Exception as error:  # damaged and foreign files raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RunError(
-            f"{path}: not a checkpoint of this training, so nothing of it was used ({reason}); expected tensors and plain "
-            f"values as training writes them. Delete {path.parent} and repeat the command."
+            f"{path}: not a checkpoint of this training, so nothing of it was used ({reason}); expected tensors and "
+            f"plain values as training writes them. Delete {path.parent} and repeat the command."
         ) from error

@@ -81,7 +81,7 @@ def check_injected(cells: list[str], notebook: str) -> None:
 
 
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
-    """Where an executed notebook belongs: beside the run folder that it fills, else in ``out`` or with the study's runs.
+    """Where an executed notebook belongs: beside the run folder it fills, else in ``out`` or with the study's runs.
 
     Raises ValueError for ``values`` of its parameters that the configuration refuses.
     """

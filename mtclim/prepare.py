@@ -80,7 +80,10 @@ def make_city_for(config: Config) -> Path:
     from mtclim.city import make_city
 
     c = config
-    name = f"city-{c.city_facades}-{c.city_labelled}-{c.city_size}px-i{c.interdependency:g}-a{c.ambiguity:g}-s{c.city_seed}"
+    name = (
+        f"city-{c.city_facades}-{c.city_labelled}-{c.city_size}px"
+        f"-i{c.interdependency:g}-a{c.ambiguity:g}-s{c.city_seed}"
+    )
     name += f"-m{c.missing:g}" * (c.missing > 0) + f"-n{c.noise:g}" * (c.noise > 0)
     folder = project_root() / "data" / name
     folder.parent.mkdir(exist_ok=True)
@@ -193,9 +196,9 @@ def _check_enough(data: Data, variant: str) -> list[str]:
         largest = None if data.blocks is None else data.blocks.value_counts().max()
         blocks = f" in {data.blocks.nunique()} blocks, the largest of {largest}" if largest else ""
         raise TableError(
-            f"{path}: no row is left for {' and '.join(empty)}: found {len(data.split)} balanced rows{blocks}; expected at "
-            "least one whole block for each split. Name such rows in the column split, or set `use_split: false`, annotate "
-            "more images, or use smaller blocks (in a grid: a smaller block_cell)."
+            f"{path}: no row is left for {' and '.join(empty)}: found {len(data.split)} balanced rows{blocks}; "
+            "expected at least one whole block for each split. Name such rows in the column split, or set "
+            "`use_split: false`, annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
         )
     # STC has nothing else to stop a task's network with, and its batch normalisation needs two rows.
     least = {"train": 2, "val": 1} if variant == "stc" else {"train": 1, "val": 0}
@@ -203,9 +206,9 @@ def _check_enough(data: Data, variant: str) -> list[str]:
     for task, rows in by_task.iterrows():
         if any(rows[split] < n for split, n in least.items()):
             raise TableError(
-                f"{path}: column {task!r}: found {rows['train']} annotated training rows (validation: {rows['val']}, test: "
-                f"{rows['test']}); expected at least {least['train']} ({least['val']}) with {variant}. Annotate more, or "
-                "leave the column out of `tasks`."
+                f"{path}: column {task!r}: found {rows['train']} annotated training rows (validation: {rows['val']}, "
+                f"test: {rows['test']}); expected at least {least['train']} ({least['val']}) with {variant}. Annotate "
+                "more, or leave the column out of `tasks`."
             )
     notes = [f"{task}: no validation row; early stopping leaves it out." for task in by_task.index[by_task["val"] == 0]]
     for split, what, then in (("train", "training", "it cannot be learnt"), ("test", "test", "its scores are empty")):

@@ -1,7 +1,7 @@
 """Run folders: whole or absent, locked while in work, resumed by repeating the command; and loading what they hold.
 
-A run is worked on in ``<folder>.partial`` under the lock ``<folder>.lock`` and renamed to ``<folder>`` when everything is
-written; the file ``COMPLETE`` in it was written last.
+A run is worked on in ``<folder>.partial`` under the lock ``<folder>.lock`` and renamed to ``<folder>`` when everything
+is written; the file ``COMPLETE`` in it was written last.
 """
 
 import ast
@@ -53,7 +53,7 @@ def unfinished(root: str | Path) -> list[Path]:
 def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """Hold the run's lock and give the folder to work in; rename it to ``folder`` when the block ends without error.
 
-    Raises RunError where another process makes the same run, where the begun run has other settings, and on a full disk.
+    Raises RunError where another process makes the same run, the begun run has other settings, or the disk is full.
     """
     lock, partial = FileLock(f"{folder}.lock", timeout=0), folder.with_name(f"{folder.name}.partial")
     try:
@@ -82,8 +82,8 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or re.search(r"No space left|Disk quota exceeded|os error 28", str(error)):  # as libraries say it
             raise RunError(
-                f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is kept: "
-                "free some space and repeat the command."
+                f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is "
+                "kept: free some space and repeat the command."
             ) from error
         raise
 
@@ -118,9 +118,9 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 def load(folder: str | Path):
     """The trained model of a run folder, in eval mode on the CPU, ready to predict.
 
-    It carries ``.tasks``, ``.image_size`` (pixels), ``.mean``, ``.std`` (of pixel values in [0, 1]) and ``.temperatures``
-    (task -> float, fitted on validation). Only safetensors, YAML and JSON are read, never a pickle. Raises RunError
-    where the run is not finished or its weights are not its own.
+    It carries ``.tasks``, ``.image_size`` (pixels), ``.mean``, ``.std`` (of pixel values in [0, 1]) and
+    ``.temperatures`` (task -> float, fitted on validation). Only safetensors, YAML and JSON are read, never a pickle.
+    Raises RunError where the run is not finished or its weights are not its own.
     """
     from safetensors.torch import load_file
 
@@ -184,7 +184,7 @@ def code_digest() -> str:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree without docstrings, the same in every version of Python (``ast.unparse`` and ``ast.dump`` differ)."""
+    """A syntax tree without docstrings, the same in every Python (``ast.unparse`` and ``ast.dump`` are not)."""
     if isinstance(node, list):
         return [_plain(n) for n in node if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     if not isinstance(node, ast.AST):

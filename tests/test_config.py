@@ -35,7 +35,7 @@ def test_the_papers_preset_is_what_the_paper_states():
 
 @pytest.mark.parametrize("preset", ["demo", "photos", "study", "paper"])
 def test_presets_name_every_setting_that_results_depend_on(preset):
-    """What a preset leaves out is another place to look for a number; only paths and switches may be left to defaults."""
+    """What a preset leaves out is another place to look for a number; only paths and switches may be left out."""
     written = set(yaml.safe_load((CONFIGS / f"{preset}.yaml").read_text()))
     may = {"name", "seed", "tasks", "out", "tag", "weights", "max_unreadable", "missing", "noise"}
     may |= {"image_root", "na_values", "use_split", "order_seed"}
@@ -117,8 +117,8 @@ def test_the_preset_follows_from_the_data_unless_it_is_given(tmp_path):
 
 @pytest.mark.parametrize(
     "text, part",
-    [("[1, 2]", "mapping"), ("just a word", "mapping"), ("", "mapping"), ("a: [1", "mapping"), ("study: 3", "study is 3"),
-     ("1: 2", "unknown setting 1")],
+    [("[1, 2]", "mapping"), ("just a word", "mapping"), ("", "mapping"), ("a: [1", "mapping"),
+     ("study: 3", "study is 3"), ("1: 2", "unknown setting 1")],
 )  # fmt: skip
 def test_a_file_that_is_no_preset_says_so(tmp_path, text, part):
     (tmp_path / "mine.yaml").write_text(text)
@@ -134,7 +134,8 @@ def test_overrides_of_a_notebook_come_as_yaml_or_as_a_mapping():
         == load_config("demo", max_epochs=3)
     )
     assert load_config("demo", "") == load_config("demo", {}) == load_config("demo")
-    for wrong, part in (("max_epochs 3", "overrides: found max_epochs 3"), ("{max_epoch: 3}", "unknown setting max_epoch;"),
+    for wrong, part in (("max_epochs 3", "overrides: found max_epochs 3"),
+                        ("{max_epoch: 3}", "unknown setting max_epoch;"),
                         ("{seed: 2}", r"seed \(0 and 2\) given twice")):  # fmt: skip
         with pytest.raises(ValueError, match=part):
             load_config("demo", wrong, seed=0)

@@ -129,8 +129,8 @@ def test_a_changed_table_is_refused(run):
 
 def test_the_same_run_twice_at_once_says_so_and_stops(project):
     """A real second process: the first goes on, the second says what happens and leaves the folder alone."""
-    first = start(project, "-m", "mtclim", "train", "--config", "tiny", "--out", "runs/twice", "--set", "max_epochs=100000",
-                  "stop_patience=100000")  # fmt: skip
+    first = start(project, "-m", "mtclim", "train", "--config", "tiny", "--out", "runs/twice", "--set",
+                  "max_epochs=100000", "stop_patience=100000")  # fmt: skip
     try:
         until = time.monotonic() + 240
         while not (checkpoint := project / "runs/twice.partial/network.ckpt").exists():

@@ -1,4 +1,4 @@
-"""Training checked against independent accounts: the penalty written out, the history replayed, two processes beside one."""
+"""Training checked against independent accounts: the penalty written out, the history replayed, one process or two."""
 
 import contextlib
 import copy
@@ -327,7 +327,7 @@ def test_another_order_inside_the_model_gives_results_by_the_same_names():
 
 
 def test_two_processes_train_the_network_that_one_does(project):
-    """Without batch normalisation the averaged gradients of two halves are the whole batch's: equal but for rounding."""
+    """Without batch normalisation the averaged gradients of two halves are the whole batch's, but for rounding."""
     frame = pd.read_csv(
         project / "table.csv", dtype=str
     ).dropna()  # complete, so that the halves of a batch weigh the same

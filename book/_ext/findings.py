@@ -1,9 +1,9 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} rivals``, ``{found} grid``
-and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the committed results,
-those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py`` writes the tables that they read
-from the study's runs, and the two sentences of the README.
+``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} rivals``,
+``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the
+committed results, those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py`` writes
+the tables that they read from the study's runs, and the two sentences of the README.
 """
 
 import re
@@ -79,7 +79,8 @@ def answer(results: Path) -> list[str]:
     beside = "BL-FC, which has the same final layer and reads nothing about labels"
     start = {
         "better": f"Modelling label interdependency helps on the synthetic city: LIM-MS_ALL exceeds {beside}, by",
-        "worse": f"Modelling label interdependency does harm on the synthetic city: LIM-MS_ALL differs from {beside}, by",
+        "worse": "Modelling label interdependency does harm on the synthetic city: LIM-MS_ALL "
+        f"differs from {beside}, by",
         VERDICTS[1]: "Modelling label interdependency has no effect worth having on the synthetic city: LIM-MS_ALL "
         f"differs from {beside}, by",
         VERDICTS[
@@ -145,8 +146,8 @@ def advice(results: Path) -> str:
     if better:
         where = " and ".join(SETS.get(name, name) for name in sorted(better))
         return (
-            f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the one "
-            "that is better on your validation images."
+            f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the "
+            "one that is better on your validation images."
         )
     jointly = "choose its labels jointly where they must not contradict each other"
     if set(rows["verdict"]) == {VERDICTS[2]}:

@@ -273,7 +273,8 @@ def described(image: nodes.image) -> str:
 
 EXPLORE = f"""## To explore
 
-Switch the task, filter classes and probabilities, and hover or click a dot for the answers and the probabilities behind them. Drag and
+Switch the task, filter classes and probabilities, and hover or click a dot for the answers and the \
+probabilities behind them. Drag and
 scroll to move. The page is one file and loads nothing from elsewhere.
 
 ```{{stored}} results/{PAGE}

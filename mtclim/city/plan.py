@@ -85,7 +85,7 @@ class CityPlan:
         return _geo(self.facades[["id", "block"]].set_axis(["building", "block"], axis=1), shapely.polygons(self.lots))
 
     def cameras(self, views: int = 1) -> gpd.GeoDataFrame:
-        """Points on the street that views are taken from: ``building, bearing`` (degrees from north); first views first."""
+        """Street points that views are taken from: ``building, bearing`` (degrees from north); first views first."""
         aside, ahead = np.random.default_rng([self.seed, 8]).random((views, 2, len(self.facades), 1)).swapaxes(0, 1)
         along = self.lots[:, 1] - self.lots[:, 0]
         along = along / np.hypot(*along.T)[:, None]
@@ -241,7 +241,7 @@ def _place(sets, labelset, cells, weights, rng) -> tuple[np.ndarray, np.ndarray]
 
 
 def _along_edges(cells, nodes, block, width, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Side (0..3), x, y (m) and footprint (4, 2) of each façade; they come sorted by block and stand so along its edge."""
+    """Side (0..3), x, y (m) and footprint (4, 2) of each façade; sorted by block, they stand so along its edge."""
     corners = _inset(_corners(nodes, cells))
     closed = np.concatenate([corners, corners[:, :1]], axis=1)
     reach = np.cumsum(np.hypot(*np.moveaxis(np.diff(closed, axis=1), -1, 0)), axis=1)  # (n, 4) m to the end of a side

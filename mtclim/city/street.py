@@ -37,7 +37,8 @@ OTHER = ("open ground", "hedge", "wall", "tree", "lorry", "blurred", "carriagewa
 
 
 def draw(
-    height, mat_llrs, roof_shape, block_position, rng_seed, size=300, ambiguity=0.3, street_seed=0, view=0, kind="facade"
+    height, mat_llrs, roof_shape, block_position, rng_seed,
+    size=300, ambiguity=0.3, street_seed=0, view=0, kind="facade",
 ) -> bytes:  # fmt: skip
     """One photograph as JPEG bytes; equal arguments give equal bytes with equal versions of numpy and Pillow.
 

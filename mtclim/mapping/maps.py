@@ -288,8 +288,8 @@ def write_geopackage(
 ) -> Path:
     """Write a GeoPackage with façades (:func:`mtclim.mapping.exposure.attributes`) and other layers by name.
 
-    Fields are renamed as :func:`gis_names` says, and ``about`` describes each layer. A layer of answers has a QGIS style
-    a task.
+    Fields are renamed as :func:`gis_names` says, and ``about`` describes each layer. A layer of answers has a QGIS
+    style for each task.
     """
     path, colours, styles = Path(path), palette(tasks), []
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)

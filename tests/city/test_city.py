@@ -1,4 +1,4 @@
-"""The city's writer: deterministic whatever the workers, resumable after a kill, refusing to mix cities, small in memory."""
+"""The city's writer: the same whatever the workers, resumable after a kill, refusing to mix cities, small in memory."""
 
 import hashlib
 import io
@@ -157,7 +157,8 @@ def test_interrupted_stops(tmp_path):
 
 WRONG = {
     "facades": (0, 2.5), "labelled": (0, 261), "seed": (-1, 1.0), "size": (63, 301, "64"), "workers": (0, 1.5),
-    "views": (0, 10), "not_facade": (-0.1, 1.1), "interdependency": (-0.1, 1.1), "ambiguity": (float("nan"), 2), "missing": (-1, "none"), "noise": (1.5, None),
+    "views": (0, 10), "not_facade": (-0.1, 1.1), "interdependency": (-0.1, 1.1), "ambiguity": (float("nan"), 2),
+    "missing": (-1, "none"), "noise": (1.5, None),
 }  # fmt: skip
 
 
@@ -183,7 +184,8 @@ import mtclim.city as city
 from mtclim.city.plan import plan
 made = plan()
 city._tables(Path(sys.argv[1]), made, city._views(made, 1, 0.0), made.annotations(0.1, 0.1))
-print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]))  # ru_maxrss counts the parent
+status = Path("/proc/self/status").read_text()  # ru_maxrss counts the parent
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status)[1]))
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1e9 and len(pd.read_parquet(tmp_path / "images.parquet", columns=["image"])) == 204_030
@@ -214,7 +216,7 @@ def test_neighbours_look_alike():
 
 
 def test_difficulty_of_the_demo():
-    """In the reference study BL reaches a mean OA of 70 to 92 %, and in each task clearly more than the largest class."""
+    """In the reference study BL has a mean OA of 70 to 92 %, and in each task clearly more than the largest class."""
     from mtclim.analysis.comparison import run_scores
     from mtclim.analysis.study import load_study
 

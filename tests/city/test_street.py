@@ -62,7 +62,7 @@ def test_hidden_tasks_do_not_look_at_their_label(task):
 
 
 def test_the_four_coins_are_tossed_independently(monkeypatch):
-    """Each task is hidden with probability `ambiguity`, whatever the others' coins say: all 16 patterns as they should."""
+    """Each task is hidden with probability `ambiguity`, whatever the others' coins: all 16 patterns as they should."""
     from scipy.stats import chisquare
 
     tossed = []

@@ -1,4 +1,4 @@
-"""The whole book, built without a warning and read in a browser without a network, at the width of a desk and a phone."""
+"""The whole book, built without a warning and read in a browser offline, at the width of a desk and a phone."""
 
 import re
 import shutil
@@ -23,13 +23,16 @@ GONE = (
     "assumes nothing about the city",
     "its numbers show how the methods compare there",
 )
-# What reaches beyond its column, or is cut off, and cannot be scrolled; pictures without words; columns: all of the page.
+# What reaches beyond its column, or is cut off, and cannot be scrolled; pictures without words; columns: all the page.
 LOOK = """
 const page = document.documentElement.clientWidth, found = [], article = document.querySelector('article');
 const column = article.getBoundingClientRect();
 const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
-const held = e => { for (let p = e.parentElement; p && p !== article; p = p.parentElement) if (scrolls(p)) return true; };
-const skipped = '.katex *, .headerlink, .visually-hidden, button, button *, svg *, details:not([open]) > *, .toggle-hidden *';
+const held = e => {
+  for (let p = e.parentElement; p && p !== article; p = p.parentElement) if (scrolls(p)) return true;
+};
+const skipped = '.katex *, .headerlink, .visually-hidden, button, button *, svg *, ' +
+  'details:not([open]) > *, .toggle-hidden *';
 for (const e of article.querySelectorAll('*')) {
   const box = e.getBoundingClientRect(), style = getComputedStyle(e);
   if (!box.width || !box.height || style.visibility === 'hidden' || e.matches(skipped) || held(e)) continue;

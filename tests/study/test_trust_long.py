@@ -32,7 +32,8 @@ def watch():
         peaks.append((time.perf_counter(), me.memory_info().rss))
         time.sleep(0.2)
 threading.Thread(target=watch, daemon=True).start()
-out = predict_file(sys.argv[1], sys.argv[2], sys.argv[3], shard_rows=512, progress=False, require_position=False, workers=1)
+run, table, target = sys.argv[1:4]
+out = predict_file(run, table, target, shard_rows=512, progress=False, require_position=False, workers=1)
 third = len(peaks) // 3
 print(max(m for _, m in peaks[third : 2 * third]), max(m for _, m in peaks[2 * third :]), peaks[-1][0] - peaks[0][0])
 """

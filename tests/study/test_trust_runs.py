@@ -1,4 +1,4 @@
-"""Runs that are killed, starved of disk or memory, or handed something foreign: whole or absent, and never silently wrong."""
+"""Runs that are killed, starved of disk or memory, or handed foreign files: whole or absent, never silently wrong."""
 
 import ast
 import json
@@ -168,13 +168,16 @@ with open(disk / "filler", "wb", buffering=0) as filler:
             pass
     except OSError:
         pass
-refused("prediction", (OSError, ValueError), lambda: predict_file(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))
+def predict():
+    return predict_file(first, "table.csv", disk / "city.parquet", progress=False, require_position=False)
+
+refused("prediction", (OSError, ValueError), predict)
 print("half prediction", (disk / "city.parquet").exists())
 (disk / "filler").unlink()
 resize(200_000)
 print("run", fit(load_config("tiny", out=str(disk / "second")), progress=False))
 print("store", open_store(paths, 256, disk / "cache", progress=False).readable.sum() == len(paths))
-print("rows", len(__import__("pandas").read_parquet(predict_file(first, "table.csv", disk / "city.parquet", progress=False, require_position=False))))
+print("rows", len(__import__("pandas").read_parquet(predict())))
 print("intact", before == {p.name: p.read_bytes() for p in first.iterdir()})
 os.system(f"cp -r {disk}/second {disk.parent}/kept")
 """

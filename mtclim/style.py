@@ -1,7 +1,8 @@
 """What all figures share: the page's width and style, readable names, colours safe for colour-blind readers, panels."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 
 import matplotlib as mpl
 import numpy as np
@@ -12,21 +13,12 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from mtclim.tasks import Tasks, ordinal
-from mtclim.variants import title
 
 WIDTH = 7.5
 """Inches: 750 px at 100 dpi, a page of the book."""
 TOP = 20
 """Classes of a task that a figure shows one by one, the most frequent; the others share one line."""
-STYLE = {
-    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.fontsize": 8, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.linewidth": 0.6, "xtick.color": "#444444",
-    "ytick.color": "#444444", "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200,
-    "figure.constrained_layout.use": True, "svg.fonttype": "none", "pdf.fonttype": 42,
-    "text.parse_math": False,  # a "$" in a label is a "$"
-}  # fmt: skip
+STYLE = mpl.rc_params_from_file(files("mtclim") / "figures.mplstyle", use_default_template=False)
 BRIGHT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7F7F7F")
 """Paul Tol's bright scheme, its grey darkened to show on white."""
 RAINBOW = ("#D1BBD7", "#AE76A3", "#882E72", "#1965B0", "#5289C7", "#7BAFDE", "#4EB265", "#90C987", "#CAE0AB", "#F7F056",
@@ -58,11 +50,6 @@ def shorten(name: str, width: int = 30) -> str:
     return name if len(name) <= width else f"{name[: width - 1 - keep].rstrip()}…{name[-keep:].lstrip()}"
 
 
-def class_names(tasks: Tasks, task: str, width: int = 30) -> list[str]:
-    """The readable names of a task's classes, shortened."""
-    return [shorten(tasks.title(task, name), width) for name in tasks[task]]
-
-
 def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
     """Positions of the classes that a figure shows one by one, in their order: all, or the ``most`` frequent."""
     return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())
@@ -73,7 +60,7 @@ def condensed(table: pd.DataFrame, counts: Sequence[float], tasks: Tasks, task: 
 
     ``counts`` says how frequent each class is; the last row holds the ``rest`` of them, their "sum" or "mean".
     """
-    shown, names = most_frequent(counts), class_names(tasks, task)
+    shown, names = most_frequent(counts), [shorten(tasks.title(task, name)) for name in tasks[task]]
     others = np.setdiff1d(np.arange(len(table)), shown)
     found = table.iloc[shown].set_axis([names[k] for k in shown])
     if len(others):
@@ -139,9 +126,3 @@ def rows_axis(ax: Axes, names: Sequence[str]) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
-
-
-def variants_axis(ax: Axes, variants: Iterable[str]) -> None:
-    """Variants down the y axis, the first on top."""
-    rows_axis(ax, [title(name) for name in variants])
-    ax.grid(axis="x")

@@ -13,22 +13,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtclim.style import (
-    BRIGHT,
-    PARTS,
-    TOP,
-    WIDTH,
-    class_names,
-    condensed,
-    drawn,
-    masonry,
-    rows_axis,
-    shorten,
-    variant_colour,
-    variants_axis,
-)
+from mtclim.style import BRIGHT, PARTS, TOP, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
@@ -78,7 +66,7 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     edges, side = np.cumsum([0, *tasks.sizes]), WIDTH - 1.5
     middles, cell = (edges[:-1] + edges[1:]) / 2, 72 * side / tasks.total
     readable = cell >= 8
-    names = [name for task in tasks for name in class_names(tasks, task, 20)] if readable else False
+    names = [shorten(tasks.title(task, name), 20) for task in tasks for name in tasks[task]] if readable else False
     headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
     figure, ax = plt.subplots(figsize=(WIDTH, side + (1.3 if readable else 1.7)))
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
@@ -161,9 +149,8 @@ def splits(labels: pd.DataFrame, split: Sequence[str], tasks: Tasks, synthetic: 
 def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
     """Where the images of each split are: a dot an image, columns lon and lat in degrees."""
     figure, ax = plt.subplots(figsize=(WIDTH, 5.2))
-    for name in ("train", "val", "test"):
-        rows = frame[np.asarray(split) == name]
-        ax.scatter(rows["lon"], rows["lat"], s=3, lw=0, color=PARTS[name], label=name)
+    shown = {"hue": np.asarray(split), "hue_order": ["train", "val", "test"], "palette": PARTS, "s": 3, "lw": 0}
+    sns.scatterplot(frame, x="lon", y="lat", ax=ax, **shown)
     ax.set_aspect(1 / np.cos(np.radians(frame["lat"].mean())))
     ax.set(xlabel="longitude [°]", ylabel="latitude [°]")
     ax.legend(markerscale=3, loc="upper right")
@@ -171,6 +158,12 @@ def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
 
 
 # ---------------------------------------------------------------- accuracy
+
+
+def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
+    """Variants down the y axis, the first on top."""
+    rows_axis(ax, [title(name) for name in variants])
+    ax.grid(axis="x")
 
 
 @drawn
@@ -194,7 +187,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
         np.random.seed(0)  # seaborn's jitter
         sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
-        variants_axis(ax, variants)
+        _variants_axis(ax, variants)
         ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
     if (count := frame.attrs.get("combinations", 0)) > 1:
         kind = "a sample of" if frame.attrs["sampled"] else "all"
@@ -285,7 +278,7 @@ def times(costs: pd.DataFrame) -> Figure:
     for ax, (name, values) in zip(axes, columns, strict=True):
         ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
         ax.set_xlabel(name)
-        variants_axis(ax, variants)
+        _variants_axis(ax, variants)
         ax.set_xlim(left=0)
         if values.isna().all():
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")

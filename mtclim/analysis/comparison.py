@@ -34,10 +34,8 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
     """
     ours, base = (pd.Series(dict(values), dtype=float) for values in (scores, baseline))
     if set(ours.index) != set(base.index) or (base == 0).any():
-        raise ValueError(
-            f"delta_m: found scores {ours.to_dict()} and a baseline {base.to_dict()}; expected the same tasks in both, "
-            "and a baseline other than 0 in each."
-        )
+        found = f"scores {ours.to_dict()} and a baseline {base.to_dict()}"
+        raise ValueError(f"delta_m: found {found}; expected the same tasks in both, and no baseline of 0.")
     return float(100 * (ours / base - 1).sum(skipna=False))
 
 
@@ -239,15 +237,8 @@ def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)
     for n, k in enumerate(study.tasks.sizes):
         use = study.true[:, n] >= 0
-        where, true = block[use], study.true[use, n]
-        rows = weights @ np.bincount(where * k + true, minlength=blocks * k).reshape(blocks, k)  # (draws, K)
-        total = np.where(rows.any(axis=1), rows.sum(axis=1), np.nan)
+        rows = block[use] * k + study.true[use, n]
         for run, predicted in enumerate(study.predicted[:, use, n].astype(np.int64)):
-            columns = weights @ np.bincount(where * k + predicted, minlength=blocks * k).reshape(blocks, k)
-            agree = weights @ np.bincount(where, predicted == true, minlength=blocks) / total
-            chance = (rows * columns).sum(axis=1) / total**2
-            found[:, :, run, n] = (
-                agree,
-                np.where(chance == 1, 0, (agree - chance) / np.where(chance == 1, 1, 1 - chance)),
-            )
+            counts = np.bincount(rows * k + predicted, minlength=blocks * k * k).reshape(blocks, k * k)
+            found[:, :, run, n] = from_confusion((weights @ counts).reshape(draws, k, k))[:2]
     return dict(zip(("oa", "kappa"), np.nanmean(found, axis=-1), strict=True))

@@ -17,8 +17,7 @@ from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, effects, sentence, verdict, write_effects
-from mtclim.analysis.evidence import write_joint
+from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, effects, sentence, verdict, write_summaries
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import backbone_title
 from mtclim.variants import RIVALS, VARIANTS, title
@@ -303,8 +302,7 @@ def main() -> None:
     results = ROOT / "results"
     study = load_study(results)
     one = study.only(study.backbones[0])
-    write_effects(study, results / "effects.csv", "city")
-    write_joint(study, results / "joint.csv")
+    write_summaries(study, results)
     told, names = effects(one), [f"{title(name)} - BL-FC" for name in ("bl", *RIVALS)]
     told = told[(told["family"] == "against BL-FC") & told["contrast"].isin(names)]
     if len(told):

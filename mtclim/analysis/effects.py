@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from mtclim.analysis.comparison import bootstrap, paper_numbers, paper_table3, run_scores
-from mtclim.analysis.evidence import write_joint
+from mtclim.analysis.evidence import decodings
 from mtclim.analysis.study import Study
 from mtclim.files import whole_or_absent
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, title
@@ -79,18 +79,11 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
 def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFrame:
     """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks.
 
-    Parameters
-    ----------
-    study : the runs of one backbone (``Study.only``).
-    metric : "kappa" or "oa".
-    draws : of the two-way bootstrap. Deviations of seeds are widened for their small number (Hesterberg, 2015).
-
-    Returns
-    -------
-    DataFrame
-        family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (realisations of the
-        variant that has fewest), paired (whether the same seeds were compared), correlation (of variants across seeds,
-        the mean over pairs; runs are paired where it is above 0), verdict.
+    ``metric`` is "kappa" or "oa", and ``draws`` is the number of the two-way bootstrap. Deviations of seeds are widened
+    for their small number (Hesterberg, 2015). The columns are family, contrast, estimate, low, high (points; NaN limits
+    with a single realisation), runs (realisations of the variant that has fewest), paired (whether the same seeds are
+    compared, as they are where correlation is above 0), correlation (of variants across seeds, the mean over pairs) and
+    verdict.
     """
     scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
@@ -193,17 +186,19 @@ def paper_powers() -> pd.DataFrame:
 
 
 def write_summaries(study: Study, results: str | Path) -> None:
-    """Write effects.csv and joint.csv beside the tables of a study; the source is the city, or the folder's name."""
-    write_effects(study, Path(results) / "effects.csv", "city" if study.synthetic else Path(results).resolve().name)
-    write_joint(study, Path(results) / "joint.csv")
+    """Write effects.csv and joint.csv beside the tables of a study, of the backbone with most runs.
 
-
-def write_effects(study: Study, path: str | Path, source: str) -> None:
-    """Write main effects and primary contrasts of the backbone with most runs to a CSV, in points of kappa.
-
-    Columns contrast, estimate, low, high, runs, source ("city", or the name of a set of photographs).
+    effects.csv has the main effects and primary contrasts in points of kappa; their source is "city" or the folder's
+    name. joint.csv has what answers reach that each task gives by itself, and joint ones (``evidence.decodings``).
     """
-    table = effects(study.only(study.backbones[0]))
-    table = table[table["family"].isin(("main effect", "primary"))].assign(source=source)
-    with whole_or_absent(path) as beside:
-        table[["contrast", "estimate", "low", "high", "runs", "source"]].round(4).to_csv(beside, index=False)
+    one, results = study.only(study.backbones[0]), Path(results)
+    told = effects(one).query("family in ('main effect', 'primary')")
+    told = told.assign(source="city" if study.synthetic else results.resolve().name)
+    joint = decodings(one).reset_index().rename(columns={"kappa": "mean_kappa"})
+    tables = {
+        "effects": told[["contrast", "estimate", "low", "high", "runs", "source"]].round(4),
+        "joint": joint[["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]].round(5),
+    }
+    for name, table in tables.items():
+        with whole_or_absent(results / f"{name}.csv") as beside:
+            table.to_csv(beside, index=False)

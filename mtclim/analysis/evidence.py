@@ -13,7 +13,6 @@ from scipy import stats
 from mtclim.analysis.comparison import class_scores, confusions
 from mtclim.analysis.joint import unseen
 from mtclim.analysis.study import KEYS, Study, calibration_gap, contradictions, excluded
-from mtclim.files import whole_or_absent
 from mtclim.tasks import ordinal
 
 
@@ -30,14 +29,6 @@ def of_the_labels(study: Study) -> pd.DataFrame:
     against = contradictions(complete, excluded(labelsets, counts, study.tasks))
     row = {"unseen": unseen(annotated, labelsets).mean(), "contradictions": against}
     return pd.DataFrame(row, pd.MultiIndex.from_tuples([("the test labels", "")], names=["variant", "decoding"]))
-
-
-def write_joint(study: Study, path: str | Path) -> None:
-    """Write variant, decoding, exact_match, contradictions, mean_kappa of the backbone with most runs to a CSV."""
-    table = decodings(study).loc[study.backbones[0]].reset_index().rename(columns={"kappa": "mean_kappa"})
-    table = table[["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]]
-    with whole_or_absent(path) as beside:
-        table.round(5).to_csv(beside, index=False)
 
 
 def error_structure(study: Study) -> pd.DataFrame:
@@ -113,12 +104,6 @@ def rarity(gains: pd.DataFrame) -> pd.DataFrame:
         rho, p = stats.spearmanr(group["frequency"], group["gain"]) if known else (np.nan, np.nan)
         rows.append([variant, rho, p, len(group)])
     return pd.DataFrame(rows, columns=["variant", "rho", "p", "classes"]).set_index("variant")
-
-
-def negative_transfer(gains: pd.DataFrame) -> pd.DataFrame:
-    """Gains over STC of all variants for the classes where BL's mean F1 is below STC's (section 4.2)."""
-    wide = gains.pivot(index=["task", "class"], columns="variant", values="gain")[gains["variant"].unique()]
-    return wide[wide["bl"] < 0]
 
 
 def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Effects against ordinary least squares and simulations; power against simulated t-tests; the file of effects."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,8 +121,10 @@ def test_powers_of_a_pilot_and_of_the_paper(study):
 
 
 def test_the_file_names_its_source(study, tmp_path):
-    effects.write_effects(study, tmp_path / "effects.csv", "leaves")
-    table = pd.read_csv(tmp_path / "effects.csv")
+    (tmp_path / "leaves").mkdir()
+    of_leaves = replace(study, runs=study.runs.assign(synthetic=False))
+    effects.write_summaries(of_leaves, tmp_path / "leaves")
+    table = pd.read_csv(tmp_path / "leaves/effects.csv")
     assert list(table) == ["contrast", "estimate", "low", "high", "runs", "source"] and set(table["source"]) == {
         "leaves"
     }

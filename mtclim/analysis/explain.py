@@ -66,10 +66,8 @@ def feature_map(backbone: nn.Module, size: int) -> nn.Module:
     listed = getattr(backbone, "feature_info", None) or []
     listed = listed if isinstance(listed, list) else listed.get_dicts()
     if len({entry["reduction"] for entry in listed}) < 2:  # none, or a transformer's blocks, all of one resolution
-        raise ValueError(
-            f"Grad-CAM: {type(backbone).__name__} lists no convolutional feature maps of falling resolution; expected "
-            "a convolutional timm backbone, such as densenet121."
-        )
+        found = f"{type(backbone).__name__} lists no convolutional feature maps of falling resolution"
+        raise ValueError(f"Grad-CAM: {found}; expected a convolutional timm backbone, such as densenet121.")
     fine = [entry for entry in listed if size // entry["reduction"] >= CELLS]
     return backbone.get_submodule((fine or listed)[-1]["module"])
 

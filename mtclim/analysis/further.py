@@ -65,9 +65,8 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
             part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
             ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
-            ax.scatter(
-                part["confidence"], part["accuracy"], s=4 + 40 * part["count"] / part["count"].max(), color=colour
-            )
+            size = 4 + 40 * part["count"] / part["count"].max()
+            ax.scatter(part["confidence"], part["accuracy"], s=size, color=colour)
             style = {"color": colour, "ha": "right", "transform": ax.transAxes}
             ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", **style)
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])

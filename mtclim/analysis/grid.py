@@ -39,10 +39,8 @@ def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{root}: found no finished run of a grid, and no {stored}; `make grid` trains them.")
     table = pd.concat(frames).drop_duplicates(KEYS, keep="last").sort_values(KEYS, ignore_index=True)
     if table["code"].nunique() > 1:
-        raise ValueError(
-            f"{root} and {stored}: the runs of the grid were made by different states of the code "
-            f"({', '.join(map(str, table['code'].unique()))}); delete those of one, or train them anew."
-        )
+        found = f"runs that were made by different states of the code ({', '.join(map(str, table['code'].unique()))})"
+        raise ValueError(f"{root} and {stored}: found {found}; delete those of one, or train them anew.")
     return table
 
 

@@ -119,10 +119,8 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     if (tables / "study.json").exists():
         old = _read_tables(tables)
         if _key(old) != _key(study):
-            raise ValueError(
-                f"{tables}: holds a study of other tasks, another table or other test images; choose another folder or "
-                "delete this one."
-            )
+            found = "a study of other tasks, another table or other test images"
+            raise ValueError(f"{tables}: holds {found}; choose another folder or delete this one.")
         study = _join([old.take(~old.runs["run"].isin(study.runs["run"])), study])
     study, fresh = _checked(study, Path(runs_root), code), tables.with_name("tables.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -232,10 +230,8 @@ def _checked(study: Study, where: Path, code: str) -> Study:
         raise ValueError(f"{where}: no run has the code digest {code!r}; found {', '.join(sorted(set(digests)))}.")
     if digests[fits].nunique() > 1:
         listed = "; ".join(f"{digest}: {', '.join(runs)}" for digest, runs in study.runs.groupby("code")["run"])
-        raise ValueError(
-            f"{where}: the runs were made by different states of the code, so their differences would mix both. Digest "
-            f"and runs: {listed}. Give `code` one of these digests, or train the runs anew with one state."
-        )
+        mend = "give `code` one of these digests, or train the runs anew with one state"
+        raise ValueError(f"{where}: the runs were made by different states of the code ({listed}); {mend}.")
     picked, others = study.take(fits), study.runs[~fits]
     problems = [(run, f"made by the code {digest}: left out") for run, digest in others[["run", "code"]].to_numpy()]
     for (backbone, variant), seeds in picked.runs.groupby(["backbone", "variant"])["seed"]:
@@ -243,9 +239,6 @@ def _checked(study: Study, where: Path, code: str) -> Study:
         problems += [(f"{backbone}/{variant}/seed-{seed}", "missing: there are runs of later seeds") for seed in absent]
     listed = pd.concat([study.problems, pd.DataFrame(problems, columns=_PROBLEMS, dtype="str")])
     return replace(picked, problems=listed.drop_duplicates("run", ignore_index=True))
-
-
-# ---------------------------------------------------------------- one run
 
 
 def _read_run(folder: Path) -> Study:
@@ -280,12 +273,10 @@ def _read_run(folder: Path) -> Study:
     joint = fit_joint(tuned["val"], true["val"], train, counts, tasks).decode(tuned["test"])
     own = np.stack([p.argmax(axis=1) for p in tuned["test"].values()], axis=1)
     relations = excluded(train, counts, tasks)
-    decoded = [
-        _quality(p, labels, true["test"]).assign(
-            decoding=decoding, unseen=unseen(labels, train).mean(), contradictions=contradictions(labels, relations)
-        )
-        for decoding, labels, p in (("argmax", own, tuned["test"]), ("joint", joint.labels, joint.marginals))
-    ]
+    decoded = []
+    for decoding, labels, p in (("argmax", own, tuned["test"]), ("joint", joint.labels, joint.marginals)):
+        shares = {"unseen": unseen(labels, train).mean(), "contradictions": contradictions(labels, relations)}
+        decoded.append(_quality(p, labels, true["test"]).assign(decoding=decoding, **shares))
     bins = [
         _reliability(p["test"][task], true["test"][:, n]).assign(run=row["run"], task=task, scaled=p is tuned)
         for p in (raw, tuned)

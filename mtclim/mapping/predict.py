@@ -205,7 +205,6 @@ def _check(**settings: int | None) -> None:
 
 def _key(rows: pd.DataFrame, settings: dict) -> str:
     """What the shards depend on: the models, the rows in order, the size and time of each file, the batches."""
-
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     there = [os.path.exists(path) and (os.path.getsize(path), os.path.getmtime(path)) for path in rows["path"]]
     used = rows.assign(state=there).astype(str)
@@ -238,19 +237,13 @@ def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.Dat
     panoramas = known.loc[known["panorama"], "image"].tolist()
     provenance = provenance | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
     metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(provenance)}
-    schema = pa.schema(
-        [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")], metadata
-    )
-    write_csv(listed, listing_of(out))
+    fields = [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")]
+    schema = pa.schema(fields, metadata)
+    write_csv(listed, f"{out}.listed.csv")
     with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for path in shards:
             readable = pq.read_table(path, columns=schema.names, filters=pc.field("unreadable") == "")
             writer.write_table(readable.replace_schema_metadata(metadata))
-
-
-def listing_of(out: str | Path) -> Path:
-    """The companion of a prediction that lists what could not be read or placed."""
-    return Path(f"{out}.listed.csv")
 
 
 def provenance_of(out: str | Path) -> dict:

@@ -120,9 +120,7 @@ def buildings(arguments: Sequence[str]) -> None:
     parser.add_argument("footprints", help="a layer of polygons, such as a GeoPackage, GeoParquet or GeoJSON file")
     parser.add_argument("out", help="the CSV file")
     parser.add_argument("--field-of-view", type=float, default=60, help="of a view, in degrees (%(default)s)")
-    parser.add_argument(
-        "--reach", type=float, default=50, help="how far a view shows buildings, in metres (%(default)s)"
-    )
+    parser.add_argument("--reach", type=float, default=50, help="how far a view reaches, in metres (%(default)s)")
     given = parser.parse_args(arguments)
     from mtclim.mapping.buildings import assign_file
 

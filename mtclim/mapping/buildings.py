@@ -42,9 +42,7 @@ def read_gate(gate: str, tasks: Tasks) -> tuple[str, str, float]:
 
 
 def passes(predictions: pd.DataFrame, tasks: Tasks, gate: str) -> np.ndarray:
-    """Which predictions (n,) bool pass a gate (see :func:`read_gate`); all of them pass an empty one."""
-    if not gate:
-        return np.ones(len(predictions), bool)
+    """Which predictions (n,) bool pass a gate (see :func:`read_gate`)."""
     task, label, least = read_gate(gate, tasks)
     likely = predictions[f"{task}:p:{label}"].to_numpy(float) >= least
     return likely if least else (predictions[f"{task}:pred"] == label).to_numpy(bool)
@@ -86,22 +84,11 @@ def assign(
 ) -> pd.DataFrame:
     """Say which building each view shows: the one that ends most of the rays across its field of view.
 
-    Parameters
-    ----------
-    views : lon, lat, bearing, and field_of_view where it is not that of all views.
-    footprints : from :func:`read_footprints`.
-    field_of_view, reach : horizontal, above 0 and up to 180 degrees; metres beyond which no wall is seen.
-
-    Returns
-    -------
-    DataFrame
-        With the index of ``views``: building (missing where it is not clear), share of the rays that end at it, second
-        (the share of the next building) and reason (why it is not clear, else "").
-
-    Raises
-    ------
-    ValueError
-        For settings out of range, and where footprints have no CRS or no view has a position and a bearing.
+    ``views`` have lon, lat, bearing, and field_of_view (horizontal, above 0 and up to 180 degrees) where it is not that
+    of all. ``footprints`` are from :func:`read_footprints`; beyond ``reach`` metres no wall is seen. The result, with
+    the index of ``views``, has building (missing where it is not clear), share of the rays that end at it, second (the
+    share of the next building) and reason (why it is not clear, else ""). ValueError for settings out of range, and
+    where footprints have no CRS or no view has a position and a bearing.
     """
     frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
@@ -191,9 +178,6 @@ def _spread(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each position as often as its count says, and beside it 0, 1, 2 ... within the position."""
     which = np.repeat(np.arange(len(counts)), counts)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-# ---------------------------------------------------------------- several views of one building
 
 
 def fuse(

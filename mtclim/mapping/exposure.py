@@ -23,7 +23,6 @@ from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
-SBST_MAPPING = files("mtclim.mapping") / "gem_santiago_sbst.csv"
 METHODS = ("argmax", "product", "joint")
 """How façades are counted: by their most probable labels, by products of the tasks' probabilities, or by the joint."""
 HOW = {
@@ -116,10 +115,9 @@ def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[
 
 
 def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
-    columns = list(columns)
     used = [task for task in mapping if task in columns]
     if not used:
-        raise ValueError(f"GEM mapping: found the tasks {columns}; expected at least one of {', '.join(mapping)}.")
+        raise ValueError(f"GEM mapping: found the tasks {[*columns]}; expected at least one of {', '.join(mapping)}.")
     return used
 
 
@@ -170,26 +168,15 @@ def exposure(
 ) -> pd.DataFrame:
     """Count buildings per block and taxonomy.
 
-    Parameters
-    ----------
-    predictions : the networks' own probabilities, or for corrected counts those of
-        :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice.
-    tasks : all tasks of the predictions. The mapping says which of them make the taxonomy.
-    mapping : from :func:`read_mapping`.
-    joint : from :func:`mtclim.mapping.ensemble.joint_of`. Combinations of classes that training never showed have no
-        weight. Without a joint the tasks count as independent.
-    tail : of each block's expected counts the least likely taxonomies that make up at most this share are dropped, and
-        the others are scaled to the block's total.
+    ``predictions`` are the networks' own, or for corrected counts those of
+    :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice. ``tasks`` are
+    all of theirs, and the ``mapping`` (see :func:`read_mapping`) says which make the taxonomy. With a ``joint``, from
+    :func:`mtclim.mapping.ensemble.joint_of`, combinations of classes that training never showed have no weight; without
+    it the tasks count as independent. Of each block's expected counts the least likely taxonomies that make up at most
+    the share ``tail`` are dropped, and the others are scaled to the block's total.
 
-    Returns
-    -------
-    DataFrame
-        block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most probable labels).
-
-    Raises
-    ------
-    ValueError
-        Where the mapping covers no task or leaves out one of its classes.
+    The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
+    probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
     """
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
@@ -309,8 +296,6 @@ def write_openquake(
     Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
     vulnerability class is to be filled in.
     """
-    if kind not in ("expected", "argmax"):
-        raise ValueError(f"kind: found {kind!r}; expected 'expected' or 'argmax'.")
     folder, stem = Path(folder), f"exposure_{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     assets = counts[counts[kind] > 0].reset_index(drop=True)

@@ -86,9 +86,3 @@ def class_frequencies(
         columns |= {"expected": probabilities(predictions, task, classes).mean(0)}
         rows.append(pd.DataFrame(columns | {"truth": _shares(truth, classes) if known else np.nan}))
     return pd.concat(rows, ignore_index=True)
-
-
-def total_variation(frequencies: pd.DataFrame) -> pd.DataFrame:
-    """Half the summed difference from the truth: the share of façades counted in a wrong class; task x method."""
-    difference = frequencies[list(METHODS)].sub(frequencies["truth"], axis=0).abs() / 2
-    return difference.groupby(frequencies["task"], sort=False).sum(min_count=1)

@@ -116,9 +116,6 @@ def north_and_scale(ax) -> None:
     ax.text(0.93, 0.78, "N", transform=ax.transAxes, ha="center", fontsize=8, zorder=5, path_effects=halo)
 
 
-# ---------------------------------------------------------------- Fig. 13
-
-
 def _short(name: str, width: int) -> str:
     """A name on two lines at most."""
     return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" ...")) or name[:width]
@@ -126,19 +123,13 @@ def _short(name: str, width: int) -> str:
 
 @drawn
 def fig13(
-    predictions: pd.DataFrame,
-    tasks: Tasks,
-    polygons: Sequence[gpd.GeoDataFrame] = (),
-    web: bool = True,
+    predictions: pd.DataFrame, tasks: Tasks, polygons: Sequence[gpd.GeoDataFrame] = (), web: bool = True
 ) -> Figure:
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
-    Parameters
-    ----------
-    predictions : accuracies are those of its test blocks.
-    tasks : of a task with many classes the most frequent are shown; a line names the number and share of the others.
-    polygons : drawn beneath, built-up blocks first, then municipalities.
-    web : whether map tiles lie beneath where there is a network; the figure says which.
+    Accuracies are those of test blocks. Of a task with many classes the most frequent are shown, and a line has the
+    number and share of the others. ``polygons`` are drawn beneath, built-up blocks first, then municipalities. ``web``:
+    whether map tiles lie beneath where there is a network; the figure says which.
     """
     frame, colours = points(predictions), palette(tasks)
     scores = test_scores(predictions, tasks) or {}
@@ -250,9 +241,6 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
     options = {"loc": "outside lower left", "ncols": 4, "handletextpad": 0.1, "fontsize": 8}
     figure.legend(list(handles.values()), list(handles), **options)
     return figure
-
-
-# ---------------------------------------------------------------- GeoPackage
 
 
 def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str], areas: bool = False) -> str:

@@ -92,18 +92,9 @@ def cut_views(
     The heading of a panorama, where its middle looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees).
     A photograph that is no panorama is copied. ``listed.csv`` has what cannot be used, and why.
 
-    Parameters
-    ----------
-    source : as in :func:`read_views`.
-    out : the folder to write to.
-    sides : where to look, in degrees clockwise from the heading; by default to both sides of the street.
-    towards : one bearing to look at, in degrees from north, in place of ``sides``.
-    field_of_view, size : of a view, across and up, in degrees and in pixels.
-
-    Raises
-    ------
-    ValueError
-        For settings out of their range, and where no photograph can be used.
+    Views look to the ``sides``, in degrees clockwise from the heading, or all ``towards`` one bearing, in degrees from
+    north. Across and up they have ``field_of_view`` degrees and ``size`` pixels. ValueError for settings out of their
+    range, and where no photograph can be used.
     """
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
         raise ValueError(f"views: found {field_of_view} degrees, {size} pixels; expected 0 to 180, and 16 to 8192.")

@@ -230,7 +230,6 @@ def test_a_gate_is_the_most_probable_class_or_a_probability():
     p = frame["view:p:facade"]
     assert (passes(frame, TASKS, "view=facade") == (p > frame["view:p:other"])).all()
     assert (passes(frame, TASKS, " view=facade  >= 0.8 ") == (p >= np.float32(0.8))).all()
-    assert passes(frame, TASKS, "").all()
     odd = Tasks({"a=b": [">= 2", "x >= 0.5"], "c": ["1", "2"]})
     assert read_gate("a=b=>= 2", odd) == ("a=b", ">= 2", 0.0)
     assert read_gate("a=b=x >= 0.5 >= 0.9", odd) == ("a=b", "x >= 0.5", 0.9)

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,9 @@ def engine_python():
     return python
 
 
-@pytest.mark.parametrize("path", [exposure.SANTIAGO_MAPPING, exposure.SBST_MAPPING])
-def test_packaged_tables_map_every_class_to_valid_strings(path):
-    mapping = exposure.read_mapping(path)
+@pytest.mark.parametrize("name", ["gem_santiago.csv", "gem_santiago_sbst.csv"])
+def test_packaged_tables_map_every_class_to_valid_strings(name):
+    mapping = exposure.read_mapping(Path(exposure.__file__).with_name(name))
     for task, classes in mapping.items():
         assert tuple(classes) == SANTIAGO[task]
 
@@ -220,8 +221,6 @@ def test_openquake_files_say_facades_and_have_no_costs(tmp_path):
     counts = exposure.exposure(fake_predictions(50), SANTIAGO)
     text = exposure.write_openquake(counts, tmp_path).read_text(encoding="utf-8")
     assert "façades" in text and "<costTypes/>" in text
-    with pytest.raises(ValueError, match="'expected' or 'argmax'"):
-        exposure.write_openquake(counts, tmp_path, "guess")
 
 
 def test_csv_cells_are_not_formulas(tmp_path):
@@ -275,8 +274,7 @@ def test_the_calibrated_mean_corrects_counts_in_part():
     result = frequencies.class_frequencies(city, validation, tasks)
     assert np.allclose(result["truth"], truth, atol=0.02) and np.allclose(result["balanced"], 1 / 3, atol=0.03)
     assert np.allclose(result["raw"], city["t:pred"].value_counts(normalize=True)[["a", "b", "c"]])
-    error = frequencies.total_variation(result).loc["t"]
-    assert error["raw"] == pytest.approx((result["raw"] - result["truth"]).abs().sum() / 2)
+    error = result[["raw", "expected"]].sub(result["truth"], axis=0).abs().sum() / 2
     assert 0.08 < error["raw"] and error["expected"] < error["raw"] + 0.05
 
 
@@ -304,4 +302,4 @@ def test_a_task_without_a_validation_label_has_no_balanced_share_and_stays_as_it
     result = frequencies.class_frequencies(same, validation, tasks)
     assert result["balanced"].isna().all() and result[["raw", "expected", "truth"]].notna().all(axis=None)
     unknown = frequencies.class_frequencies(city.assign(**{"t:true": [None] + ["a"] * 49}), validation, tasks)
-    assert unknown["truth"].isna().all() and frequencies.total_variation(unknown).isna().all(axis=None)
+    assert unknown["truth"].isna().all()

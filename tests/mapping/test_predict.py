@@ -122,7 +122,7 @@ def same(first: pd.DataFrame, second: pd.DataFrame) -> None:
 
 
 def test_rows_in_are_rows_predicted_and_rows_listed(place, plain):
-    listed = pd.read_csv(predict.listing_of(place / "plain.parquet")).set_index("image")["reason"]
+    listed = pd.read_csv(place / "plain.parquet.listed.csv").set_index("image")["reason"]
     assert sorted(listed.index) == [f"images/{i}.png" for i in (3, 30, 7, 9)]
     assert listed["images/3.png"] == listed["images/30.png"] == "no position (lon, lat) in the table"
     assert len({*plain["image"], *listed.index}) == N == len(plain) + len(listed)
@@ -346,7 +346,7 @@ def test_a_folder_of_geotagged_photographs(place, tmp_path):
     for name in ("notes.txt", "Thumbs.db", "more.txt", "README"):
         (folder / name).write_text("not a photograph")
     out = predict.predict_file(place / "runs" / "a", folder, tmp_path / "out.parquet", workers=1, progress=False)
-    frame, listed = pd.read_parquet(out), pd.read_csv(predict.listing_of(out)).set_index("image")["reason"]
+    frame, listed = pd.read_parquet(out), pd.read_csv(f"{out}.listed.csv").set_index("image")["reason"]
     assert frame["image"].tolist() == ["a.jpg", "north/b.JPG"] and frame["block"].notna().all()
     assert frame["bearing"].fillna(-1).tolist() == [271.5, -1] and frame["in_training"].tolist() == [False, False]
     assert "no GPS position" in listed["c.jpg"] and "cannot be read" in listed["e.jpg"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import entr, softmax
+from scipy.special import softmax
 
 from mtclim.metrics import scores
 from mtclim.tasks import Tasks
@@ -21,10 +21,8 @@ CHUNK = 4096  # images at a time, which bounds the memory: 4,096 x 400 labelsets
 class Decoded(NamedTuple):
     """The joint answers for n images."""
 
-    index: np.ndarray  # (n,) the row of ``Joint.labelsets`` that holds the most probable answer
     labels: np.ndarray  # (n, N) the most probable labelset, to be right in every task at once
     marginals: dict[str, np.ndarray]  # task -> (n, K) consistent probabilities, for one task alone and for counts
-    entropy: np.ndarray  # (n,) of the posterior over labelsets, in nats
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ class Joint:
         """Decode calibrated probabilities, task -> (n, K), a chunk of images at a time."""
         starts = range(0, max(len(probabilities[next(iter(self.tasks))]), 1), CHUNK)
         parts = [self._decode({task: p[at : at + CHUNK] for task, p in probabilities.items()}) for at in starts]
-        index, labels, marginals, entropy = zip(*parts, strict=True)
-        joined = {task: np.concatenate([part[task] for part in marginals]) for task in self.tasks}
-        return Decoded(np.concatenate(index), np.concatenate(labels), joined, np.concatenate(entropy))
+        marginals = {task: np.concatenate([part.marginals[task] for part in parts]) for task in self.tasks}
+        return Decoded(np.concatenate([part.labels for part in parts]), marginals)
 
     def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
@@ -63,16 +60,14 @@ class Joint:
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
         guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T
-        index = (known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)
-        labels = self.labelsets[index]
+        labels = self.labelsets[(known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)]
         labels = np.where(labels < 0, np.stack([log.argmax(axis=1) for log in logs], axis=1), labels)
-        marginals, entropy = {}, entr(posterior).sum(axis=1)
+        marginals = {}
         for n, (task, log) in enumerate(zip(self.tasks, logs, strict=True)):
             member = np.eye(log.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
-            p, free = softmax(log, axis=1), posterior @ absent[:, n]
-            marginals[task] = posterior @ member + free[:, None] * p
-            entropy += free * entr(p).sum(axis=1)
-        return Decoded(index, labels, marginals, entropy)
+            free = posterior @ absent[:, n]
+            marginals[task] = posterior @ member + free[:, None] * softmax(log, axis=1)
+        return Decoded(labels, marginals)
 
 
 def fit_joint(

@@ -190,22 +190,19 @@ def decoded_batches(
 
     Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and what is known of each.
     """
-    pool = ThreadPoolExecutor(workers or machine.cores())
 
     def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[Future]]:
         batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
         return batch, [pool.submit(_decode, path, row, batch) for row, path in enumerate(paths)]
 
-    started = map(start, batches)
-    waiting = deque(islice(started, _AHEAD))
-    try:
+    with ThreadPoolExecutor(workers or machine.cores()) as pool:
+        started = map(start, batches)
+        waiting = deque(islice(started, _AHEAD))
         while waiting:
             batch, futures = waiting.popleft()
             found = [future.result() for future in futures]
             waiting.extend(islice(started, 1))
             yield batch, found
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # ---------------------------------------------------------------- files that people open

@@ -158,8 +158,7 @@ def table3(study: Study) -> pd.DataFrame:
 @cache
 def paper_table3() -> pd.DataFrame:
     """The paper's Table 3 (percent, means of 11 realisations), in the shape of ``table3``."""
-    with (files("mtclim.analysis") / "paper_table3.csv").open(encoding="utf-8") as stream:
-        return pd.read_csv(stream, header=[0, 1], index_col=[0, 1])
+    return pd.read_csv(files("mtclim.analysis") / "paper_table3.csv", header=[0, 1], index_col=[0, 1])
 
 
 @cache

@@ -174,14 +174,14 @@ def predict_file(
         return out
     folder = Path(f"{out}.shards") / key
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {start // shard_rows: rows[start : start + shard_rows] for start in range(0, max(len(rows), 1), shard_rows)}
-    shards = {number: folder / f"shard-{number:06d}.parquet" for number in parts}
-    todo = [number for number in list(parts)[index::count] if not shards[number].exists()]
-    size = sum(len(parts[number]) for number in todo)
+    starts = range(0, max(len(rows), 1), shard_rows)
+    shards = {folder / f"shard-{n:06d}.parquet": rows[at : at + shard_rows] for n, at in enumerate(starts)}
+    todo = [path for path in list(shards)[index::count] if not path.exists()]
+    size = sum(len(shards[path]) for path in todo)
     with tqdm(total=size, unit="img", unit_scale=True, desc="predict", disable=not progress, smoothing=0.1) as bar:
-        for number in todo:
-            answers = _answers(parts[number], ensemble, batch_size, workers, bar)
-            with whole_or_absent(shards[number]) as beside:
+        for path in todo:
+            answers = _answers(shards[path], ensemble, batch_size, workers, bar)
+            with whole_or_absent(path) as beside:
                 pq.write_table(_table(answers), beside)
     if part != (0, 1):
         return folder
@@ -192,7 +192,7 @@ def predict_file(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 3), "predicted_now": size,
     }  # fmt: skip
-    _merge(list(shards.values()), out, provenance, unplaced[["image", "reason"]])
+    _merge(list(shards), out, provenance, unplaced[["image", "reason"]])
     shutil.rmtree(folder.parent)
     return out
 

@@ -40,8 +40,8 @@ def train(arguments: Sequence[str]) -> None:
     Several devices work on one network; batch_size is the batch of all of them together.
     """
     parser = _with_settings(Parser(train))
-    parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes of a CPU, of each node (1)")
-    parser.add_argument("--nodes", type=int, default=1, help="machines that train the run together (1)")
+    parser.add_argument("--devices", type=_positive, default=1, help="GPUs, or processes of a CPU, of each node (1)")
+    parser.add_argument("--nodes", type=_positive, default=1, help="machines that train the run together (1)")
     given = vars(parser.parse_args(arguments))
     devices, nodes = given.pop("devices"), given.pop("nodes")
     config = _config(given)
@@ -70,6 +70,7 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images of a forward pass (64)")
     parser.add_argument("--workers", type=int, help="threads that decode images (all usable cores)")
     parser.add_argument("--image-root", help="the folder of a table's images (the table's own)")
+    parser.add_argument("--na-values", nargs="*", help="what means missing in a table (NA, null and the like)")
     parser.add_argument("--limit", type=int, help="predict a fixed random sample of so many images")
     parser.add_argument("--calibrated", action="store_true", help="scale probabilities by the runs' temperatures")
     parser.add_argument("--consistent", action="store_true", help="answer with labels that fit together")
@@ -230,6 +231,13 @@ def _two(mark: str, kind: type, expected: str):
         return first, second
 
     return read
+
+
+def _positive(text: str) -> int:
+    """A type of argument: a whole number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1 on")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -64,6 +64,8 @@ MISTAKES = {
     "train --set batch_size=0": ["batch_size"],
     "train --data absent.csv": ["absent.csv"],
     "train --devices two": ["--devices", "'two'"],
+    "train --devices 0": ["--devices", "'0'", "from 1 on"],
+    "train --nodes -2": ["--nodes", "'-2'"],
     "prepare --data absent.csv": ["absent.csv"],
     "predict run photos.csv": ["out"],
     "predict run photos.csv out.parquet --part 1": ["--part", "'1'", "I/N", "0/4"],

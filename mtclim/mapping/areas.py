@@ -1,11 +1,14 @@
 """Predictions as points in metres, and what they say of an area: hexagons, or blocks and other columns."""
 
+from pathlib import Path
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
 
 from mtclim.analysis.joint import unseen
+from mtclim.data.reading import read_frame, read_layer, row_count
 from mtclim.mapping.frequencies import probabilities
 from mtclim.metrics import codes
 from mtclim.tasks import Tasks
@@ -24,12 +27,24 @@ def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
     return frame.to_crs(frame.estimate_utm_crs())
 
 
-def check_areas(by: str, width: float) -> None:
-    """ValueError where there can be no such areas, so that it is known before anything is predicted."""
+def read_polygons(path: str | Path) -> gpd.GeoDataFrame:
+    """A layer as :func:`mtclim.data.reading.read_layer` reads it; ValueError where none of it is a polygon."""
+    layer = read_layer(path)
+    if not (layer.geom_type.isin(["Polygon", "MultiPolygon"]) & ~layer.is_empty).any():
+        raise ValueError(f"{path}: found no polygon among {row_count(len(layer))}; expected a layer of polygons.")
+    return layer
+
+
+def check_areas(by: str, width: float, source: str | Path | None = None) -> None:
+    """ValueError where there can be no such areas of a source, so that it is known before anything is predicted."""
     if by not in AREAS:
         raise ValueError(f"by: found {by!r}; expected one of {', '.join(AREAS)}.")
     if not (np.isfinite(width) and width >= 1):
         raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
+    if by == "municipality" and source is not None:
+        columns = [] if Path(source).is_dir() else [str(name).strip().lower() for name in read_frame(source).frame]
+        if by not in columns:
+            raise ValueError(f"by: found no column {by!r} in {source}; add it, or expected hexagon or block.")
 
 
 def hexagons(places: np.ndarray, width: float) -> np.ndarray:

@@ -13,8 +13,8 @@ import pandas as pd
 import shapely
 from pyproj import Transformer
 
-from mtclim.data.reading import read_layer, row_count, some
-from mtclim.mapping.areas import entropy
+from mtclim.data.reading import row_count, some
+from mtclim.mapping.areas import entropy, read_polygons
 from mtclim.mapping.frequencies import probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.views import read_views
@@ -55,10 +55,8 @@ def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
     ``attrs["notes"]`` says which column of ``NUMBERS`` is used, else the number of the row, and what is left out.
     ValueError for a layer without polygons or coordinate reference system, and for one number on two polygons.
     """
-    layer = read_layer(path)
+    layer = read_polygons(path)
     area = layer.geom_type.isin(["Polygon", "MultiPolygon"]) & ~layer.is_empty
-    if not area.any():
-        raise ValueError(f"{path}: found no polygon among {row_count(len(layer))}; expected footprints of buildings.")
     notes = [] if area.all() else [f"Not used: {row_count((~area).sum())} of the footprints that are no polygons."]
     layer = layer[area].reset_index(drop=True)
     columns = [name for name in NUMBERS if name in layer and layer[name].notna().all()]
@@ -134,7 +132,7 @@ def assign_file(views: str | Path, footprints: str | Path, out: str | Path, fiel
     layer, frame = read_footprints(footprints), read_views(views).drop(columns=["path", "building"], errors="ignore")
     found = assign(frame, layer, field_of_view, reach)
     found.loc[frame.pop("panorama"), ["building", "reason"]] = None, "a panorama, of which views are to be cut first"
-    write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out)
+    write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out, exact=True)
     said = [*layer.attrs["notes"], f"{row_count(len(found))}, {found['building'].nunique():,} buildings."]
     return said + [f"{row_count(n)}: {why}." for why, n in found["reason"].value_counts().items() if why]
 

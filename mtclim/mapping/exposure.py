@@ -5,6 +5,7 @@ replaces for other tasks. Several atoms of a class are separated by "/"; none me
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, reduce
 from importlib.resources import files
 from itertools import compress
@@ -36,10 +37,15 @@ _MOST = 2_000_000  # combinations of classes that are counted
 
 
 def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Columns of a table as text, "" where a cell is empty; ValueError where one of them is not there."""
+    """Columns of a table as text, "" where a cell is empty; ValueError where one of them is not there.
+
+    Their names are found in any case and without spaces at the ends, as in a table of images.
+    """
     source = read_frame(path, columns[0])
-    if not set(columns) <= set(source.frame):
-        raise ValueError(f"{path}: found the columns {list(source.frame)}; expected {', '.join(columns)}.")
+    found, names = list(source.frame), [str(name).strip().lower() for name in source.frame]
+    if any(names.count(name) != 1 for name in columns):
+        raise ValueError(f"{path}: found the columns {found}; expected {', '.join(columns)}, each once.")
+    source = replace(source, frame=source.frame.set_axis(names, axis=1)[list(columns)])
     cells = {name: source.cells(name, keep=source.missing) for name in columns}  # a class may be called "NA"
     return pd.DataFrame({name: np.asarray(own, object) for name, own in cells.items()})
 
@@ -305,10 +311,10 @@ def write_openquake(
     missing = set(taxonomies) - set(conversions["taxonomy"])
     if missing:
         raise ValueError(f"conversions: found no line for {some(sorted(missing), 5)}; add one for each taxonomy.")
-    write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv")
+    write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv", exact=True)
     table = assets.assign(id=[f"a{n:07d}" for n in range(len(assets))], number=assets[kind])
     table = table[["id", "lon", "lat", "taxonomy", "number", "block"]].round({"lon": 5, "lat": 5, "number": 6})
-    write_csv(table, folder / f"{stem}.csv")
+    write_csv(table, folder / f"{stem}.csv", exact=True)
     text = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
     description = f"{text}; {how}" if how else text
     form = Template((files("mtclim.mapping") / "exposure.xml").read_text(encoding="utf-8"))

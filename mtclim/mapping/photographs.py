@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -98,22 +98,26 @@ def read_source(
     tasks: Tasks,
     require_position: bool = True,
     image_root: str | Path | None = None,
+    na_values: Iterable[str] | None = None,
 ) -> Photographs:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
     The positions of files are read from their EXIF data, and true labels of ``tasks`` are kept where a table has them.
-    ``require_position`` makes it an error that no row of a table has a position. ``image_root`` is the folder that the
-    names in a table are relative to, by default the table's own. Where no block is known, blocks are a grid of 500 m.
+    ``require_position`` makes it an error that no row of a table has a position. ``image_root`` and
+    ``na_values`` are those of :func:`mtclim.read_table`. Where no block is known, blocks are a grid of 500 m.
     """
-    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() in images.SUFFIXES:
-        files = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
-        if not files:
-            raise ValueError("source: found an empty list; expected at least one photograph, a folder or a table.")
-        found = Photographs(_read_files(files, [str(path) for path in files]))
-    elif Path(source).is_dir():
-        found = _read_folder(Path(source))
+    given = [source] if isinstance(source, (str, Path)) else list(source)
+    web = [str(name) for name in given if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(name))]
+    if web or not given:
+        found = f"an address on the internet (URL), {web[0]!r}" if web else "an empty list"
+        raise ValueError(f"source: found {found}; expected photographs, a folder or a table on this machine.")
+    one = Path(given[0]) if isinstance(source, (str, Path)) else None
+    if one is not None and one.is_dir():
+        found = _read_folder(one)
+    elif one is None or one.suffix.lower() in images.SUFFIXES:
+        found = Photographs(_read_files([Path(path) for path in given], [str(path) for path in given]))
     else:
-        found = _read_rows(Path(source), tasks, require_position, image_root)
+        found = _read_rows(one, tasks, require_position, image_root, na_values)
     frame = found.frame
     frame["block"] = frame["block"].astype(object)
     placed = frame[["lon", "lat"]].notna().all(axis=1)
@@ -144,8 +148,8 @@ def _read_folder(folder: Path) -> Photographs:
     return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
 
 
-def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root: str | Path | None) -> Photographs:
-    table = read_table(path, tasks, require_images=False, require_labels=False, image_root=image_root)
+def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root, na_values) -> Photographs:
+    table = read_table(path, tasks, False, False, image_root, na_values)
     carried = [name for name in CARRIED if name in table.frame and name not in tasks]
     frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", "block", *carried])
     if "bearing" in tasks:
@@ -213,10 +217,14 @@ def _safe(value: object) -> object:
     return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
-def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write a CSV, whole or not at all, in which no cell is run as a formula."""
-    frame = frame.rename(columns=lambda name: _safe(str(name)))
-    text = frame.select_dtypes(["object", "string", "category"]).astype(object).map(_safe)
+def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Path:
+    """Write a CSV, whole or not at all, in which no cell is run as a formula.
+
+    ``exact`` is for a table that a program reads again: its cells stay as they are, for example names of images.
+    """
+    if not exact:
+        frame = frame.rename(columns=lambda name: _safe(str(name)))
+        frame = frame.assign(**frame.select_dtypes(["object", "string", "category"]).astype(object).map(_safe))
     with whole_or_absent(path) as beside:
-        frame.assign(**text).to_csv(beside, index=False, encoding="utf-8")
+        frame.to_csv(beside, index=False, encoding="utf-8")
     return Path(path)

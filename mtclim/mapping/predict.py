@@ -71,6 +71,7 @@ def predict(
     batch_size: int = 64,
     workers: int | None = None,
     image_root: str | Path | None = None,
+    na_values: Sequence[str] | None = None,
     device: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -81,7 +82,8 @@ def predict(
     model_or_runs, calibrated, consistent, device : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
     source : files, a folder of photographs, or a table of images. No position is required.
     batch_size, workers : images of one forward pass, and threads that decode.
-    image_root : the folder that the names in a table are relative to; by default the table's.
+    image_root, na_values : the folder that the names in a table are relative to, and the texts that mean "missing"
+        in it, as in :func:`mtclim.read_table`.
     progress : whether a bar is shown.
 
     Returns
@@ -99,7 +101,7 @@ def predict(
     """
     _check(batch_size=batch_size, workers=workers)
     ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, False, image_root)
+    found = read_source(source, ensemble.tasks, False, image_root, na_values)
     with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
         frame = _answers(found.frame, ensemble, batch_size, workers, bar)
     bad = frame["unreadable"] != ""
@@ -131,6 +133,7 @@ def predict_file(
     part: tuple[int, int] = (0, 1),
     require_position: bool = True,
     image_root: str | Path | None = None,
+    na_values: Sequence[str] | None = None,
     limit: int | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -141,7 +144,8 @@ def predict_file(
     ----------
     runs : one or several run folders of the same tasks, whose probabilities are averaged. A folder that holds finished
         runs stands for the one that is best on validation.
-    source, calibrated, consistent, batch_size, workers, image_root, device, progress : as in :func:`predict`.
+    source, calibrated, consistent, batch_size, workers, image_root, na_values, device, progress : as in
+        :func:`predict`.
     out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
         photographs whose content a run has used. ``<out>.listed.csv`` has what could not be read, or placed.
     shard_rows : images between two files of progress: what a kill can cost.
@@ -160,7 +164,7 @@ def predict_file(
     if not 0 <= index < count:
         raise ValueError(f"part: found {index} of {count}; expected 0 <= i < n.")
     ensemble = load_ensemble(listed_runs(runs), calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, require_position, image_root)
+    found = read_source(source, ensemble.tasks, require_position, image_root, na_values)
     rows = found.frame
     if limit and limit < len(rows):
         rows = rows.sample(limit, random_state=0).sort_index()

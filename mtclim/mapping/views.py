@@ -123,7 +123,7 @@ def cut_views(
     write_csv(listed[["_panorama", "reason"]].set_axis(["image", "reason"], axis=1), out / "listed.csv")
     if not len(views):
         raise ValueError(f"{source}: no view from {row_count(len(frame))}; the first: {listed['reason'].iloc[0]}.")
-    return write_csv(views, out / "table.csv")
+    return write_csv(views, out / "table.csv", exact=True)
 
 
 def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: int) -> list[dict]:

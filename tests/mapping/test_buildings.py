@@ -177,6 +177,11 @@ def test_the_table_of_views_gains_the_building(tmp_path):
     assert found["image"].tolist() == list("abcd") and found["building"].fillna("").tolist() == ["b0", "", "", ""]
     assert found["_reason"].fillna("").str[:11].tolist() == ["", "no building", "a panorama,", "no bearing"]
     assert said[1] == "4 rows, 1 buildings." and len(said) == 5
+    names = ["-a.jpg", "=b.jpg", "+c.jpg", "@d.jpg"]  # what a spreadsheet would run stays a name
+    table.assign(id=names, block="-70_-33").to_csv(tmp_path / "views.csv", index=False)
+    assign_file(tmp_path / "views.csv", tmp_path / "footprints.geojson", tmp_path / "out.csv", 60, 50)
+    again = mtclim.read_table(tmp_path / "out.csv", TASKS, require_images=False, require_labels=False).frame
+    assert again["image"].tolist() == names and set(again["block"]) == {"-70_-33"}
 
 
 # ---------------------------------------------------------------- footprints as they come

@@ -65,6 +65,11 @@ def test_mapping_of_ones_own_tasks(tmp_path):
     (tmp_path / "own.csv").write_text("task,class,gem\nwall,brick,MUR+CLBRS\nwall,other,\n")
     mapping = exposure.read_mapping(tmp_path / "own.csv")
     assert mapping == {"wall": {"brick": ("MUR+CLBRS",), "other": ()}}
+    (tmp_path / "office.csv").write_text("Task; Class ;GEM\nwall;brick;MUR+CLBRS\nwall;other;\n")
+    assert exposure.read_mapping(tmp_path / "office.csv") == mapping
+    (tmp_path / "two.csv").write_text("task,class,gem,GEM\nwall,brick,MUR,MUR\n")
+    with pytest.raises(ValueError, match="each once"):
+        exposure.read_mapping(tmp_path / "two.csv")
     (tmp_path / "bad.csv").write_text("task,class,gem\nwall,brick,BRICK\n")
     with pytest.raises(ValueError, match="'BRICK' is not a string of the GEM"):
         exposure.read_mapping(tmp_path / "bad.csv")
@@ -236,6 +241,8 @@ def test_csv_cells_are_not_formulas(tmp_path):
     assert read["gem"].tolist() == ["UNK", "RSH1"]
     write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path)
     assert path.read_text(encoding="utf-8") == "0,1\n'+1,2.5\n"
+    write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path, exact=True)
+    assert path.read_text(encoding="utf-8") == "0,1\n+1,2.5\n"
 
 
 def test_tasks_that_the_mapping_does_not_cover_are_named():

@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
-from mtclim.mapping.areas import aggregate, entropy, hexagons
+from mtclim.mapping.areas import aggregate, check_areas, entropy, hexagons, read_polygons
 
 matplotlib.use("agg")
 
@@ -147,6 +147,21 @@ def test_a_width_that_cannot_be_is_refused(width):
         aggregate(fake_predictions(10), SANTIAGO, width=width)
     with pytest.raises(ValueError, match="by: found 'blocks'; expected one of hexagon, block"):
         aggregate(fake_predictions(10), SANTIAGO, "blocks")
+
+
+def test_what_a_map_cannot_be_made_of_is_refused_before_anything_is_predicted(tmp_path):
+    (tmp_path / "t.csv").write_text("image,Municipality\na.png,m\n")
+    check_areas("municipality", 500, tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="no column 'municipality'"):
+        check_areas("municipality", 500, tmp_path)
+    layer = gpd.GeoDataFrame({"n": [1, 2]}, geometry=[box(0, 0, 1, 1), Point(0, 0)], crs=4326)
+    for rows, polygons in ((layer, True), (layer[1:], False), (layer[:0], False)):
+        rows.to_parquet(tmp_path / "layer.parquet")
+        if polygons:
+            assert len(read_polygons(tmp_path / "layer.parquet")) == len(rows)
+        else:
+            with pytest.raises(ValueError, match="found no polygon"):
+                read_polygons(tmp_path / "layer.parquet")
 
 
 def test_figures_of_many_long_classes_are_bounded(tmp_path):

@@ -444,6 +444,23 @@ def test_the_best_run_of_a_table_is_chosen_on_validation_and_said(tmp_path):
         ensemble.choose_runs(tmp_path, "another table")
 
 
+def test_what_means_missing_may_be_said(place, tmp_path):
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("image,roof\na.png,?\n")
+    with pytest.raises(ValueError, match="unknown class"):
+        predict.predict(place / "runs" / "a", tmp_path / "t.csv")
+    assert len(predict.predict(place / "runs" / "a", tmp_path / "t.csv", na_values=["?"])) == 1
+
+
+def test_an_address_is_named_as_one_and_a_folder_may_be_called_like_a_photograph(place, tmp_path):
+    for source in ("https://example.org/a.jpg", "https://example.org/t.csv", ["a.jpg", "ftp://example.org/b.jpg"]):
+        with pytest.raises(ValueError, match="URL.*://example.org/"):
+            predict.predict(place / "runs" / "a", source)
+    (tmp_path / "street.jpg").mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "street.jpg" / "a.png")
+    assert predict.predict(place / "runs" / "a", tmp_path / "street.jpg")["image"].tolist() == ["a.png"]
+
+
 @pytest.mark.parametrize("setting", ["batch_size", "shard_rows", "workers", "limit"])
 def test_settings_that_cannot_work_are_refused_first(place, setting):
     with pytest.raises(ValueError, match=f"{setting}: found -1; expected 1 or more"):

@@ -68,7 +68,10 @@ def made(run):
 
 
 def arguments(**parameters):
-    """papermill's arguments for the parameters that are set."""
+    """papermill's arguments for the parameters that are set.
+
+    Rules call it in a function: Snakemake would take braces in a path, which a string holds, for wildcards.
+    """
     pairs = [shlex.join(["-p", name, str(value)]) for name, value in (GIVEN | parameters).items() if value != ""]
     return " ".join(pairs)
 
@@ -109,7 +112,7 @@ rule data:
         ROOT + "/data.log",
     threads: workflow.cores or 1
     params:
-        " ".join(shlex.join([f"--{name}", value]) for name, value in GIVEN.items()),
+        lambda w: " ".join(shlex.join([f"--{name}", value]) for name, value in GIVEN.items()),
     shell:
         python("mtclim prepare", "the data", to="{output}")
 
@@ -122,7 +125,7 @@ rule look:
     log:
         ROOT + "/{name}.log",
     params:
-        arguments(),
+        lambda w: arguments(),
     shell:
         notebook("{wildcards.name}", "{wildcards.name}")
 
@@ -154,7 +157,7 @@ rule train_chapter:
     log:
         ROOT + "/train.log",
     params:
-        arguments(backbone=BACKBONES[0], seed=0, variant=SHOWN),
+        lambda w: arguments(backbone=BACKBONES[0], seed=0, variant=SHOWN),
     shell:
         notebook("train", "the chapter on training")
 
@@ -168,7 +171,7 @@ rule evaluate:
         ROOT + "/evaluate.log",
     threads: workflow.cores or 1
     params:
-        arguments(results=RESULTS),
+        lambda w: arguments(results=RESULTS),
     shell:
         notebook("evaluate", "the evaluation")
 
@@ -206,7 +209,7 @@ rule map:
         ROOT + "/map.log",
     threads: workflow.cores or 1
     params:
-        arguments(out=f"{ROOT}/map", results=RESULTS),
+        lambda w: arguments(out=f"{ROOT}/map", results=RESULTS),
     shell:
         notebook("map", "the map")
 

@@ -66,14 +66,16 @@ def _read_table(path: Path) -> Source:
             content = json.loads(path.read_text(encoding="utf-8"))
             rows = content if isinstance(content, list) else content.get("features") or content["data"]
             frame = pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("properties."))
-            frame = frame.loc[:, ~frame.columns.duplicated()]
             if "geometry.coordinates" in frame:
                 place = frame.pop("geometry.coordinates").str
                 frame = frame.assign(lon=place[0], lat=place[1])
             source = replace(source, frame=frame)
     else:
         source = read_frame(path)
-    there = {name: next((other for other in others if other in source.frame), "") for name, others in NAMES.items()}
+    frame = source.frame.rename(columns=lambda name: str(name).strip().lower())  # as in a table of images
+    source = replace(source, frame=frame.loc[:, ~frame.columns.duplicated()])
+    known = {name: map(str.lower, others) for name, others in NAMES.items()}
+    there = {name: next((other for other in others if other in source.frame), "") for name, others in known.items()}
     if not there["image"]:
         source.fail(f"no column that names photographs; found {some(source.frame)}", "name one 'image' or 'id'")
     return replace(source, frame=source.frame.rename(columns={old: name for name, old in there.items() if old}))

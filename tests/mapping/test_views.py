@@ -106,6 +106,10 @@ ZENSVI = """id,captured_at,compass_angle,is_pano,organization_id,sequence_id,lon
 1052471138560123,1655117261000,271.5,True,,AbC,-70.65,-33.44
 299846151788000,1655117265000,12.0,False,,AbC,-70.66,-33.45
 """
+OFFICE = """ Id ;Longitude; Latitude;Heading;IS_PANO;Datetime
+a;-70,65;-33,44;271,5;1;x
+b;-70,66;-33,45;12;0;y
+"""
 DESCRIPTION = [
     {"filename": "/somewhere/else/a.jpg", "filetype": "image", "MAPLatitude": -33.44, "MAPLongitude": -70.65,
      "MAPCaptureTime": "2022_10_06_10_32_43_000", "MAPCompassHeading": {"TrueHeading": 271.5, "MagneticHeading": 270}},
@@ -134,6 +138,7 @@ STAC = {
 @pytest.mark.parametrize(
     ("name", "content", "files", "panoramas"),
     [
+        ("office.csv", OFFICE, ["a.jpg", "b.jpg"], [1, 0]),
         ("mly_pids.csv", ZENSVI, ["mly_svi/batch_1/1052471138560123.png", "mly_svi/b/299846151788000.png"], [1, 0]),
         ("mapillary_image_description.json", DESCRIPTION, ["a.jpg", "b.jpg"], [0, 0]),
         ("images.json", GRAPH, ["1.jpg", "2.jpg"], [1, 0]),

@@ -52,6 +52,12 @@ def test_study_trains_each_variant_and_realisation(project):
     assert "train_chapter" in shown and "evaluate" in shown and "map" in shown
 
 
+def test_braces_in_a_path_are_no_wildcards(project):
+    shutil.copy(project / "table.csv", project / "photos {v2}.csv")
+    shown = dry_run(project, "--printshellcmds", "--config", "config=tiny", "data=photos {v2}.csv")
+    assert "papermill" in shown and "'photos {v2}.csv'" in shown
+
+
 def test_controls_and_rivals_are_trained_like_variants(project):
     shown = dry_run(project, "--forceall", "--config", "config=paper", "realisations=1", "--", "study")
     trained = re.findall(r"wildcards: backbone=\S+, variant=(\S+), seed=0", shown)

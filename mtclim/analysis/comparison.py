@@ -181,11 +181,17 @@ def residuals(study: Study) -> pd.DataFrame:
     """Delta_m(median), percent, of every run of one backbone and of every combination of STC's task-wise runs (Fig. 9).
 
     The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
-    "kappa"), value; ``attrs``: "combinations" drawn and whether "sampled". There must be runs of STC.
+    "kappa"), value; ``attrs``: "combinations" drawn, whether "sampled", and "left_out", the tasks for which a run has
+    the score 0 or none, so that there is no relative gain. Without another task it is empty. There must be runs of STC.
     """
     frame = run_scores(study).query("task != 'mean'")
     wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
-    tasks = [task for task in study.tasks if wide["kappa", task].notna().all() and (wide["kappa", task] != 0).all()]
+    usable = (wide.notna() & (wide != 0)).all().unstack("task").all()
+    tasks, left_out = ([task for task in study.tasks if usable[task] == kind] for kind in (True, False))
+    if not tasks:
+        empty = pd.DataFrame({"variant": [], "metric": [], "value": []})
+        empty.attrs = {"combinations": 0, "sampled": False, "left_out": left_out}
+        return empty
     stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
     chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
     take = np.arange(len(tasks))
@@ -198,7 +204,7 @@ def residuals(study: Study) -> pd.DataFrame:
         value = 100 * (every / base - 1).sum(axis=1)
         parts.append(pd.DataFrame({"variant": variant, "metric": metric, "value": value}))
     result = pd.concat(parts, ignore_index=True)
-    result.attrs = {"combinations": len(chosen), "sampled": sampled}
+    result.attrs = {"combinations": len(chosen), "sampled": sampled, "left_out": left_out}
     return result
 
 

@@ -188,7 +188,17 @@ def test_residuals_by_brute_force(tmp_path):
         for variant, expected in (("stc", stc), ("bl", bl)):
             found = frame.loc[(frame["metric"] == metric) & (frame["variant"] == variant), "value"]
             np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=1e-9)
-    assert frame.attrs == {"combinations": 9, "sampled": False}
+    assert frame.attrs == {"combinations": 9, "sampled": False, "left_out": []}
+
+
+def test_a_task_that_nothing_can_be_divided_by_is_left_out_and_named(tmp_path):
+    study = load_study(write_study(tmp_path, ("stc", "bl"), 2, SMALL, n=80))
+    first, *others = SMALL
+    study.predicted[:, :, 0] = 0  # always one class: kappa is 0
+    one = comparison.residuals(study)
+    assert one.attrs["left_out"] == [first] and len(one) == 2 * (2 ** len(others) + 2)
+    study.predicted[:] = 0
+    assert comparison.residuals(study).attrs["left_out"] == list(SMALL) and not len(comparison.residuals(study))
 
 
 def test_whiskers_are_matplotlibs():

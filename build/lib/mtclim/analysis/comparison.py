@@ -1,0 +1,243 @@
+"""The paper's tables from a study's runs (sections 3 and 4.2), and the scores that every comparison rests on.
+
+Scores are fractions in frames of single runs, percent in tables. Functions take a ``Study`` and return data frames;
+``effects`` says what differs, ``evidence`` looks beyond accuracy, ``figures`` draws.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from mtclim.analysis.study import KEYS, Study
+from mtclim.metrics import from_confusion
+from mtclim.tasks import SANTIAGO, Tasks
+from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, ordered, title
+
+COMBINATIONS = 200_000
+"""Of more combinations of STC's networks a sample of so many is taken."""
+BACKBONES = ("densenet121", "tf_efficientnetv2_b3")
+"""The paper's."""
+
+
+def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float:
+    """Accumulated relative residuals over tasks, in percent (Eq. 15): 100 * sum_n (M_m,n - M_b,n) / M_b,n.
+
+    >>> round(delta_m({"height": 0.84, "roof": 0.55}, {"height": 0.80, "roof": 0.50}), 6)
+    15.0
+
+    Raises ValueError when the two do not have the same tasks or a baseline is zero.
+    """
+    ours, base = (pd.Series(dict(values), dtype=float) for values in (scores, baseline))
+    if set(ours.index) != set(base.index) or (base == 0).any():
+        found = f"scores {ours.to_dict()} and a baseline {base.to_dict()}"
+        raise ValueError(f"delta_m: found {found}; expected the same tasks in both, and no baseline of 0.")
+    return float(100 * (ours / base - 1).sum(skipna=False))
+
+
+# ---------------------------------------------------------------- scores of single runs
+
+
+def confusions(study: Study, task: str) -> np.ndarray:
+    """Confusion matrices (runs, K, K), rows reference, of one task; only annotated test images count."""
+    k, n = len(study.tasks[task]), list(study.tasks).index(task)
+    true = study.true[:, n]
+    predicted = study.predicted[:, true >= 0, n].astype(np.int64)
+    cells = (np.arange(len(predicted))[:, None] * k + true[true >= 0]) * k + predicted
+    return np.bincount(cells.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)
+
+
+def run_scores(study: Study) -> pd.DataFrame:
+    """OA and kappa (fractions) of each run and task, and of the task "mean": run, backbone, variant, seed, task, ..."""
+    keys, parts = study.runs[KEYS], []
+    for task in study.tasks:
+        oa, kappa, _ = from_confusion(confusions(study, task))
+        parts.append(keys.assign(task=task, oa=oa, kappa=kappa))
+    frame = pd.concat(parts, ignore_index=True)
+    mean = frame.groupby("run")[["oa", "kappa"]].mean().reset_index()
+    return pd.concat([frame, keys.merge(mean, on="run").assign(task="mean")], ignore_index=True)
+
+
+def class_scores(study: Study) -> pd.DataFrame:
+    """F1 (fraction) of each run, task and class (Fig. 10); NaN for a class without a test image, never 0."""
+    keys, parts = study.runs[KEYS], []
+    for task, classes in study.tasks.items():
+        f1 = from_confusion(confusions(study, task))[2]
+        parts += [keys.assign(task=task, **{"class": name}, f1=f1[:, k]) for k, name in enumerate(classes)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def best_run(study: Study) -> str:
+    """The run that all looks inside show (the paper's Figs 11 and 13): of the highest mean kappa on validation images.
+
+    Only the twelve variants of Table 2 can be chosen, unless the study has none of them.
+    """
+    runs = study.runs[study.runs["variant"].isin(VARIANTS)]
+    runs = runs if len(runs) else study.runs
+    return runs.loc[runs["val_kappa"].fillna(-1).idxmax(), "run"]
+
+
+def finished(study: Study) -> pd.DataFrame:
+    """The runs there are, per backbone and variant: how many, networks stopped early, epochs, dates, device, code."""
+    runs = study.runs.assign(date=study.runs["date"].str[:10])
+    return runs.groupby(["backbone", "variant"], sort=False).agg(
+        realisations=("run", "size"),
+        networks=("networks", "sum"),
+        stopped=("stopped", "sum"),
+        epochs=("epochs", "mean"),
+        first=("date", "min"),
+        last=("date", "max"),
+        device=("device", lambda own: ", ".join(sorted(set(own)))),
+        code=("code", "first"),
+    )
+
+
+# ---------------------------------------------------------------- the paper's tables
+
+
+def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
+    """Table 1: input size in pixels and ImageNet accuracy (the paper's), and parameters in millions.
+
+    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"), as counted and as
+    printed; missing where the paper has no such backbone or other tasks.
+    """
+    import torch
+
+    from mtclim.model import create_model
+
+    rows = {}
+    for backbone in backbones:
+        paper = paper_numbers()["table1"].get(backbone, {})
+        row = {(name, "paper"): paper.get(name, np.nan) for name in ("input", "ImageNet top-1 [%]")}
+        for name in ("stc", "bl", "lim_ms_all"):
+            with torch.device("meta"):  # shapes without memory
+                row[title(name), "here"] = create_model(name, tasks, backbone).parameters_count() / 1e6
+            row[title(name), "paper"] = paper.get(name, np.nan) if tasks == SANTIAGO else np.nan
+        rows[backbone] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
+
+
+def table2() -> pd.DataFrame:
+    """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
+    rows = {}
+    for name in (*VARIANTS, *CONTROLS):
+        variant = VARIANT_TABLE[name]
+        parts = [part.split("_", 1) for part in variant.features]
+        vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]
+        modules = ", ".join(module.upper() for module in variant.modules) or "-"
+        rows[title(name)] = [modules, f"[{', '.join(vector)}]", ", ".join(variant.losses)]
+    columns = ["modules", "feature vector", "supervision"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("experiment")
+
+
+def table3(study: Study) -> pd.DataFrame:
+    """Table 3: mean OA and kappa in percent per backbone and variant, and Delta_m of these means against STC.
+
+    Columns (task | "mean" | ":delta_m", "OA" | "kappa") and (":runs", ""); Delta_m is NaN without STC. Tasks without an
+    annotated test image do not enter it.
+    """
+    mean = run_scores(study).groupby(["backbone", "variant", "task"], sort=False)[["oa", "kappa"]].mean()
+    wide = mean.mul(100).unstack("task").rename(columns={"oa": "OA"}, level=0).swaplevel(axis=1)
+    columns = [(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]
+    wide = wide.loc[mean.index.droplevel("task").unique(), columns]
+    tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
+    is_stc = wide.index.get_level_values("variant") == "stc"
+    for metric in ("OA", "kappa"):
+        own = wide.xs(metric, axis=1, level=1)[tasks]
+        stc = own[is_stc].droplevel("variant").reindex(own.index.get_level_values("backbone")).to_numpy()
+        wide[":delta_m", metric] = 100 * (own / np.where(stc != 0, stc, np.nan) - 1).sum(axis=1, skipna=False)
+        wide.loc[is_stc, (":delta_m", metric)] = np.nan
+    wide[":runs", ""] = study.runs.groupby(["backbone", "variant"]).size()
+    return wide.rename_axis(columns=["task", "metric"])
+
+
+@cache
+def paper_table3() -> pd.DataFrame:
+    """The paper's Table 3 (percent, means of 11 realisations), in the shape of ``table3``."""
+    return pd.read_csv(files("mtclim.analysis") / "paper_table3.csv", header=[0, 1], index_col=[0, 1])
+
+
+@cache
+def paper_numbers() -> dict:
+    """The paper's other published numbers: Table 1, Fig. 9's whiskers, Fig. 12's hours, section 4.2's classes."""
+    return yaml.safe_load((files("mtclim.analysis") / "paper.yaml").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- residuals against the median STC (Fig. 9)
+
+
+def stc_combinations(lengths: Sequence[int]) -> tuple[np.ndarray, bool]:
+    """Indices (M, N) of all combinations of task-wise STC runs and False; of too many a sample and True."""
+    if np.prod(lengths, dtype=float) > COMBINATIONS:
+        return np.random.default_rng(0).integers(0, lengths, (COMBINATIONS, len(lengths))), True
+    return np.indices(lengths).reshape(len(lengths), -1).T, False
+
+
+def residuals(study: Study) -> pd.DataFrame:
+    """Delta_m(median), percent, of every run of one backbone and of every combination of STC's task-wise runs (Fig. 9).
+
+    The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
+    "kappa"), value; ``attrs``: "combinations" drawn and whether "sampled". There must be runs of STC.
+    """
+    frame = run_scores(study).query("task != 'mean'")
+    wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
+    tasks = [task for task in study.tasks if wide["kappa", task].notna().all() and (wide["kappa", task] != 0).all()]
+    stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
+    chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
+    take = np.arange(len(tasks))
+    middle = np.argsort(stc["kappa"][chosen, take].mean(axis=1), kind="stable")[(len(chosen) - 1) // 2]
+    rest, parts = wide.drop("stc", level="variant"), []
+    for metric, own in stc.items():
+        base = own[chosen[middle], take]
+        every = np.r_[own[chosen, take], rest[metric][tasks].to_numpy()]
+        variant = np.r_[["stc"] * len(chosen), rest.index.get_level_values("variant")]
+        value = 100 * (every / base - 1).sum(axis=1)
+        parts.append(pd.DataFrame({"variant": variant, "metric": metric, "value": value}))
+    result = pd.concat(parts, ignore_index=True)
+    result.attrs = {"combinations": len(chosen), "sampled": sampled}
+    return result
+
+
+def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Medians and upper whiskers (1.5 interquartile ranges) of ``residuals``, and the whiskers above STC's and BL's.
+
+    A row a variant; columns (what, metric). Section 4.2 of the paper compares whiskers.
+    """
+
+    def whisker(values: pd.Series) -> float:
+        first, third = values.quantile([0.25, 0.75])
+        return values[values <= third + 1.5 * (third - first)].max()
+
+    groups = frame.groupby(["variant", "metric"])["value"]
+    median, high = (groups.agg(what).unstack("metric")[["oa", "kappa"]] for what in ("median", whisker))
+    parts = {"median": median, "upper whisker": high}
+    parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
+    return pd.concat(parts, axis=1).loc[ordered(high.index)]
+
+
+# ---------------------------------------------------------------- uncertainty
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval (NaN limits for one value: its spread cannot be known)."""
+    mean, n = float(np.mean(values)), len(values)
+    half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return mean, mean - half, mean + half
+
+
+def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs."""
+    block, names = pd.factorize(study.test["block"])
+    blocks, found = len(names), np.full((2, draws, len(study.runs), len(study.tasks)), np.nan)
+    weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)
+    for n, k in enumerate(study.tasks.sizes):
+        use = study.true[:, n] >= 0
+        rows = block[use] * k + study.true[use, n]
+        for run, predicted in enumerate(study.predicted[:, use, n].astype(np.int64)):
+            counts = np.bincount(rows * k + predicted, minlength=blocks * k * k).reshape(blocks, k * k)
+            found[:, :, run, n] = from_confusion((weights @ counts).reshape(draws, k, k))[:2]
+    return dict(zip(("oa", "kappa"), np.nanmean(found, axis=-1), strict=True))

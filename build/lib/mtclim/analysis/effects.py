@@ -1,0 +1,204 @@
+"""What differs between variants, and how surely: main effects, contrasts, verdicts, and what a number of runs can show.
+
+Everything is in percentage points of the mean over tasks. An interval covers both realisations and test images: in each
+draw the seeds and the test blocks are drawn anew.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mtclim.analysis.comparison import bootstrap, paper_numbers, paper_table3, run_scores
+from mtclim.analysis.evidence import decodings
+from mtclim.analysis.study import Study
+from mtclim.files import whole_or_absent
+from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, title
+
+MARGIN = 0.3
+"""Points: a difference that is surely smaller is no effect worth having."""
+REALISATIONS = 11
+"""The paper's, and the least of a study."""
+VERDICTS = ("effect", "no effect worth having", "cannot be told")
+MULTITASK = tuple(name for name in VARIANTS if name not in ("stc", "bl"))
+"""The ten variants whose modules and stacked probabilities form a factorial design."""
+FACTORS = {
+    "CLIM": {"x_clim"},
+    "TLIM": {"x_tlim"},
+    "stacking BL's probabilities": {"p_bl"},
+    "stacking the module's own": {"p_clim", "p_tlim"},
+}
+"""Factor -> the parts of the classification feature vector that it adds, one of which each variant of it has."""
+
+
+def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Main effects by least squares over all runs of the ten multitask variants: factor -> weights of variants' means.
+
+    ``runs``: how many each variant has. A factor whose effect these variants cannot tell from the others' is left out.
+    """
+    names = [name for name in MULTITASK if runs.get(name)]
+    parts = [set(VARIANT_TABLE[name].features) for name in names]
+    design = np.array([[1, *(bool(own & added) for added in FACTORS.values())] for own in parts], dtype=float)
+    design = design.reshape(-1, 1 + len(FACTORS))
+    counts = np.array([runs[name] for name in names], dtype=float)
+    weights = np.linalg.pinv(design.T @ (counts[:, None] * design)) @ design.T * counts  # estimates: weights @ means
+    told = np.isclose(weights @ design, np.eye(1 + len(FACTORS)), atol=1e-9).all(axis=1)
+    rows = {factor: weights[k].tolist() for k, factor in enumerate(FACTORS, 1) if told[k]}
+    return {factor: dict(zip(names, row, strict=True)) for factor, row in rows.items()}
+
+
+def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]]:
+    """All comparisons that these variants allow: (family, name) -> weights of the variants' means.
+
+    Families: "main effect", "primary" (fixed before the study's runs), "against BL", "against BL-FC" and "the paper's
+    steps". ``runs``: how many each variant has.
+    """
+    multitask = [name for name in VARIANT_TABLE if name not in ("stc", "bl")]
+    pairs = {
+        "primary": [("bl", "stc"), ("bl_ms", "bl_fc"), ("recurrent", "bl_fc"), ("lim_ms_all", "bl")]
+        + [("lim_ms_all", other) for other in CONTROLS],
+        "against BL": [(name, "bl") for name in multitask],
+        "against BL-FC": [(name, "bl_fc") for name in multitask if name != "bl_fc"],
+        "the paper's steps": [("bl", "stc"), ("bl_ms", "bl")]
+        + [(name, "bl_ms") for name in ("clim", "tlim", "lim")]
+        + [(f"{name}_ms_{of}", name) for name in ("clim", "tlim", "lim") for of in ("bl", "all")],
+    }
+    found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
+    for family, of_family in pairs.items():
+        for a, b in of_family:
+            every = {"recurrent": [name for name in MULTITASK if name != "bl_ms"]}.get(a, [a])
+            first = [name for name in every if runs.get(name)]
+            if first and runs.get(b):
+                name = "mean of the recurrent variants" if a == "recurrent" else title(a)
+                found[family, f"{name} - {title(b)}"] = dict.fromkeys(first, 1 / len(first)) | {b: -1.0}
+    return found
+
+
+def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFrame:
+    """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks.
+
+    ``metric`` is "kappa" or "oa", and ``draws`` is the number of the two-way bootstrap. Deviations of seeds are widened
+    for their small number (Hesterberg, 2015). The columns are family, contrast, estimate, low, high (points; NaN limits
+    with a single realisation), runs (realisations of the variant that has fewest), paired (whether the same seeds are
+    compared, as they are where correlation is above 0), correlation (of variants across seeds, the mean over pairs) and
+    verdict.
+    """
+    scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
+    drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
+    at = {name: dict(zip(rows["seed"], rows.index, strict=True)) for name, rows in scores.groupby("variant")}
+    correlation, rng, rows = seed_correlation(scores, metric), np.random.default_rng(1), []
+    for (family, name), weights in contrasts({variant: len(seeds) for variant, seeds in at.items()}).items():
+        common = sorted(set.intersection(*(set(at[variant]) for variant in weights)))
+        paired = correlation > 0 and len(common) > 1
+        used = {v: [at[v][seed] for seed in (common if paired else sorted(at[v]))] for v in weights}
+        if family == "main effect":  # least squares weights each of these runs alike
+            weights = main_effects({v: len(own) for v, own in used.items()})[name]
+        estimate = sum(weight * table[used[v]].mean() for v, weight in weights.items())
+        few, spread, picked = min(map(len, used.values())), np.zeros(draws), None
+        for v, weight in weights.items():
+            n = len(used[v])
+            picked = picked if paired and picked is not None else rng.multinomial(n, np.full(n, 1 / n), draws) / n
+            own = drawn[:, used[v]]
+            wider = stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1)) if n > 1 else 1
+            spread += weight * (own.mean(axis=1) + wider * ((own * picked).sum(axis=1) - own.mean(axis=1)))
+        low, high = np.nanpercentile(spread, [2.5, 97.5]) if few > 1 else (np.nan, np.nan)
+        rows.append([family, name, estimate, low, high, few, paired, correlation, verdict(low, high)])
+    columns = ["family", "contrast", "estimate", "low", "high", "runs", "paired", "correlation", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def seed_correlation(scores: pd.DataFrame, metric: str) -> float:
+    """Mean correlation of variants across the seeds that they share; NaN with fewer than 3 seeds or 2 variants."""
+    between = scores.pivot(index="seed", columns="variant", values=metric).corr(min_periods=3).to_numpy()
+    return pd.Series(between[np.triu_indices(len(between), 1)], dtype=float).mean()
+
+
+def verdict(low: float, high: float) -> str:
+    """One of ``VERDICTS`` from an interval in points."""
+    if -MARGIN < low and high < MARGIN:
+        return VERDICTS[1]
+    return VERDICTS[0] if low > 0 or high < 0 else VERDICTS[2]
+
+
+def sentence(row, metric: str = "kappa") -> str:
+    """A row of ``effects`` as one plain sentence."""
+    size = f"{row.estimate:+.2f} points of mean {'OA' if metric == 'oa' else metric}"
+    if np.isnan(row.low):
+        return f"{row.contrast}: {size} in one realisation; a single run has no interval, so nothing can be told."
+    said = ("this is an effect", "there is no effect worth having", "whether there is an effect cannot be told")
+    said = dict(zip(VERDICTS, said, strict=True))[row.verdict]
+    return f"{row.contrast}: {size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations); {said}."
+
+
+def power(difference: float, sd: float, runs: int) -> float:
+    """Power of a two-sided t-test at 5 % on ``runs`` realisations for a true difference.
+
+    ``sd`` is the standard deviation of the difference between two single runs: of paired ones, or, unpaired, the root
+    of the sum of both variances (the degrees of freedom are then taken as runs - 1, which is cautious).
+    """
+    if runs < 2 or not sd > 0:
+        return np.nan
+    limit, shift = stats.t.ppf(0.975, runs - 1), abs(difference) / sd * np.sqrt(runs)
+    return float(stats.nct.sf(limit, runs - 1, shift) + stats.nct.cdf(-limit, runs - 1, shift))
+
+
+def powers(study: Study, metric: str = "kappa") -> pd.DataFrame:
+    """What eleven realisations can show, from the scatter of a pilot (the runs of one backbone).
+
+    One row a primary contrast: contrast, sd (of the difference of two single runs, points), pilot (its realisations),
+    power for a true difference of the margin, and needed, the realisations that give 80 % power for it (up to 200).
+    """
+    scores, rows = run_scores(study).query("task == 'mean'"), []
+    paired = seed_correlation(scores, metric) > 0
+    wide = 100 * scores.pivot(index="seed", columns="variant", values=metric)
+    for (family, name), weights in contrasts(wide.notna().sum().to_dict()).items():
+        own = wide[list(weights)] * pd.Series(weights)
+        sd = own.sum(axis=1, skipna=False).std() if paired else np.sqrt(own.var().sum(skipna=False))
+        if family == "primary" and np.isfinite(sd):
+            enough = next((n for n in range(2, 201) if power(MARGIN, sd, n) >= 0.8), np.nan)
+            rows.append([name, sd, int(own.notna().sum().min()), power(MARGIN, sd, REALISATIONS), enough])
+    return pd.DataFrame(rows, columns=["contrast", "sd", "pilot", "power", "needed"])
+
+
+def paper_powers() -> pd.DataFrame:
+    """Which differences of the paper's Table 3 (mean kappa) could eleven runs with its own scatter show?
+
+    The paper prints no standard deviation. Its best run lies 0.53 points above the mean of its variant's eleven; the
+    best of eleven lies 1.59 standard deviations above the mean on average. One row a backbone and primary contrast:
+    backbone, contrast, difference, sd (of the difference of two runs), power. The test images are taken as given.
+    """
+    best, table = paper_numbers()["best_run"], paper_table3()["mean", "kappa"]
+    normal = stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000)
+    expected = (11 * normal * stats.norm.cdf(normal) ** 10).mean()  # of the largest of eleven normal values
+    one = (best["kappa"] - table[best["backbone"], best["variant"]]) / expected
+    rows = []
+    for backbone, means in table.groupby(level="backbone"):
+        means = means.droplevel("backbone")
+        for (family, name), weights in contrasts(dict.fromkeys(means.index, 1)).items():
+            if family in ("main effect", "primary") or name.startswith(("LIM-MS_ALL", "CLIM-MS_BL")):
+                difference = sum(weight * means[v] for v, weight in weights.items())
+                sd = one * np.linalg.norm(list(weights.values()))
+                rows.append([backbone, name, difference, sd, power(difference, sd, REALISATIONS)])
+    table = pd.DataFrame(rows, columns=["backbone", "contrast", "difference", "sd", "power"])
+    return table.drop_duplicates(["backbone", "contrast"], ignore_index=True)
+
+
+def write_summaries(study: Study, results: str | Path) -> None:
+    """Write effects.csv and joint.csv beside the tables of a study, of the backbone with most runs.
+
+    effects.csv has the main effects and primary contrasts in points of kappa; their source is "city" or the folder's
+    name. joint.csv has what answers reach that each task gives by itself, and joint ones (``evidence.decodings``).
+    """
+    one, results = study.only(study.backbones[0]), Path(results)
+    told = effects(one).query("family in ('main effect', 'primary')")
+    told = told.assign(source="city" if study.synthetic else results.resolve().name)
+    joint = decodings(one).reset_index().rename(columns={"kappa": "mean_kappa"})
+    tables = {
+        "effects": told[["contrast", "estimate", "low", "high", "runs", "source"]].round(4),
+        "joint": joint[["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]].round(5),
+    }
+    for name, table in tables.items():
+        with whole_or_absent(results / f"{name}.csv") as beside:
+            table.to_csv(beside, index=False)

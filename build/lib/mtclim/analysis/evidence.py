@@ -1,0 +1,125 @@
+"""What a reviewer would ask beyond accuracy: do labels fit together, which errors, how sure, where, at what cost.
+
+Functions take a ``Study`` and return data frames.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mtclim.analysis.comparison import class_scores, confusions
+from mtclim.analysis.joint import unseen
+from mtclim.analysis.study import KEYS, Study, calibration_gap, contradictions, excluded
+from mtclim.tasks import ordinal
+
+
+def decodings(study: Study) -> pd.DataFrame:
+    """Means of ``Study.decoded`` over realisations; index backbone, variant, decoding ("argmax" or "joint")."""
+    frame = study.decoded.merge(study.runs[KEYS], on="run").drop(columns=["run", "seed"])
+    return frame.groupby(["backbone", "variant", "decoding"], sort=False).mean()
+
+
+def of_the_labels(study: Study) -> pd.DataFrame:
+    """The test labels' own unseen labelsets and contradictions, a row to stand below ``decodings``."""
+    (labelsets, counts), true = study.training, study.true
+    complete, annotated = true[(true >= 0).all(axis=1)], true[(true >= 0).any(axis=1)]
+    against = contradictions(complete, excluded(labelsets, counts, study.tasks))
+    row = {"unseen": unseen(annotated, labelsets).mean(), "contradictions": against}
+    return pd.DataFrame(row, pd.MultiIndex.from_tuples([("the test labels", "")], names=["variant", "decoding"]))
+
+
+def error_structure(study: Study) -> pd.DataFrame:
+    """Shares of the errors of each run: run, backbone, variant, seed, task, kind, share (NaN without errors).
+
+    In tasks of ordered classes kind "adjoining" (section 4.3 says: all height errors). Where every class name joins two
+    parts by its last "_", as SBST's material and height, "first part only", "second part only" and "both".
+    """
+    parts = [study.runs[KEYS].iloc[:0].assign(task="", kind="", share=0.0)]
+    for task, classes in study.tasks.items():
+        k = np.arange(len(classes))
+        kinds = {"adjoining": np.abs(k[:, None] - k) == 1} if ordinal(classes) else {}
+        names = np.array([name.rpartition("_") for name in classes])[:, [0, 2]]
+        if (names != "").all() and all(len(set(part)) < len(classes) for part in names.T):  # parts come again
+            first, second = (part[:, None] != part for part in names.T)
+            kinds |= {"first part only": first & ~second, "second part only": second & ~first, "both": first & second}
+        counts = confusions(study, task) * (1 - np.eye(len(classes)))
+        total = np.where(counts.any((1, 2)), counts.sum((1, 2)), np.nan)
+        for kind, cells in kinds.items():
+            parts.append(study.runs[KEYS].assign(task=task, kind=kind, share=(counts * cells).sum((1, 2)) / total))
+    return pd.concat(parts, ignore_index=True)
+
+
+def confused_pairs(study: Study, run: str) -> pd.DataFrame:
+    """The three most frequent errors of a run per task: task, reference, predicted, count, share, images (up to 4)."""
+    at, rows = list(study.runs["run"]).index(run), []
+    for n, (task, classes) in enumerate(study.tasks.items()):
+        true, predicted, counts = study.true[:, n], study.predicted[at, :, n], confusions(study, task)[at]
+        off = counts * (1 - np.eye(len(classes), dtype=int))
+        for cell in np.argsort(-off.ravel(), kind="stable")[:3]:
+            i, j = divmod(int(cell), len(classes))
+            if off[i, j]:
+                images = study.test["image"][(true == i) & (predicted == j)].head(4).tolist()
+                rows.append([task, classes[i], classes[j], int(off[i, j]), off[i, j] / counts[i].sum(), images])
+    return pd.DataFrame(rows, columns=["task", "reference", "predicted", "count", "share", "images"])
+
+
+def calibration_error(study: Study) -> pd.DataFrame:
+    """Expected calibration error of each run and task: raw, scaled (by temperature), and perfect, the yardstick.
+
+    ``perfect`` is what a network whose confidence is exactly right would score with as many images: for each bin of
+    the scaled confidences the number right is drawn from its binomial distribution, and the mean of 200 draws is taken.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for (run, task), bins in study.calibration.groupby(["run", "task"], sort=False):
+        scaled, raw = bins[bins["scaled"]], bins[~bins["scaled"]]
+        count, sure = scaled["count"].to_numpy(), scaled["confidence"].to_numpy().clip(0, 1)
+        apart = np.abs(rng.binomial(count, sure, (200, len(count))) / count - sure) * count
+        perfect = (apart.sum(axis=1) / count.sum()).mean()
+        rows.append([run, task, calibration_gap(raw), calibration_gap(scaled), perfect])
+    return study.runs[KEYS].merge(pd.DataFrame(rows, columns=["run", "task", "raw", "scaled", "perfect"]), on="run")
+
+
+def class_gains(study: Study, baseline: str = "stc") -> pd.DataFrame:
+    """Mean F1 gain per class over ``baseline`` in points: backbone, variant, task, class, f1, base, gain, ...
+
+    ``frequency`` is the class's share of the annotated training images.
+    """
+    keys = ["backbone", "variant", "task", "class"]
+    f1 = class_scores(study).groupby(keys, sort=False)["f1"].mean().mul(100).reset_index()
+    base = f1[f1["variant"] == baseline].drop(columns="variant").rename(columns={"f1": "base"})
+    table = f1[f1["variant"] != baseline].merge(base, on=["backbone", "task", "class"])
+    share = study.counts["train"] / study.counts.groupby("task")["train"].transform("sum")
+    frequency = study.counts[["task", "class"]].assign(frequency=share)
+    return table.assign(gain=table["f1"] - table["base"]).merge(frequency, on=["task", "class"])
+
+
+def rarity(gains: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of gain and class frequency per variant; negative: rare classes gain more."""
+    rows = []
+    for variant, group in gains.dropna(subset="gain").groupby("variant", sort=False):
+        known = len(group) > 2 and group["gain"].nunique() > 1 and group["frequency"].nunique() > 1
+        rho, p = stats.spearmanr(group["frequency"], group["gain"]) if known else (np.nan, np.nan)
+        rows.append([variant, rho, p, len(group)])
+    return pd.DataFrame(rows, columns=["variant", "rho", "p", "classes"]).set_index("variant")
+
+
+def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
+    """What each variant costs (Fig. 12), from step times of the benchmark and never from the clocks of runs.
+
+    ``benchmark`` is ``results/bench.json``, whose row 3 holds each variant's step time relative to BL's. Means per
+    backbone and variant: parameters, step (in steps of BL, NaN where not measured), epochs_to_best and steps_to_best
+    (of STC's networks the sums), peak_memory_mb, total (step times steps, in BL's steps), of_stc (total / STC's), runs.
+    """
+    rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if Path(benchmark).exists() else []
+    step = {row["what"].split(", ")[1]: row["ratio"] for row in rows if row["row"] == 3}
+    step |= {"bl": 1.0} if step else {}
+    groups = study.runs.groupby(["backbone", "variant"], sort=False)
+    table = groups[["parameters", "networks", "epochs_to_best", "steps_to_best", "peak_memory_mb"]].mean()
+    table.insert(1, "step", table.index.get_level_values("variant").map(step).astype(float))
+    total = table["step"] / table.pop("networks") * table["steps_to_best"]  # a step of STC steps all its networks
+    stc = total[total.index.get_level_values("variant") == "stc"].droplevel("variant")
+    of_stc = total / stc.reindex(total.index.get_level_values("backbone")).to_numpy()
+    return table.assign(total=total, of_stc=of_stc, runs=groups.size())

@@ -1,0 +1,327 @@
+"""The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
+
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Tasks, classes and variants
+keep their order and bear readable names. Of a task with many classes the most frequent stand one by one, and one line
+holds the rest.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtclim.style import BRIGHT, PARTS, TOP, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour
+from mtclim.tasks import Tasks
+from mtclim.variants import ordered, title
+
+PHOTOGRAPH = 0.58
+"""Inches: the side of a photograph on a sheet of examples."""
+
+
+# ---------------------------------------------------------------- labels, balance, splits
+
+
+@drawn
+def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) -> Figure:
+    """Example photographs of each class, one block a task (Fig. 3).
+
+    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size. Of many classes only the first of each
+    task are shown, so that the figure is at most some 18 lines high.
+    """
+    width = PHOTOGRAPH * max(map(len, images.values()), default=1)
+    across = max(1, int(WIDTH / (width + 0.12)))
+    blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
+    for task in blocks:
+        found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)]
+        found = found[: across * max(1, 18 // len(blocks))]
+        lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
+    size = (WIDTH, (PHOTOGRAPH + 0.4) * len(lines))
+    figure, axes = plt.subplots(len(lines), across, figsize=size, squeeze=False, subplot_kw={"anchor": "W"})
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row, (task, line, first) in zip(axes, lines, strict=True):
+        for ax, (name, pictures) in zip(row, line, strict=False):
+            framed = [np.pad(p, ((0, 0), (0, len(p) // 16), (0, 0)), constant_values=255) for p in pictures]
+            ax.imshow(np.hstack(framed))
+            name = "\n" * first + shorten(tasks.title(task, name), int(width / 0.068))
+            ax.set_title(name, fontweight="normal", fontsize=8)
+        if first:
+            style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
+            row[0].annotate(tasks.title(task), (0, 1), (0, 16), **style).set_in_layout(False)
+    return figure
+
+
+@drawn
+def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix.
+
+    Undefined cells are grey. With more classes than can be read only the tasks are named.
+    """
+    edges, side = np.cumsum([0, *tasks.sizes]), WIDTH - 1.5
+    middles, cell = (edges[:-1] + edges[1:]) / 2, 72 * side / tasks.total
+    readable = cell >= 8
+    names = [shorten(tasks.title(task, name), 20) for task in tasks for name in tasks[task]] if readable else False
+    headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
+    figure, ax = plt.subplots(figsize=(WIDTH, side + (1.3 if readable else 1.7)))
+    bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
+    style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
+    ax.set_facecolor("#e2dccf")
+    sns.heatmap(matrix.to_numpy(float), ax=ax, xticklabels=names, yticklabels=names, **style)
+    for edge in edges[1:-1]:
+        ax.axhline(edge, color="#777777", lw=0.8)
+        ax.axvline(edge, color="#777777", lw=0.8)
+    ax.tick_params(length=0, pad=1.5)
+    if readable:
+        for at, heading in zip(middles, headings, strict=True):
+            style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
+            ax.text(at, -0.01 * tasks.total, heading, va="bottom", **style)
+    else:
+        ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(middles, headings, rotation=0)
+    return figure
+
+
+@drawn
+def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
+    """The 25 most frequent labelsets, kept up to the cut-off and dropped beyond it (Fig. 7a).
+
+    ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
+    """
+    shown, width = bins.head(25), max(8, 60 // len(tasks))
+    counts, y = shown[":count"].to_numpy(), np.arange(len(shown))
+    names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
+    ax.barh(y, np.minimum(counts, cut), color=PARTS["after"], height=0.72, label="kept")
+    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=PARTS["before"], height=0.72, label="dropped")
+    ax.axvline(cut, color="#222222", lw=1, ls="--")
+    ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
+    rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
+    ax.set(xlabel="images")
+    kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
+    text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
+    figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
+    ax.legend(loc="lower right", ncols=2)
+    return figure
+
+
+@drawn
+def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
+    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
+    counts = {}
+    for task, classes in tasks.items():
+        found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
+        found = found.reindex(list(classes)).fillna(0)
+        shown = 100 * found / found.sum().clip(lower=1) if share else found
+        counts[task] = condensed(shown, found.sum(axis=1), tasks, task)
+    columns = 3 if max(len(tasks.title(task, c)) for task in tasks for c in tasks[task]) < 16 else 2
+    figure, axes = masonry([len(found) for found in counts.values()], columns, 0.16 + 0.03 * len(parts), 2.4)
+    colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
+    for ax, (task, found) in zip(axes, counts.items(), strict=True):
+        found.plot.barh(ax=ax, color=colours, width=0.8, legend=False, xlabel="", ylabel="")
+        rows_axis(ax, found.index)
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+        ax.set_title(shorten(tasks.title(task), 24))
+    figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
+    if len(parts) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
+    return figure
+
+
+def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
+    return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
+
+
+def splits(labels: pd.DataFrame, split: Sequence[str], tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
+    split = np.asarray(split)
+    parts = {name: labels[split == name] for name in ("train", "val", "test")}
+    return histograms(parts, tasks, share=True, synthetic=synthetic)
+
+
+@drawn
+def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
+    """Where the images of each split are: a dot an image, columns lon and lat in degrees."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 5.2))
+    shown = {"hue": np.asarray(split), "hue_order": ["train", "val", "test"], "palette": PARTS, "s": 3, "lw": 0}
+    sns.scatterplot(frame, x="lon", y="lat", ax=ax, **shown)
+    ax.set_aspect(1 / np.cos(np.radians(frame["lat"].mean())))
+    ax.set(xlabel="longitude [°]", ylabel="latitude [°]")
+    ax.legend(markerscale=3, loc="upper right")
+    return figure
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
+    """Variants down the y axis, the first on top."""
+    rows_axis(ax, [title(name) for name in variants])
+    ax.grid(axis="x")
+
+
+@drawn
+def residuals(frame: pd.DataFrame) -> Figure:
+    """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``comparison.residuals``'s frame.
+
+    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the
+    box). With a single run a variant there are dots alone.
+    """
+    variants = ordered(frame["variant"].unique())
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
+    many = frame[frame["variant"] != "stc"].duplicated(["metric", "variant"]).any()
+    shared = {"x": "value", "y": "variant", "order": variants, "hue": "variant", "legend": False}
+    shared |= {"palette": {name: variant_colour(name) for name in variants}}
+    box = {"showfliers": False, "width": 0.62, "linewidth": 0.8, "boxprops": {"alpha": 0.4}}
+    for ax, (metric, name) in zip(axes, (("oa", "OA"), ("kappa", "κ")), strict=True):
+        own = frame[frame["metric"] == metric]
+        if many:
+            sns.boxplot(own, ax=ax, medianprops={"color": "#111111", "lw": 1.4}, **box, **shared)
+            own = own[own["variant"] != "stc"]
+        np.random.seed(0)  # seaborn's jitter
+        sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
+        ax.axvline(0, color="#555555", lw=0.8)
+        _variants_axis(ax, variants)
+        ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
+    if (count := frame.attrs.get("combinations", 0)) > 1:
+        kind = "a sample of" if frame.attrs["sampled"] else "all"
+        axes[0].set_title(f"STC: {kind} {count:,} combinations", fontweight="normal", fontsize=8)
+    return figure
+
+
+@drawn
+def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
+    """Mean F1 of each class by variant as a heat map (Fig. 10); a class without test images stays empty.
+
+    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent
+    classes are.
+    """
+    variants = ordered(frame["variant"].unique())
+    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
+    test = counts.set_index(["task", "class"])["test"]
+    parts = {
+        task: condensed(mean.loc[task].loc[list(classes)], test.loc[task][list(classes)], tasks, task, "mean")
+        for task, classes in tasks.items()
+    }
+    return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
+
+
+def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **options) -> Figure:
+    """One heat map of classes (rows, under the names of their tasks) by variant; missing cells are light grey."""
+    table = pd.concat([pd.concat([part.iloc[:0].reindex([""]), part]) for part in parts.values()])
+    names = [title(name) for name in table]
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.165 * len(table) + 1.7))
+    ax.set_facecolor("#f4f4f4")
+    sns.heatmap(table.to_numpy(), ax=ax, annot=len(names) <= 24, annot_kws={"fontsize": 8}, cbar=False, **options)
+    ax.set_yticks(np.arange(len(table)) + 0.5, table.index, rotation=0)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="left", rotation_mode="anchor")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=2)
+    for row, task in zip(np.flatnonzero(table.index == ""), parts, strict=True):
+        ax.axhspan(row, row + 1, color="white")
+        ax.text(0, row + 0.55, shorten(tasks.title(task), 60), fontweight="bold", va="center")
+    figure.supxlabel(label, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+@drawn
+def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    parts = {}
+    for task, classes in tasks.items():
+        found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
+        frequent = found.sum(axis=1)
+        found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
+        parts[task] = found.rename(columns=lambda name: shorten(name, 14))
+    lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
+    for task, part in parts.items():
+        if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:
+            lines.append([])
+        lines[-1].append(task)
+    heights = [max(len(parts[task]) for task in line) + 8 for line in lines]
+    figure, axes = plt.figure(figsize=(WIDTH, 0.19 * sum(heights) + 0.3)), []
+    for line, side in zip(lines, np.atleast_1d(figure.subfigures(len(lines), 1, height_ratios=heights)), strict=True):
+        widths = [len(parts[task]) + 9 for task in line]
+        axes += list(side.subplots(1, len(line), squeeze=False, width_ratios=widths)[0])
+    for ax, (task, part) in zip(axes, parts.items(), strict=True):
+        percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
+        text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
+        right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
+        ax.set_facecolor("#eeeeee")
+        style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, xticklabels=True, yticklabels=True, **style)
+        ax.tick_params(axis="x", rotation=90)
+        ax.tick_params(axis="y", rotation=0)
+        ax.tick_params(length=0, pad=2)
+        ax.set_title(shorten(tasks.title(task), 20) + right)
+    text = "rows: reference; columns, in the same order: answers; percent of the reference class"
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+@drawn
+def times(costs: pd.DataFrame) -> Figure:
+    """Training time by variant: step time, epochs to the best weights, and both together as a share of STC's (Fig. 12).
+
+    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``.
+    """
+    variants = list(costs.index)
+    columns = [("time of a step, BL = 1", costs["step"]), ("epochs to the best weights", costs["epochs_to_best"])]
+    columns += [("training time, STC = 100 %", 100 * costs["of_stc"])]
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
+    for ax, (name, values) in zip(axes, columns, strict=True):
+        ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
+        ax.set_xlabel(name)
+        _variants_axis(ax, variants)
+        ax.set_xlim(left=0)
+        if values.isna().all():
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
+    return figure
+
+
+@drawn
+def history(frame: pd.DataFrame) -> Figure:
+    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
+    networks = list(frame.groupby("network", sort=False))[:TOP]
+    size = (WIDTH, 1.5 * len(networks) + 0.9)
+    figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
+    for (left, right), (network, rows) in zip(axes, networks, strict=True):
+        losses = {"train_loss": "training", "val_loss": "validation"}
+        rows = rows.set_index("epoch").rename(columns=losses)
+        rows[list(losses.values())].plot(ax=left, color="#222222", style=["-", "--"], lw=1.2, ylabel="loss")
+        accuracy = 100 * rows["val_oa"]
+        accuracy.plot(ax=right, color="#222222", lw=1.2, ylabel="validation OA [%]")
+        right.plot(accuracy.fillna(-1).idxmax(), accuracy.max(), marker="o", ms=5, color=BRIGHT[1])
+        left.set_title("" if network == "all" else shorten(network, 40))
+        for ax in (left, right):
+            ax.grid(axis="y")
+            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    return figure
+
+
+# ---------------------------------------------------------------- tables and text
+
+
+def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
+    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold.
+
+    Labels come from users' tables and are shown as text, never as HTML.
+    """
+    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
+    style = table.style.format(precision=decimals, **shown)
+    for axis in (0, 1):
+        style = style.format_index(escape="html", axis=axis)
+    whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
+    style = style.format(precision=0, **shown, subset=whole) if whole else style
+    return style.highlight_max(subset=list(best), props="font-weight: bold") if len(best) and len(table) > 1 else style
+
+
+def plain(text: object) -> str:
+    """Text from a user's table or path for use in Markdown: shown as it is, no part of it interpreted."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))

@@ -1,0 +1,125 @@
+"""Figures beyond the paper's: effects with their intervals, calibration, gains of classes, Grad-CAM."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mtclim.analysis.effects import MARGIN, VERDICTS
+from mtclim.analysis.figures import class_map
+from mtclim.analysis.study import calibration_gap
+from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten
+from mtclim.tasks import Tasks
+from mtclim.variants import ordered
+
+COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
+
+
+@drawn
+def effects(table: pd.DataFrame, metric: str = "kappa") -> Figure:
+    """Differences with 95 % intervals (``effects.effects``), a panel a family; the band is the equivalence margin.
+
+    Blue: an effect; green: surely no effect worth having; grey: cannot be told. Several data sets stand side by side
+    where ``table`` has a column source; they differ in their marks.
+    """
+    table = table.assign(source=table["source"] if "source" in table else "")
+    families, sources = list(dict.fromkeys(table["family"])), list(dict.fromkeys(table["source"]))
+    sizes = [table.loc[table["family"] == family, "contrast"].nunique() for family in families]
+    figure, axes = masonry(sizes, 1, 0.2 + 0.06 * (len(sources) - 1), 2.0)
+    for ax, family in zip(axes, families, strict=True):
+        rows = table[table["family"] == family]
+        names = list(dict.fromkeys(rows["contrast"]))
+        ax.axvspan(-MARGIN, MARGIN, color="#eeeeee", lw=0)
+        for row in rows.itertuples():
+            k = sources.index(row.source)
+            y, colour = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25, COLOURS[row.verdict]
+            ax.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+            ax.plot(row.estimate, y, "osD^v<>"[k % 7], ms=4.5, color="white", mec=colour, mew=1.4)
+        ax.axvline(0, color="#333333", lw=0.8)
+        rows_axis(ax, [name.replace(" - ", " − ") for name in names])
+        ax.grid(axis="x")
+        ax.set_title(f"{family[0].upper()}{family[1:]}")
+    for k, source in enumerate(sources if len(sources) > 1 else ()):
+        axes[0].plot([], [], "osD^v<>"[k % 7], color="#888888", label=source)
+    if len(sources) > 1:
+        figure.legend(loc="outside upper right", ncols=4)
+    name = "OA" if metric == "oa" else "κ"
+    figure.supxlabel(f"difference of mean {name} [points]; grey band: no effect worth having", fontsize=8, x=0.4)
+    return figure
+
+
+@drawn
+def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Accuracy against confidence per task, before and after temperature scaling (``Study.calibration`` of one run)."""
+    columns = min(len(tasks), 4)
+    rows = -(-len(tasks) // columns)
+    size = (WIDTH, rows * (WIDTH / columns + 0.15) + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_axis_off()
+    for ax, task in zip(axes.flat, tasks, strict=False):
+        ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
+        for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
+            part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
+            ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
+            size = 4 + 40 * part["count"] / part["count"].max()
+            ax.scatter(part["confidence"], part["accuracy"], s=size, color=colour)
+            style = {"color": colour, "ha": "right", "transform": ax.transAxes}
+            ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", **style)
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set_title(shorten(tasks.title(task), 80 // columns))
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel("accuracy", fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+@drawn
+def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Gain in mean F1 over the baseline by class and variant, a heat map for each task (``evidence.class_gains``).
+
+    Beside each class its share of the training images and the baseline's F1, in percent.
+    """
+    variants, parts = ordered(table["variant"].unique()), {}
+    for task, classes in tasks.items():
+        own = table[table["task"] == task]
+        about = own.drop_duplicates("class").set_index("class").loc[list(classes)]
+        wide = own.pivot(index="class", columns="variant", values="gain").loc[list(classes), variants]
+        wide = wide.assign(share=100 * about["frequency"], base=about["base"])
+        part = condensed(wide, about["frequency"], tasks, task, "mean")
+        about = zip(part.index, part.pop("share"), part.pop("base"), strict=True)
+        names = [f"{name}  {share:.0f} | {base:.0f}".replace("nan", "–") for name, share, base in about]
+        parts[task] = part.set_axis(names)
+    every = np.abs(np.concatenate([part.to_numpy().ravel() for part in parts.values()]))
+    limit = np.nanpercentile(every, 97) if np.isfinite(every).any() else 1
+    text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
+    return class_map(parts, tasks, text, vmin=-limit, vmax=limit, cmap="PuOr", fmt="+.0f")
+
+
+@drawn
+def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, str]]], tasks: Tasks) -> Figure:
+    """Grad-CAM over sample photographs, a column a task; bright where the network's answer comes from.
+
+    ``rows``: (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> answer). At most six tasks are shown.
+    """
+    shown = list(rows[0][1])[:6]
+    side = WIDTH / (len(shown) + 1)
+    size = (WIDTH, (side + 0.2) * len(rows) + 0.3)
+    figure, axes = plt.subplots(len(rows), len(shown) + 1, figsize=size, squeeze=False)
+    for line, (image, heat, answers) in zip(axes, rows, strict=True):
+        line[0].imshow(image)
+        extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+        for ax, task in zip(line[1:], shown, strict=True):
+            ax.imshow(image)
+            ax.imshow(heat[task], cmap=mpl.colormaps["inferno"], alpha=0.5, vmin=0, vmax=1, extent=extent)
+            answer = tasks.title(task, answers.get(task, ""))
+            ax.set_xlabel(shorten(answer, int(side / 0.065)), fontsize=8, labelpad=2)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, task in zip(axes[0, 1:], shown, strict=True):
+        ax.set_title(shorten(tasks.title(task), int(side / 0.07)), fontsize=8)
+    return figure

@@ -1,0 +1,132 @@
+"""When does it help? BL, BL-FC and LIM-MS_ALL on a grid of cities of different interdependency and ambiguity."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mtclim import runs
+from mtclim.analysis.comparison import interval
+from mtclim.files import whole_or_absent, write_text
+from mtclim.style import WIDTH, drawn, variant_colour
+from mtclim.variants import title
+
+DIALS = ("interdependency", "ambiguity")
+KEYS = [*DIALS, "variant", "seed"]
+SHOWN = ("bl", "bl_fc", "lim_ms_all")
+PAIRS = (("lim_ms_all", "bl"), ("lim_ms_all", "bl_fc"), ("bl_fc", "bl"))
+
+
+def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
+    """Kappa (fractions) of each finished run of a grid of cities: those in the CSV ``stored`` and those below ``root``.
+
+    One row a run: interdependency, ambiguity, variant, seed, code, date, then ``mean:kappa`` and ``<task>:kappa``. A
+    run below ``root`` takes the place of a stored one. Raises FileNotFoundError without a run, and ValueError where the
+    runs were made by different states of the code.
+    """
+    frames = [pd.read_csv(stored, keep_default_na=False, na_values=[""])] if Path(stored).exists() else []
+    rows = []
+    for folder in runs.find(root):
+        settings = runs.read_settings(folder)
+        origin, scores = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("provenance", "metrics"))
+        row = {key: settings[key] for key in KEYS} | {key: origin[key] for key in ("code", "date")}
+        rows.append(row | {f"{task}:kappa": scores["test"][task]["kappa"] for task in ("mean", *settings["tasks"])})
+    frames += [pd.DataFrame(rows)] if rows else []
+    if not frames:
+        raise FileNotFoundError(f"{root}: found no finished run of a grid, and no {stored}; `make grid` trains them.")
+    table = pd.concat(frames).drop_duplicates(KEYS, keep="last").sort_values(KEYS, ignore_index=True)
+    if table["code"].nunique() > 1:
+        found = f"runs that were made by different states of the code ({', '.join(map(str, table['code'].unique()))})"
+        raise ValueError(f"{root} and {stored}: found {found}; delete those of one, or train them anew.")
+    return table
+
+
+def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.DataFrame:
+    """Gain of a over b in points with the same seeds: the two dials, n, mean, low, high (95 % t-interval)."""
+    wide = scores.pivot(index=[*DIALS, "seed"], columns="variant", values=f"{task}:kappa").reindex(columns=SHOWN)
+    pairs = (100 * (wide[a] - wide[b])).dropna()
+    rows = [[*place, len(cell), *interval(cell.to_numpy())] for place, cell in pairs.groupby(level=list(DIALS))]
+    return pd.DataFrame(rows, columns=[*DIALS, "n", "mean", "low", "high"])
+
+
+def grid_report(scores: pd.DataFrame) -> list[str]:
+    """What the grid says in plain sentences made from its numbers: each network's own change, then the differences."""
+    said = [_trend(scores, name, dial) for name in SHOWN for dial in DIALS]
+    for a, b in PAIRS:
+        gains = grid_gains(scores, a, b)
+        if gains.empty:
+            said.append(f"No point of the grid has a run of both {title(a)} and {title(b)}, so nothing can be said.")
+            continue
+        known, counts = gains.dropna(subset="low"), sorted({gains["n"].min(), gains["n"].max()})
+        least, most = (
+            f"{row.mean:+.2f} points (interdependency {row.interdependency:g}, ambiguity {row.ambiguity:g})"
+            for row in gains.sort_values("mean").iloc[[0, -1]].itertuples()
+        )
+        above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
+        told = f"Of its {len(known)} intervals {above} lie above zero and {below} below."
+        told = told if len(known) else "With one realisation a point there is no interval, so nothing can be told."
+        said.append(
+            f"The difference of mean kappa between {title(a)} and {title(b)} ranges from {least} to {most}. "
+            f"Realisations a point: {' to '.join(map(str, counts))}. {told}"
+        )
+    return said
+
+
+def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
+    """How a variant's own kappa changes from the lowest to the highest setting of a dial, the other being the same."""
+    own, (other,) = scores[scores["variant"] == variant], set(DIALS) - {dial}
+    low, high = own[dial].min(), own[dial].max()
+    wide = 100 * own.pivot(index=[other, "seed"], columns=dial, values="mean:kappa")
+    change = (wide[high] - wide[low]).dropna().groupby("seed").mean() if low < high else []
+    if not len(change):
+        return f"No two runs of {title(variant)} differ in {dial} alone."
+    mean, under, over = interval(change)
+    told = f"From {dial} {low:g} to {high:g} the kappa of {title(variant)} itself changes by {mean:+.2f} points"
+    one = f"{told} in one realisation, so without an interval."
+    return f"{told} ({under:+.2f} to {over:+.2f})." if len(change) > 1 else one
+
+
+@drawn
+def figure(scores: pd.DataFrame) -> Figure:
+    """Kappa of BL, BL-FC and LIM-MS_ALL against the interdependency of labels, and the differences between them."""
+    picture, axes = plt.subplots(1, 1 + len(PAIRS), figsize=(WIDTH, 2.5))
+    levels = sorted(scores["ambiguity"].unique())
+    marks = dict(zip(levels, "osD^v" * len(levels), strict=False))
+    for variant, ambiguity in product(SHOWN, levels):
+        rows = scores[(scores["variant"] == variant) & (scores["ambiguity"] == ambiguity)]
+        mean = 100 * rows.groupby("interdependency")["mean:kappa"].mean()
+        style = {"color": variant_colour(variant), "marker": marks[ambiguity], "ms": 4, "lw": 1.2}
+        axes[0].plot(mean.index, mean, label=title(variant) if ambiguity == levels[0] else None, **style)
+    axes[0].legend()
+    axes[0].set(title="kappa [%]", xlabel="interdependency")
+    for ax, (a, b) in zip(axes[1:], PAIRS, strict=True):
+        for ambiguity, rows in grid_gains(scores, a, b).groupby("ambiguity"):
+            style = {"marker": marks[ambiguity], "ms": 4, "lw": 1.2, "color": variant_colour(a)}
+            reach = (rows["high"] - rows["mean"]).fillna(0)
+            ax.errorbar(rows["interdependency"], rows["mean"], reach, label=f"ambiguity {ambiguity:g}", **style)
+        ax.axhline(0, color="#555555", lw=0.8)
+        ax.set(title=f"{title(a)}\n− {title(b)} [points]", xlabel="interdependency")
+    picture.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return picture
+
+
+def write_grid(root: str | Path, out: str | Path) -> None:
+    """Write what the grid of cities says to the folder ``out``: grid_runs.csv, grid.csv, grid.txt and grid.svg.
+
+    Runs that grid_runs.csv already lists stay, so that a grid can be finished in parts and on several machines.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    scores = grid_scores(root, out / "grid_runs.csv")
+    tasks = [name.removesuffix(":kappa") for name in scores if name.endswith(":kappa")]
+    gains = [grid_gains(scores, a, b, t).assign(a=a, b=b, task=t) for (a, b), t in product(PAIRS, tasks)]
+    table = pd.concat(gains)[["a", "b", "task", *DIALS, "n", "mean", "low", "high"]]
+    for name, frame in (("grid_runs.csv", scores), ("grid.csv", table.round(3))):
+        with whole_or_absent(out / name) as beside:
+            frame.to_csv(beside, index=False)
+    write_text(out / "grid.txt", "".join(f"- {line}\n" for line in grid_report(scores)))
+    with whole_or_absent(out / "grid.svg") as beside:
+        figure(scores, synthetic=True).savefig(beside)

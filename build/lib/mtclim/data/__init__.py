@@ -1,0 +1,1 @@
+"""The table of images: reading it, its labels, its photographs."""

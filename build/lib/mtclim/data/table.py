@@ -1,0 +1,355 @@
+"""Tables of images: one row an image, one column a task; read strictly, so that a mistake is one clear error.
+
+Reading ends in notes: which columns are tasks, which were left out and why, what was taken as missing. The rules:
+
+- Column names are stripped of spaces. The `RESERVED` ones are found in any case and are no tasks.
+- Paths of images are data. They are used as they are in the table.
+- What is missing is decided in one place, `mtclim.data.reading.cells`.
+- What looks like a position is read or refused. Columns of degrees come first, then a geometry, then ``x`` and ``y``.
+- ``building`` is the number of a building, unless its cells are words as in OpenStreetMap; ``bearing`` is the viewing
+  direction, unless its cells are no numbers. Otherwise each of them is a column like any other.
+- A column ``split`` of train, val and test is used, and may hold nothing else.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtclim.data import columns
+from mtclim.data.columns import grid_blocks
+from mtclim.data.reading import MISSING, Source, TableError, number, read_frame, some
+from mtclim.tasks import Tasks
+
+RESERVED = (
+    "image", "lon", "lat", "geometry", "block", "building", "weight", "id", "split", "municipality", "bearing",
+)  # fmt: skip
+MAX_CLASSES = 1000  # without a YAML; one that lists more is taken at its word
+_WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SPREADSHEET_ERRORS = ["#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read and checked.
+
+    ``frame`` has a RangeIndex and the column ``image`` (as given). It may have ``lon`` and ``lat`` (degrees of
+    EPSG:4326), ``bearing`` (degrees clockwise from north, in [0, 360)), ``weight`` (1 where it was empty), ``block``,
+    ``building`` and ``municipality`` (str, missing where empty) and ``split`` (train, val or test). Each task is an
+    ordered categorical, missing where not annotated. Other columns stay as they are.
+    ``notes`` are plain sentences about what was made of the columns. ``image_root`` is the folder of the images, by
+    default the table's.
+    """
+
+    frame: pd.DataFrame
+    tasks: Tasks
+    path: Path
+    notes: Sequence[str] = ()
+    image_root: Path | None = None
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """The task columns."""
+        return self.frame[list(self.tasks)]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Targets (n, N) int64, -1 = not annotated."""
+        return np.stack([self.frame[task].cat.codes.to_numpy(np.int64) for task in self.tasks], axis=1)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """Absolute paths of the images, as they are found on the disk."""
+        beside = str(self.path.parent)
+        root = str(self.image_root or beside)
+        return [Path(_locate(name, root, beside)) for name in self.frame["image"]]
+
+    @property
+    def has_coordinates(self) -> bool:
+        """Whether ``lon`` and ``lat`` are there."""
+        return "lon" in self.frame
+
+    @property
+    def split(self) -> pd.Series | None:
+        """The table's own split of its rows (train, val or test), None if it has none or it is not used."""
+        return self.frame.get("split")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is used: tasks, names of images, labels, coordinates, blocks and split.
+
+        It does not depend on how the table's path, or a name of an image, is spelt.
+        """
+        digest = hashlib.sha256(json.dumps(self.tasks.to_dict()).encode())
+        root = str(self.image_root or self.path.parent)
+        names = [unicodedata.normalize("NFC", name.replace("\\", "/").strip()) for name in self.frame["image"]]
+        names = [os.path.relpath(name, root) if os.path.isabs(name) else os.path.normpath(name) for name in names]
+        digest.update(json.dumps(["image", *names]).encode())
+        for column in ("block", "split"):
+            if column in self.frame:
+                digest.update(json.dumps([column, *self.frame[column].fillna("")]).encode())
+        for column in ("lon", "lat"):
+            if column in self.frame:
+                digest.update(self.frame[column].to_numpy("<f8").tobytes())
+        digest.update(np.ascontiguousarray(self.codes, "<i8").tobytes())
+        return digest.hexdigest()
+
+    def blocks(self, cell: float = 500.0) -> pd.Series | None:
+        """Blocks of the rows: the ``block`` column, else a grid of ``cell`` metres, else None (no coordinates)."""
+        if "block" in self.frame:
+            return self.frame["block"]
+        return grid_blocks(self.frame["lon"], self.frame["lat"], cell) if self.has_coordinates else None
+
+
+def read_table(
+    path: str | Path,
+    tasks: Tasks | Mapping[str, Sequence[str]] | str | Path | None = None,
+    require_images: bool = True,
+    require_labels: bool = True,
+    image_root: str | Path | None = None,
+    na_values: Iterable[str] | None = None,
+    use_split: bool = True,
+) -> Table:
+    """Read and check a table of images of any kind that `mtclim.data.reading.read_frame` reads.
+
+    Parameters
+    ----------
+    tasks
+        Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every column is
+        a task that looks like one; its classes are what occurs, in natural order (1, 2, 10, 10+) or in that of a
+        Parquet file's ordered categories. Names that begin with ``_`` are left out.
+    require_images
+        Check that every image file exists.
+    require_labels
+        False is for prediction: task columns may be empty or absent, single rows may lack position (``lon`` and ``lat``
+        are then NaN) or block (then missing), and a column ``split`` is left out.
+    image_root
+        The folder that the images' names are relative to, by default the table's. A relative name that leads out of
+        it is looked for beside the table. Absolute paths to any place are allowed only if it is given.
+    na_values
+        The texts that mean "missing" beside empty cells, by default `mtclim.data.reading.MISSING`. A class that
+        ``tasks`` lists is never missing.
+    use_split
+        Use a column ``split`` that holds train, val and test.
+
+    Raises
+    ------
+    TableError
+        For whatever cannot be read as meant.
+    """
+    path = Path(os.path.realpath(Path(path).parent), Path(path).name)
+    source = read_frame(path)
+    missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
+    given = _given(source, tasks)
+    listed = set(given or ())
+    source = replace(source, frame=_renamed(source, listed), missing=missing)
+    frame = source.frame
+    if "image" not in frame or not len(frame):
+        found = "the table has no rows" if "image" in frame else f"no column 'image'; found {some(frame.columns)}"
+        source.fail(found, "give one row an image, and its path in the column 'image'")
+    images = source.cells("image", clean=False)
+    source.check(images.missing, "no image", "name an image in every row, or leave these rows out", "image")
+    frame["image"] = pd.Series(np.asarray(images), dtype="str")
+    columns.read_positions(source, listed, require_labels)
+    ordinary = columns.read_bearing(source, listed) | columns.read_building(source, listed)
+    columns.read_texts(source, ordinary | listed, require_labels)
+    columns.read_weight(source)
+    columns.read_split(source, use_split and require_labels)
+    chosen = _chosen(source, given, ordinary, require_labels)
+    for task, classes in chosen.items():
+        frame[task] = _labels(source, task, classes, require_labels)
+    for name in ordinary - set(chosen):
+        del frame[name]
+    root = Path(os.path.realpath(image_root)) if image_root else path.parent
+    table = Table(frame, chosen, path, tuple(source.notes), root)
+    _check_paths(source, table, bool(image_root), require_images)
+    return table
+
+
+def _given(source: Source, tasks: Any) -> Tasks | None:
+    try:
+        if isinstance(tasks, str | Path):
+            tasks = Tasks.from_yaml(tasks)
+        elif tasks is not None and not isinstance(tasks, Tasks):
+            tasks = Tasks(tasks)
+    except (ValueError, OSError) as error:
+        raise TableError(f"{source.path}: the tasks cannot be read. {error}") from error
+    for task in tasks or ():
+        if task.lower() in RESERVED and task.lower() not in ("building", "bearing"):
+            source.fail("this name cannot be a task, because it has a meaning of its own", "rename the task", task)
+        folded = {" ".join(name.split()) for name in tasks[task]}
+        if len(folded) < len(tasks[task]) or any(map(_CONTROL.search, tasks[task])):
+            problem = "two of its classes differ only in spaces, or one holds a line break or other control character"
+            source.fail(problem, "rename the class", task)
+    return tasks
+
+
+def _renamed(source: Source, listed: Collection[str]) -> pd.DataFrame:
+    """A copy with a RangeIndex and clean, distinct column names."""
+    names = [" ".join(str(column).split()) for column in source.frame.columns]
+    names = [name.lower() if name.lower() in RESERVED and name not in listed else name for name in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        source.fail("two columns have this name (spaces don't count)", "rename one", twice[0])
+    return source.frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _locate(name: str, root: str, beside: str) -> str:
+    """Where an image is: the name as it stands under the root, else another spelling or beside the table.
+
+    Other spellings are those with slashes for backslashes, in either normal form of Unicode, and without outer spaces.
+    """
+    slashes = name.replace("\\", "/")
+    names = [name, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")), slashes.strip()]
+    paths = dict.fromkeys(os.path.join(folder, name) for folder in (root, beside) for name in names)
+    inside = (path for path in paths if os.path.exists(path) and _within(path, root))
+    outside = (path for path in paths if os.path.exists(path))
+    return next(inside, None) or next(outside, os.path.join(root, slashes))
+
+
+def _within(path: str, folder: str) -> bool:
+    inside = folder.rstrip(os.sep) + os.sep
+    return os.path.normpath(path).startswith(inside) or os.path.realpath(path).startswith(inside)
+
+
+def _check_paths(source: Source, table: Table, anywhere: bool, require: bool) -> None:
+    names, root = table.frame["image"].to_numpy(), str(table.image_root)
+    paths = [os.path.normpath(path) for path in table.paths]
+
+    def check(wrong: Iterable[bool], problem: str, mend: str) -> None:
+        source.check(list(wrong), problem, mend, "image", names)
+
+    web = "an address on the internet (URL), not a file"
+    check((bool(_URL.match(name)) for name in names), web, "download the photographs, and name the files")
+    inside = (
+        _within(path, root) or (anywhere and os.path.isabs(name)) for name, path in zip(names, paths, strict=True)
+    )
+    away = [not kept for kept in inside]
+    leaves = f"the path leaves {'image_root' if anywhere else 'the folder of the table'}"
+    check(away, leaves, "name the images relative to a folder above them, and give that folder as image_root")
+    check(pd.Series(paths).duplicated(keep=False), "the same image more than once", "keep one row an image")
+    mend = f"check the paths, which are relative to {root}, leave these rows out, or give another image_root"
+    check((require and not os.path.exists(path) for path in paths), "no such file", mend)
+
+
+def _chosen(source: Source, given: Tasks | None, ordinary: set[str], require_labels: bool) -> Tasks:
+    """The tasks: the given ones, else the columns that look like classes. The notes say what is left out and why."""
+    names = list(source.frame.columns)
+    classes, left = dict(given or {}), {}
+    for task in classes:
+        if task not in names and require_labels:
+            found = f"the task has no column in the table; found {some(names)}{_like(task, names)}"
+            source.fail(found, "rename the column or the task", task)
+    for name in names:
+        if name in classes:
+            continue
+        if name.lower() in RESERVED and name not in ordinary:
+            if name.lower() not in RESERVED[:3]:
+                left[name] = "the name has a meaning of its own"
+        elif given is not None:
+            left[name] = "not among the given tasks"
+        elif name.startswith(("_", "Unnamed:")):
+            left[name] = "a name like this marks what is no task"
+        else:
+            found, reason = _classes(source, name)
+            if reason:
+                left[name] = reason
+            else:
+                classes[name] = found
+    if not classes:
+        why = "".join(f"; {name!r}: {reason}" for name, reason in left.items())[:1500]
+        mend = "add one column a task, or list tasks and classes in a YAML"
+        source.fail(f"no column is a task; found {some(names)}{why}", mend)
+    try:
+        tasks = given or Tasks(classes)
+    except ValueError as error:
+        raise TableError(f"{source.path}: {error}") from error
+    source.notes.insert(0, f"Tasks: {', '.join(f'{task} ({len(k)} classes)' for task, k in tasks.items())}.")
+    for reason in dict.fromkeys(left.values()):
+        source.notes.append(f"Not tasks: {some(name for name in left if left[name] == reason)} ({reason}).")
+    for task in tasks:
+        for _, alike in pd.Series(tasks[task]).groupby([_look(name) for name in tasks[task]]):
+            if len(alike) > 1:
+                source.notes.append(f"Column {task!r}: the classes {some(alike)} look alike.")
+    return tasks
+
+
+def _like(name: str, names: Iterable[str]) -> str:
+    names = {str(other).lower(): other for other in list(names)[:1000]}
+    close = difflib.get_close_matches(name.lower(), list(names), n=1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+
+
+def _look(name: str) -> str:
+    """What the eye sees of a name: neither case, nor leading zeros, nor which space or dash it is."""
+    value = number(name)
+    plain = re.sub(r"[\s_\-\u2010-\u2015]+", " ", unicodedata.normalize("NFKC", name)).casefold()
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", plain) if math.isnan(value) else f"{value:g}"
+
+
+def _classes(source: Source, column: str) -> tuple[list[str], str]:
+    """The classes that occur in a column, in order, and the reason if they don't look like those of a task."""
+    found = source.cells(column)
+    broken = np.isin(np.asarray(found), _SPREADSHEET_ERRORS)
+    source.check(broken, "a spreadsheet error", "mend the cells in the spreadsheet", column, np.asarray(found))
+    names = [found.texts[code] for code in np.unique(found.codes[~found.missing])]
+    values = np.array([number(name) for name in names])
+    numeric = bool(names) and bool(np.isfinite(values).all())
+    if numeric:
+        names = list(dict.fromkeys(map(_whole, names)))
+    rows, many = int((~found.missing).sum()), len(names) > 20
+    if not names:
+        return names, "no row has a label"
+    if len(names) == 1:
+        return names, f"the only class is {names[0][:60]!r}; a task has two or more"
+    if any(len(name) > 200 or _CONTROL.search(name) for name in names):
+        return names, "a class name of more than 200 characters, or with control characters"
+    if not getattr(source.frame[column].dtype, "ordered", False):
+        names = sorted(names, key=(lambda name: (number(name), name)) if numeric else _natural)
+    counted = numeric and not (values % 1).any() and (np.abs(values) < 100).all() and rows >= 50 * len(names)
+    if (many and (rows < 2 * len(names) or (numeric and not counted))) or len(names) > MAX_CLASSES:
+        what = "numbers" if numeric else "values"
+        return names, f"{len(names)} distinct {what} in {rows} rows are no classes, for example {some(names, 3)}"
+    return names, ""
+
+
+def _natural(name: str) -> tuple:
+    """Sorts 1, 2, 10, 10+ and H1, H2, H3-4 as a person does."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+
+
+def _whole(text: str) -> str:
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _labels(source: Source, task: str, classes: Sequence[str], require: bool) -> pd.Categorical:
+    """The column as an ordered categorical of the task's classes."""
+    if task not in source.frame:
+        return pd.Categorical([None] * len(source.frame), categories=list(classes), ordered=True)
+    found = source.cells(task, keep=classes)
+    place = {_whole(" ".join(name.split())): i for i, name in reversed(list(enumerate(classes)))}
+    place |= {" ".join(name.split()): i for i, name in enumerate(classes)}
+    labels = np.array([place.get(text, place.get(_whole(text), -1)) for text in found.texts] + [-1])[found.codes]
+    wrong = (labels < 0) & ~found.missing
+    near = _like(str(np.asarray(found)[wrong][0]), classes) if wrong.any() else ""
+    mend = f"expected one of {some(classes)}, or an empty cell; correct the cells or the tasks' YAML"
+    source.check(wrong, f"unknown class{near}", mend, task, np.asarray(found))
+    if require and (labels < 0).all():
+        source.fail("no row has a label", "annotate some rows, or leave the task out of the YAML", task)
+    source.note_missing(task, found, "not annotated; `na_values: []` keeps it a class")
+    return pd.Categorical.from_codes(labels, categories=list(classes), ordered=True)

@@ -1,0 +1,102 @@
+"""Predictions as points in metres, and what they say of an area: hexagons, or blocks and other columns."""
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from mtclim.analysis.joint import unseen
+from mtclim.data.reading import read_frame, read_layer, row_count
+from mtclim.mapping.frequencies import probabilities
+from mtclim.metrics import codes
+from mtclim.tasks import Tasks
+
+AREAS = ("hexagon", "block", "municipality")
+"""What predictions are summarised by."""
+
+
+def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
+    """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
+    placed = predictions[predictions["lon"].notna() & predictions["lat"].notna()]
+    if not len(placed):
+        raise ValueError("map: found no prediction with a position (lon, lat); expected at least one.")
+    geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
+    frame = gpd.GeoDataFrame(placed.drop(columns="geometry", errors="ignore"), geometry=geometry)
+    return frame.to_crs(frame.estimate_utm_crs())
+
+
+def read_polygons(path: str | Path) -> gpd.GeoDataFrame:
+    """A layer as :func:`mtclim.data.reading.read_layer` reads it; ValueError where none of it is a polygon."""
+    layer = read_layer(path)
+    if not (layer.geom_type.isin(["Polygon", "MultiPolygon"]) & ~layer.is_empty).any():
+        raise ValueError(f"{path}: found no polygon among {row_count(len(layer))}; expected a layer of polygons.")
+    return layer
+
+
+def check_areas(by: str, width: float, source: str | Path | None = None) -> None:
+    """ValueError where there can be no such areas of a source, so that it is known before anything is predicted."""
+    if by not in AREAS:
+        raise ValueError(f"by: found {by!r}; expected one of {', '.join(AREAS)}.")
+    if not (np.isfinite(width) and width >= 1):
+        raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
+    if by == "municipality" and source is not None:
+        columns = [] if Path(source).is_dir() else [str(name).strip().lower() for name in read_frame(source).frame]
+        if by not in columns:
+            raise ValueError(f"by: found no column {by!r} in {source}; add it, or expected hexagon or block.")
+
+
+def hexagons(places: np.ndarray, width: float) -> np.ndarray:
+    """Hexagons (n,), ``width`` metres across, around the nearest points of a hexagonal lattice to places (n, 2)."""
+    step = width * np.array([1, np.sqrt(3)])  # the lattice is two of rectangles, one in the middles of the other's
+    corner, middle = np.rint(places / step) * step, (np.floor(places / step) + 0.5) * step
+    nearer = np.hypot(*(places - corner).T) < np.hypot(*(places - middle).T)
+    centres = np.where(nearer[:, None], corner, middle).round(3)
+    angle = np.pi / 6 + np.arange(6) * np.pi / 3
+    return shapely.polygons(centres[:, None] + width / np.sqrt(3) * np.column_stack([np.cos(angle), np.sin(angle)]))
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """Entropy (n,) of class probabilities (n, K) as a fraction of the largest possible: 0 sure, 1 no idea."""
+    return -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(p.shape[1])
+
+
+def aggregate(
+    predictions: pd.DataFrame,
+    tasks: Tasks,
+    by: str = "hexagon",
+    width: float = 500.0,
+    labelsets: np.ndarray | None = None,
+) -> gpd.GeoDataFrame:
+    """Summarise predictions by area (``by`` is one of ``AREAS``), one row an area, in metres.
+
+    The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
+    ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With the ``labelsets`` (L, N) of training there
+    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.joint.unseen`).
+    Blocks and municipalities are drawn as the hulls of their points.
+    """
+    check_areas(by, width)
+    frame = points(predictions)
+    if by == "hexagon":
+        cells = hexagons(shapely.get_coordinates(frame.geometry), width)
+        middles = shapely.get_coordinates(shapely.centroid(cells)).round().astype(int)
+        key = np.array([f"{x}_{y}" for x, y in middles])
+    elif by in frame:
+        key = frame[by].fillna("none").to_numpy(str)
+    else:
+        raise ValueError(f"by: found no column {by!r} in these predictions; expected hexagon, or add it to the table.")
+    names, first, group = np.unique(key, return_index=True, return_inverse=True)
+    total = np.bincount(group)
+    columns: dict[str, object] = {by: names, "façades": total}
+    answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)  # (n, N)
+    for own, (task, classes) in zip(answers.T, tasks.items(), strict=True):
+        counts = pd.crosstab(group, own).reindex(columns=range(len(classes)), fill_value=0).to_numpy()
+        columns |= {f"{task}:n:{name}": counts[:, k] for k, name in enumerate(classes)}
+        columns |= {f"{task}:share:{name}": counts[:, k] / total for k, name in enumerate(classes)}
+        columns[f"{task}:entropy"] = np.bincount(group, entropy(probabilities(frame, task, classes))) / total
+        columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
+    if labelsets is not None:
+        columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
+    geometry = cells[first] if by == "hexagon" else frame.dissolve(group).convex_hull.to_numpy()
+    return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)

@@ -1,0 +1,206 @@
+"""Trained models made ready to predict: one or several, calibrated, and with answers that agree if so wished."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mtclim import runs
+from mtclim.analysis.joint import Joint, fit_joint
+from mtclim.mapping.frequencies import probabilities
+from mtclim.metrics import codes, rescale
+from mtclim.prepare import SPLITS
+from mtclim.results import arrange, normalised
+from mtclim.tasks import Tasks
+from mtclim.variants import VARIANTS, title
+
+Run = str | Path
+
+
+@dataclass
+class Ensemble:
+    """Trained models of the same tasks, with what their runs know."""
+
+    models: list[torch.nn.Module]
+    temperatures: list[dict[str, float]]  # task -> temperature; 1 where it is absent
+    tasks: Tasks
+    device: torch.device
+    digest: str = ""
+    splits: pd.Series | None = None  # digest of an image's content -> "train", "val" or "test"; None without a run
+    joint: Joint | None = None
+    limit: int | None = None  # rows of a forward pass; set once memory was short
+
+    def __post_init__(self):
+        # The columns of each model in the order of ``tasks``: a run may have been trained in an order of its own.
+        self.orders = [[model.tasks.columns.index(name) for name in self.tasks.columns] for model in self.models]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The distinct image sizes in pixels."""
+        return sorted({model.image_size for model in self.models})
+
+    def probabilities(self, batch: dict[int, np.ndarray]) -> np.ndarray:
+        """The models' mean probabilities (B, S) float32, classes in the order of ``tasks.columns``.
+
+        ``batch`` holds the pictures (B, size, size, 3) uint8 at every size. On a CPU each thread takes a slice of the
+        batch through the whole network: threads that share each operation would wait for one another at its end.
+        """
+        rows, threads = len(next(iter(batch.values()))), torch.get_num_threads()
+        if self.device.type == "cpu" and threads > 1:
+            try:
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    return np.concatenate(list(pool.map(self._forward, _slices(batch, -(-rows // threads)))))
+            finally:
+                torch.set_num_threads(threads)  # threads that start later take over what was set last
+        while True:
+            limit = self.limit or rows
+            try:
+                return np.concatenate([self._forward(part) for part in _slices(batch, limit)])
+            except torch.cuda.OutOfMemoryError:
+                if limit == 1:
+                    raise
+                self.limit = max(1, limit // 2)
+                torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward(self, batch: dict[int, np.ndarray]) -> np.ndarray:
+        total = 0.0
+        for model, temperature, order in zip(self.models, self.temperatures, self.orders, strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                p = model(normalised(batch[model.image_size], model)).probabilities
+            # log p is the logits up to a constant
+            scaled = [torch.softmax(p[task].float().log() / temperature.get(task, 1.0), 1) for task in model.tasks]
+            total = total + torch.cat(scaled, 1)[:, order]  # (B, S)
+        return (total / len(self.models)).cpu().numpy()
+
+
+def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarray]]:
+    rows = len(next(iter(batch.values())))
+    return [{size: pixels[i : i + step] for size, pixels in batch.items()} for i in range(0, rows, step)]
+
+
+def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
+    """One or several run folders as a list; a folder that holds finished runs stands for the best of them."""
+    given = [given] if isinstance(given, (str, Path)) else list(given)
+    if not given:
+        raise ValueError("predict: found no run folder; name at least one.")
+    chosen = [choose_runs(run)[0] if not runs.is_complete(run) and runs.find(run) else [Path(run)] for run in given]
+    return [run for own in chosen for run in own]
+
+
+def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
+    """The run to predict with, and a sentence that says which it is and why; RunError where there is none.
+
+    It is the one with the best mean kappa on validation images, among the finished runs below ``root`` that were
+    trained on the table with this digest, if it is given, and are of the twelve variants (or among all, if none is).
+    """
+    found = runs.find(root, table)
+    if not found:
+        raise runs.RunError(f"{root}: found no finished run of this table; train one first, or name run folders.")
+    found = [run for run in found if runs.read_settings(run)["variant"] in VARIANTS] or found
+    kappas = [json.loads((run / "metrics.json").read_text(encoding="utf-8"))["val"]["mean"]["kappa"] for run in found]
+    best = max(range(len(found)), key=lambda k: -1.0 if kappas[k] is None else kappas[k])
+    why = f"the best of {len(found)} finished runs on validation images" if len(found) > 1 else "the only finished run"
+    kappa = "" if kappas[best] is None else f" (mean kappa {100 * kappas[best]:.1f} % there)"
+    settings = runs.read_settings(found[best])
+    return [found[best]], f"The network is {title(settings['variant'])}, seed {settings['seed']}: {why}{kappa}."
+
+
+def load_ensemble(
+    model_or_runs: torch.nn.Module | Run | Sequence[Run],
+    calibrated: bool = False,
+    consistent: bool = False,
+    device: str | None = None,
+) -> Ensemble:
+    """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
+
+    ``calibrated`` probabilities are scaled by the temperatures that were fitted on validation. ``consistent`` answers
+    are the joint's over labelsets, of calibrated probabilities, for which run folders are needed. By default a loaded
+    model stays on its device, and run folders go to the GPU where there is one. ValueError where tasks differ.
+    """
+    calibrated = calibrated or consistent
+    if isinstance(model_or_runs, torch.nn.Module):
+        models, about, tasks = [model_or_runs], {}, model_or_runs.tasks
+        if consistent:
+            raise ValueError("consistent: a loaded model does not know its training labelsets; give its run folder.")
+        if getattr(models[0], "image_size", None) is None:
+            raise ValueError("predict: the model has no image_size; expected one that mtclim.load(run_folder) returns.")
+        device = torch.device(device or next(models[0].parameters()).device)
+    else:
+        folders = listed_runs(model_or_runs)
+        models, tasks = [runs.load(folder) for folder in folders], tasks_of(folders[0])
+        for folder, model in zip(folders, models, strict=True):
+            if set(model.tasks.columns) != set(tasks.columns):
+                found, first = model.tasks.to_dict(), tasks.to_dict()
+                raise ValueError(f"{folder}: tasks {found} differ from {folders[0]}'s {first}.")
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        content = b"".join((folder / "model.safetensors").read_bytes() for folder in folders)
+        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": splits_of(folders)}
+        about["joint"] = joint_of(validation(folders, True), folders[0], tasks) if consistent else None
+    temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
+    return Ensemble([arrange(model, device).eval() for model in models], temperatures, tasks, device, **about)
+
+
+def tasks_of(run: Run) -> Tasks:
+    """The tasks of a run, in the order of its table."""
+    settings = runs.read_settings(run)
+    return Tasks(settings["tasks"], settings.get("titles"))
+
+
+def splits_of(folders: Sequence[Run]) -> pd.Series:
+    """Digest of an image's content -> "train", "val" or "test" as the runs used it; "train" if any of them did."""
+    used = pd.concat([pd.read_parquet(Path(run) / "split.parquet", columns=["digest", "split"]) for run in folders])
+    return used.sort_values("split", key=lambda split: split.map(SPLITS.index)).groupby("digest")["split"].first()
+
+
+def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.DataFrame:
+    """What runs of one table answer together on the validation images that all of them have."""
+    folders = listed_runs(folders)
+    frames = [pd.read_parquet(run / "validation.parquet").set_index("image") for run in folders]
+    common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]
+    if not len(common) or len({runs.read_settings(run).get("table") for run in folders}) > 1:
+        raise ValueError(f"{', '.join(map(str, folders))}: no validation image in common; use runs of one partition.")
+    result = frames[0].loc[common].copy()
+    for task, classes in tasks_of(folders[0]).items():
+        names, found = [f"{task}:p:{name}" for name in classes], []
+        for run, frame in zip(folders, frames, strict=True):
+            temperature = json.loads((run / "calibration.json").read_text(encoding="utf-8"))[task]["temperature"]
+            found.append(rescale(frame.loc[common, names], temperature if calibrated else 1.0))
+        result[names] = np.mean(found, axis=0)
+        result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
+    return result.reset_index()
+
+
+def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
+    """A run's training labelsets (L, N) as class positions, -1 = not annotated, and how many images have each (L,)."""
+    table = pd.read_csv(Path(run) / "labelsets.csv", dtype=str, keep_default_na=False)
+    labels = [codes(table[task].where(table[task] != "", None), classes) for task, classes in tasks.items()]
+    return np.stack(labels, axis=1), table[":count"].to_numpy(np.int64)
+
+
+def joint_of(answers: pd.DataFrame, run: Run, tasks: Tasks) -> Joint:
+    """Fit the joint over a run's training labelsets to answers on its validation images (see :func:`validation`)."""
+    p = {task: probabilities(answers, task, classes) for task, classes in tasks.items()}
+    true = np.stack([codes(answers[f"{task}:true"], classes) for task, classes in tasks.items()], axis=1)
+    return fit_joint(p, true, *labelsets_of(run, tasks), tasks)
+
+
+def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd.DataFrame:
+    """A copy of predictions with the joint's answers in place of the networks'.
+
+    ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
+    consistent marginals, which are for each task alone and for counts.
+    """
+    found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
+    columns = {}
+    for n, (task, classes) in enumerate(tasks.items()):
+        columns[f"{task}:pred"] = np.asarray(classes, object)[found.labels[:, n]]
+        p = found.marginals[task].astype(np.float32)
+        columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+    return predictions.assign(**columns)

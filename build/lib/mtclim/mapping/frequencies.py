@@ -1,0 +1,88 @@
+"""From predictions to class frequencies, and the shift that training on balanced data causes.
+
+A network trained after LPRUS (section 2.2.1) has learnt the balanced class frequencies, and its counts over a city lean
+towards them. The mean of probabilities that are calibrated with a bias a class (Alexandari et al. 2020) corrects a part
+of that. It assumes that a photograph has the same probabilities in the validation split and in the city, which
+balancing by labelset breaks a little.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from mtclim.metrics import codes
+
+METHODS = {"raw": "predicted labels", "expected": "calibrated mean"}
+"""How class frequencies are estimated: column of :func:`class_frequencies` -> readable name."""
+
+
+def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) -> np.ndarray:
+    """The columns ``<task>:p:<class>`` as (n, K) float64."""
+    return predictions[[f"{task}:p:{name}" for name in classes]].to_numpy(float)
+
+
+def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Fit a temperature and a bias a class (Alexandari et al. 2020) to probabilities (n, K) and true codes (n,).
+
+    The result w (1 + K,) minimises the cross-entropy of softmax(exp(w[0]) * log p + w[1:]). A class that does not occur
+    gets the bias 0. The mean of the corrected probabilities is the frequency of each class in ``true``.
+    """
+    logits, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
+    seen = np.bincount(true, minlength=p.shape[1]) > 0
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        log_q = log_softmax(np.exp(w[0]) * logits + w[1:] * seen, axis=1)
+        slope = np.exp(log_q)
+        slope[rows, true] -= 1
+        gradient = [(slope * logits).sum(1).mean() * np.exp(w[0]), *(slope.mean(0) * seen)]
+        return -log_q[rows, true].mean(), np.array(gradient)
+
+    fitted = minimize(loss, np.zeros(1 + p.shape[1]), jac=True, method="L-BFGS-B").x
+    return np.append(fitted[0], fitted[1:] * seen)
+
+
+def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """A copy of ``predictions`` with probabilities corrected as :func:`bias_correction` fits them on ``validation``.
+
+    ``validation`` has labels and probabilities of the same model on its validation images. The labels
+    (``<task>:pred``) stay as they are, and so do the probabilities of a task without a label in ``validation``.
+    """
+    columns = {}
+    for task, classes in tasks.items():
+        true = codes(validation[f"{task}:true"], tuple(classes))
+        if (true >= 0).any():
+            w = bias_correction(probabilities(validation, task, classes)[true >= 0], true[true >= 0])
+            logits = np.log(np.maximum(probabilities(predictions, task, classes), 1e-12))
+            p = softmax(np.exp(w[0]) * logits + w[1:], axis=1).astype(np.float32)
+            columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+    return predictions.assign(**columns)
+
+
+def _shares(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    """The share (K,) of each class among the labels that are there; NaN where there is none."""
+    found = codes(labels, tuple(classes))
+    counts = np.bincount(found[found >= 0], minlength=len(classes))
+    return counts / counts.sum() if counts.sum() else np.full(len(classes), np.nan)
+
+
+def class_frequencies(
+    predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Class frequencies of a city, from calibrated predictions: one row a task and class.
+
+    The columns are task, class, balanced (share in the validation split), raw (share of the predicted labels), expected
+    (mean probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a validation label, and
+    truth for one in which not every prediction has a true label.
+    """
+    rows = []
+    for task, classes in tasks.items():
+        truth = predictions.get(f"{task}:true")
+        known = truth is not None and truth.notna().all()
+        columns = {"task": task, "class": classes, "balanced": _shares(validation[f"{task}:true"], classes)}
+        columns |= {"raw": _shares(predictions[f"{task}:pred"], classes)}
+        columns |= {"expected": probabilities(predictions, task, classes).mean(0)}
+        rows.append(pd.DataFrame(columns | {"truth": _shares(truth, classes) if known else np.nan}))
+    return pd.concat(rows, ignore_index=True)

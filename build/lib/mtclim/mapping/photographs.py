@@ -1,0 +1,230 @@
+"""Photographs to predict: the files of a list, a folder or a table, where each was taken, and decoding ahead."""
+
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import ExifTags, Image
+
+from mtclim import machine
+from mtclim.data import images
+from mtclim.data.reading import TableError
+from mtclim.data.table import grid_blocks, read_table
+from mtclim.files import whole_or_absent
+from mtclim.tasks import Tasks
+
+CARRIED = ("building", "weight", "municipality")
+"""Columns of a table that predictions keep."""
+_AHEAD = 2  # batches that are decoded while one is predicted; this bounds the memory
+_NORTH_SOUTH = {"N": 1, "NORTH": 1, "S": -1, "SOUTH": -1}
+_EAST_WEST = {"E": 1, "EAST": 1, "W": -1, "WEST": -1}
+
+# ---------------------------------------------------------------- where a photograph was taken
+
+
+def exif_place(path: str | Path) -> tuple[float, float, float, str]:
+    """Longitude, latitude and bearing of a photograph in degrees, from its EXIF data, and why it has no position.
+
+    A position is doubtful where its reference is unknown or empty, where degrees, minutes or seconds are impossible,
+    and where it is exactly (0, 0).
+    """
+    bearing = np.nan
+    try:
+        gps = _gps(path)
+        direction = pd.to_numeric(str(gps.get(17)), errors="coerce")  # GPSImgDirection
+        bearing = direction % 360 if 0 <= direction <= 360 else np.nan
+        if 2 not in gps or 4 not in gps:
+            raise ValueError("no GPS position in its EXIF data")
+        lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
+        lon = _degrees(gps[4], gps.get(3), _EAST_WEST, 180)
+        if lon == lat == 0:
+            raise ValueError("doubtful GPS position: 0, 0 is what a receiver without a fix writes")
+        return lon, lat, bearing, ""
+    except (TypeError, ZeroDivisionError):
+        return np.nan, np.nan, bearing, "doubtful GPS position: it is not made of numbers"
+    except ValueError as error:
+        return np.nan, np.nan, bearing, str(error)
+
+
+def _gps(path: str | Path) -> dict:
+    """The GPS block of a photograph's EXIF data, {} where there is none; ValueError where the file cannot be read."""
+    if not os.path.isfile(path):
+        raise ValueError("no such file, or not a file")
+    try:
+        with Image.open(path, formats=images.FORMATS) as picture:
+            return picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception as error:  # Pillow raises many kinds of error for damaged files
+        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
+    """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
+    text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
+    name = text.strip("\0 \t\r\n").upper()
+    if name not in signs:
+        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected one of {', '.join(signs)}")
+    parts = np.atleast_1d(np.asarray(value, float))
+    degrees = float(sum(part / 60**k for k, part in enumerate(parts)))
+    if not ((parts >= 0).all() and (parts[1:] <= 60).all() and degrees <= most):
+        raise ValueError(f"doubtful GPS position: {' '.join(f'{part:g}' for part in parts)} {name} is impossible")
+    return signs[name] * degrees
+
+
+# ---------------------------------------------------------------- what is to be predicted
+
+
+class Photographs(NamedTuple):
+    """Photographs to predict, one row each.
+
+    ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, what a table gives (``CARRIED`` and
+    ``<task>:true``), and reason: why there is no position, else "". ``folder`` is what names are relative to, and
+    ``others`` counts the files of a folder that are not photographs, by suffix.
+    """
+
+    frame: pd.DataFrame
+    folder: Path | None = None
+    others: Mapping[str, int] = {}
+
+
+def read_source(
+    source: str | Path | Sequence[str | Path],
+    tasks: Tasks,
+    require_position: bool = True,
+    image_root: str | Path | None = None,
+    na_values: Iterable[str] | None = None,
+) -> Photographs:
+    """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
+
+    The positions of files are read from their EXIF data, and true labels of ``tasks`` are kept where a table has them.
+    ``require_position`` makes it an error that no row of a table has a position. ``image_root`` and
+    ``na_values`` are those of :func:`mtclim.read_table`. Where no block is known, blocks are a grid of 500 m.
+    """
+    given = [source] if isinstance(source, (str, Path)) else list(source)
+    web = [str(name) for name in given if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(name))]
+    if web or not given:
+        found = f"an address on the internet (URL), {web[0]!r}" if web else "an empty list"
+        raise ValueError(f"source: found {found}; expected photographs, a folder or a table on this machine.")
+    one = Path(given[0]) if isinstance(source, (str, Path)) else None
+    if one is not None and one.is_dir():
+        found = _read_folder(one)
+    elif one is None or one.suffix.lower() in images.SUFFIXES:
+        found = Photographs(_read_files([Path(path) for path in given], [str(path) for path in given]))
+    else:
+        found = _read_rows(one, tasks, require_position, image_root, na_values)
+    frame = found.frame
+    frame["block"] = frame["block"].astype(object)
+    placed = frame[["lon", "lat"]].notna().all(axis=1)
+    if placed.any() and frame["block"].isna().all():
+        frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], 500.0).to_numpy()
+    return found
+
+
+def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        frame = pd.DataFrame(list(pool.map(exif_place, paths)), columns=["lon", "lat", "bearing", "reason"])
+    frame.insert(0, "image", names)
+    return frame.assign(path=[str(path) for path in paths], block=None)
+
+
+def _read_folder(folder: Path) -> Photographs:
+    paths, others = [], Counter()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in images.SUFFIXES:
+            paths.append(path)
+        elif not path.is_dir():
+            others[path.suffix.lower() or "no suffix"] += 1
+        elif path.is_symlink():
+            others["link to a folder"] += 1
+    if not paths:
+        found = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5)) or "no file"
+        raise FileNotFoundError(f"{folder}: found no photograph ({found}); expected files such as .jpg, .png or .tif.")
+    return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
+
+
+def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root, na_values) -> Photographs:
+    table = read_table(path, tasks, False, False, image_root, na_values)
+    carried = [name for name in CARRIED if name in table.frame and name not in tasks]
+    frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", "block", *carried])
+    if "bearing" in tasks:
+        frame["bearing"] = np.nan
+    frame["path"] = [str(path) for path in table.paths]
+    for task in tasks:
+        if task in table.frame and table.frame[task].notna().any():
+            frame[f"{task}:true"] = table.frame[task].astype(object)
+    placed = frame[["lon", "lat"]].notna().all(axis=1)
+    if require_position and not placed.any():
+        raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
+    frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
+    return Photographs(frame, table.image_root)
+
+
+# ---------------------------------------------------------------- decoding, ahead of the model
+
+
+class Decoded(NamedTuple):
+    """What is known of a photograph once it was decoded, or the reason why it cannot be."""
+
+    digest: str = ""
+    reason: str = ""
+    panorama: bool = False
+
+
+def _decode(path: str, row: int, batch: dict[int, np.ndarray]) -> Decoded:
+    """Decode a photograph into its row of a batch, at every size."""
+    try:
+        content = Path(path).read_bytes() if os.path.isfile(path) else path  # what is no file has its own reason
+        for size, pixels in batch.items():
+            pixels[row] = images.decode(content, size)
+        return Decoded(images.digest_of(content), "", images.is_panorama(content))
+    except (images.ImageError, OSError) as error:
+        return Decoded(reason=str(error) or type(error).__name__)
+
+
+def decoded_batches(
+    batches: Sequence[Sequence[str]], sizes: Sequence[int], batch_size: int, workers: int | None = None
+) -> Iterator[tuple[dict[int, np.ndarray], list[Decoded]]]:
+    """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
+
+    Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and what is known of each.
+    """
+
+    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[Future]]:
+        batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
+        return batch, [pool.submit(_decode, path, row, batch) for row, path in enumerate(paths)]
+
+    with ThreadPoolExecutor(workers or machine.cores()) as pool:
+        started = map(start, batches)
+        waiting = deque(islice(started, _AHEAD))
+        while waiting:
+            batch, futures = waiting.popleft()
+            found = [future.result() for future in futures]
+            waiting.extend(islice(started, 1))
+            yield batch, found
+
+
+# ---------------------------------------------------------------- files that people open
+
+
+def _safe(value: object) -> object:
+    """A cell that no spreadsheet runs: text that would start a formula gets a leading apostrophe (OWASP's rule)."""
+    return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Path:
+    """Write a CSV, whole or not at all, in which no cell is run as a formula.
+
+    ``exact`` is for a table that a program reads again: its cells stay as they are, for example names of images.
+    """
+    if not exact:
+        frame = frame.rename(columns=lambda name: _safe(str(name)))
+        frame = frame.assign(**frame.select_dtypes(["object", "string", "category"]).astype(object).map(_safe))
+    with whole_or_absent(path) as beside:
+        frame.to_csv(beside, index=False, encoding="utf-8")
+    return Path(path)

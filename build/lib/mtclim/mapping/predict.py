@@ -1,0 +1,255 @@
+"""Prediction: photographs in, one row an image out (section 4.5), as a frame or streamed to GeoParquet.
+
+Threads decode ahead while the model runs. ``predict_file`` writes shards, each whole or not at all, so that a killed
+prediction goes on where it stopped, and memory does not grow with the number of images. geopandas is not needed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from tqdm.auto import tqdm
+
+from mtclim import __version__
+from mtclim.files import whole_or_absent
+from mtclim.mapping.ensemble import Ensemble, Run, listed_runs, load_ensemble, make_consistent
+from mtclim.mapping.photographs import CARRIED, Decoded, decoded_batches, read_source, write_csv
+
+ANSWERS = {
+    False: "the networks' own probabilities; each label is the most probable class of its task",
+    True: "the joint over training labelsets; labels are the most probable labelset, probabilities its marginals",
+}
+"""What a prediction holds, by whether it was made ``consistent``; the metadata of a file say it."""
+
+
+def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm) -> pd.DataFrame:
+    """One row a photograph: what is known of it, the columns of each task, and whether it is a panorama.
+
+    ``unreadable`` says why a photograph cannot be read, in whose row the answers mean nothing, and is "" otherwise.
+    """
+    paths, found, probabilities = rows["path"].tolist(), [], []
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    for pixels, decoded in decoded_batches(batches or [[]], ensemble.sizes, batch_size, workers):
+        probabilities.append(ensemble.probabilities(pixels)[: len(decoded)])
+        found += decoded
+        bar.update(len(decoded))
+    p = np.concatenate(probabilities)
+    frame = rows[["image", "lon", "lat", "bearing", "block", *(name for name in CARRIED if name in rows)]].copy()
+    known = pd.DataFrame(found, rows.index, Decoded._fields).astype({"panorama": bool})
+    columns: dict[str, object] = {"doubtful": rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)}
+    if ensemble.splits is not None:
+        split = known["digest"].map(ensemble.splits).astype(object)
+        columns |= {"split": split, "in_training": split == "train"}
+    for task, classes in ensemble.tasks.items():
+        if f"{task}:true" in rows:
+            columns[f"{task}:true"] = rows[f"{task}:true"]
+        block, p = p[:, : len(classes)], p[:, len(classes) :]
+        columns[f"{task}:pred"] = np.asarray(classes, object)[block.argmax(1)]
+        columns |= {f"{task}:p:{name}": block[:, k] for k, name in enumerate(classes)}
+    frame = frame.assign(**columns, unreadable=known["reason"], panorama=known["panorama"])
+    return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint else frame
+
+
+def predict(
+    model_or_runs: torch.nn.Module | Run | Sequence[Run],
+    source: str | Path | Sequence[str | Path],
+    calibrated: bool = False,
+    consistent: bool = False,
+    batch_size: int = 64,
+    workers: int | None = None,
+    image_root: str | Path | None = None,
+    na_values: Sequence[str] | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Predict photographs and return one row for each that can be read.
+
+    Parameters
+    ----------
+    model_or_runs, calibrated, consistent, device : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
+    source : files, a folder of photographs, or a table of images. No position is required.
+    batch_size, workers : images of one forward pass, and threads that decode.
+    image_root, na_values : the folder that the names in a table are relative to, and the texts that mean "missing"
+        in it, as in :func:`mtclim.read_table`.
+    progress : whether a bar is shown.
+
+    Returns
+    -------
+    DataFrame
+        image; lon, lat, bearing, block and so on where there are any; then for each task ``<task>:true`` (where the
+        table has it), ``<task>:pred`` and ``<task>:p:<class>``. Its ``attrs`` have listed ([image, reason] of what
+        cannot be read), panoramas (names of those that are squeezed into the square) and others (a count of the files
+        of a folder that are not photographs).
+
+    Raises
+    ------
+    ValueError
+        Where no photograph can be read, for settings out of their range, and for runs and sources that cannot be used.
+    """
+    _check(batch_size=batch_size, workers=workers)
+    ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
+    found = read_source(source, ensemble.tasks, False, image_root, na_values)
+    with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
+        frame = _answers(found.frame, ensemble, batch_size, workers, bar)
+    bad = frame["unreadable"] != ""
+    listed = frame.loc[bad, ["image", "unreadable"]].to_numpy().tolist()
+    panoramas = frame.loc[frame["panorama"], "image"].tolist()
+    frame = frame[~bad].drop(columns=["unreadable", "panorama"]).reset_index(drop=True)
+    first = "; ".join(": ".join(entry) for entry in listed[:5])
+    if not len(frame):
+        raise ValueError(f"predict: none of {len(listed)} photographs can be read ({first}).")
+    if listed:
+        warnings.warn(f"{len(listed)} of {len(found.frame)} photographs cannot be read: {first}", stacklevel=2)
+    if panoramas:
+        warnings.warn(f"{len(panoramas)} panoramas are squeezed: {', '.join(panoramas[:5])}", stacklevel=2)
+    optional = frame.columns.intersection(["lon", "lat", "bearing", "block", "doubtful", "split"])
+    frame = frame.drop(columns=[name for name in optional if frame[name].isna().all()])
+    frame.attrs |= {"listed": listed, "panoramas": panoramas, "others": dict(found.others)}
+    return frame
+
+
+def predict_file(
+    runs: Run | Sequence[Run],
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    calibrated: bool = False,
+    consistent: bool = False,
+    shard_rows: int = 8192,
+    batch_size: int = 64,
+    workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    require_position: bool = True,
+    image_root: str | Path | None = None,
+    na_values: Sequence[str] | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Predict every photograph of a source into a GeoParquet file; killed and repeated, it goes on where it was.
+
+    Parameters
+    ----------
+    runs : one or several run folders of the same tasks, whose probabilities are averaged. A folder that holds finished
+        runs stands for the one that is best on validation.
+    source, calibrated, consistent, batch_size, workers, image_root, na_values, device, progress : as in
+        :func:`predict`.
+    out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
+        photographs whose content a run has used. ``<out>.listed.csv`` has what could not be read, or placed.
+    shard_rows : images between two files of progress: what a kill can cost.
+    part : (i, n) predicts every n-th shard only, for n machines that share the folder of ``out``, and returns the
+        folder of shards. The same call without ``part`` joins them.
+    require_position : whether a photograph without a position is listed and not predicted.
+    limit : predict a fixed random sample of so many images.
+
+    Raises
+    ------
+    ValueError
+        For settings out of their range, and for runs and sources that cannot be used.
+    """
+    started, out, (index, count) = time.perf_counter(), Path(out), part
+    _check(shard_rows=shard_rows, batch_size=batch_size, workers=workers, limit=limit or None)
+    if not 0 <= index < count:
+        raise ValueError(f"part: found {index} of {count}; expected 0 <= i < n.")
+    ensemble = load_ensemble(listed_runs(runs), calibrated, consistent, device)
+    found = read_source(source, ensemble.tasks, require_position, image_root, na_values)
+    rows = found.frame
+    if limit and limit < len(rows):
+        rows = rows.sample(limit, random_state=0).sort_index()
+    total, unplaced = len(rows), rows[(rows["reason"] != "") & require_position]
+    rows = rows.drop(unplaced.index).reset_index(drop=True)
+    shard_rows = -(-shard_rows // batch_size) * batch_size
+    settings = {"models_sha256": ensemble.digest, "calibrated": calibrated or consistent, "answer": ANSWERS[consistent]}
+    settings |= {"batch_size": batch_size, "device": str(ensemble.device)}
+    key = _key(rows, settings | {"shard_rows": shard_rows, "temperatures": ensemble.temperatures})
+    if out.exists() and provenance_of(out).get("key") == key:
+        return out
+    folder = Path(f"{out}.shards") / key
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, max(len(rows), 1), shard_rows)
+    shards = {folder / f"shard-{n:06d}.parquet": rows[at : at + shard_rows] for n, at in enumerate(starts)}
+    todo = [path for path in list(shards)[index::count] if not path.exists()]
+    size = sum(len(shards[path]) for path in todo)
+    with tqdm(total=size, unit="img", unit_scale=True, desc="predict", disable=not progress, smoothing=0.1) as bar:
+        for path in todo:
+            answers = _answers(shards[path], ensemble, batch_size, workers, bar)
+            with whole_or_absent(path) as beside:
+                pq.write_table(_table(answers), beside)
+    if part != (0, 1):
+        return folder
+    provenance = {"key": key, "runs": [str(run) for run in listed_runs(runs)], "source": str(source)} | settings
+    provenance |= {
+        "folder": None if found.folder is None else str(found.folder), "others": dict(found.others), "images": total,
+        "tasks": ensemble.tasks.to_dict(), "torch": torch.__version__, "mtclim": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 3), "predicted_now": size,
+    }  # fmt: skip
+    _merge(list(shards), out, provenance, unplaced[["image", "reason"]])
+    shutil.rmtree(folder.parent)
+    return out
+
+
+def _check(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: found {value}; expected 1 or more.")
+
+
+def _key(rows: pd.DataFrame, settings: dict) -> str:
+    """What the shards depend on: the models, the rows in order, the size and time of each file, the batches."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    there = [os.path.exists(path) and (os.path.getsize(path), os.path.getmtime(path)) for path in rows["path"]]
+    used = rows.assign(state=there).astype(str)
+    digest.update(pd.util.hash_pandas_object(used, index=False).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    """The frame with its points, with the same types in every shard, also where a shard has no value in a column."""
+    kinds = {
+        name: pa.from_numpy_dtype(kind) if kind.kind in "fb" else pa.string() for name, kind in frame.dtypes.items()
+    }
+    places = zip(frame["lon"].astype(float), frame["lat"].astype(float), strict=True)
+    wkb = [None if np.isnan(lon + lat) else struct.pack("<BIdd", 1, 1, lon, lat) for lon, lat in places]
+    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False).replace_schema_metadata()
+    return table.append_column("geometry", pa.array(wkb, pa.binary()))
+
+
+def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.DataFrame) -> None:
+    """Join the shards, one in memory at a time, into a GeoParquet file and the list of what was not predicted."""
+    columns = ["image", "lon", "lat", "unreadable", "panorama"]
+    known = pd.concat([pd.read_parquet(path, columns=columns) for path in shards], ignore_index=True)
+    bad = known["unreadable"] != ""
+    listed = pd.concat([unplaced, known.loc[bad, ["image", "unreadable"]].set_axis(["image", "reason"], axis=1)])
+    column = {"encoding": "WKB", "geometry_types": ["Point"]}  # no "crs": OGC:CRS84, lon and lat in degrees
+    positions = known.loc[~bad, ["lon", "lat"]].dropna()
+    if len(positions):
+        column["bbox"] = [*positions.min(), *positions.max()]
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    panoramas = known.loc[known["panorama"], "image"].tolist()
+    provenance = provenance | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
+    metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(provenance)}
+    fields = [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")]
+    schema = pa.schema(fields, metadata)
+    write_csv(listed, f"{out}.listed.csv")
+    with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        for path in shards:
+            readable = pq.read_table(path, columns=schema.names, filters=pc.field("unreadable") == "")
+            writer.write_table(readable.replace_schema_metadata(metadata))
+
+
+def provenance_of(out: str | Path) -> dict:
+    """What made a prediction: the ``mtclim`` entry of its metadata ({} if it has none)."""
+    return json.loads((pq.read_schema(out).metadata or {}).get(b"mtclim", b"{}"))

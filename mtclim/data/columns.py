@@ -91,16 +91,18 @@ def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
 def read_building(source: Source, listed: Collection[str]) -> set[str]:
     """Note what the column ``building`` is; returns its name if it is a column like any other.
 
-    A few words that repeat are the value of a tag, as in OpenStreetMap (house, apartments, yes), and no identifiers.
+    Words that repeat are the value of a tag, as in OpenStreetMap (house, apartments, yes), and no identifiers: a few
+    words that occur twice on average, or more of them that occur more often than one building is photographed.
     """
     if "building" not in source.frame or "building" in listed:
         return set()
     found = source.cells("building")
     empty = int(found.missing.sum())
-    few = 0 < len(found.texts) <= 20 and 2 * len(found.texts) <= len(found.codes) - empty
-    if few and all(_WORD.fullmatch(text) for text in found.texts):
+    often = (2 if len(found.texts) <= 20 else 20) * len(found.texts) <= len(found.codes) - empty
+    if found.texts and often and all(_WORD.fullmatch(text) for text in found.texts):
         source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
         return {"building"}
+    source.notes.append(f"Column 'building' numbers {len(found.texts):,} buildings.")
     if empty:
         source.notes.append(f"Column 'building' is empty in {row_count(empty)}; each is a building of its own.")
     return set()

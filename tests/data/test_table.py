@@ -431,6 +431,11 @@ def test_building_is_a_number_or_a_tag(tmp_path):
     assert table.tasks["building"] == ("apartments", "house", "yes") and "holds words" in " ".join(table.notes)
     assert "building" not in read(tmp_path, tags, {"a": ["0", "1"]}).frame
     assert list(read(tmp_path, "image,a,building\nx,b,Torre A\ny,c,Torre B\n").tasks) == ["a"]
+    words = [f"{a}{b}ing" for a in "abcde" for b in "abcde"]  # 25 kinds of building, 40 façades of each
+    many = "image,a,building\n" + "".join(f"{i},{i % 2},{words[i % 25]}\n" for i in range(1000))
+    assert read(tmp_path, many).tasks["building"] == tuple(words)
+    names = "image,a,building\n" + "".join(f"{i},{i % 2},{words[i % 25]}\n" for i in range(75))
+    assert "Column 'building' numbers 25 buildings." in read(tmp_path, names).notes
 
 
 def test_weight_is_a_number(tmp_path):

@@ -58,7 +58,8 @@ def make_city(
     ValueError
         If parameters are out of range, or the folder holds something else.
     """
-    workers, folder = cores() if workers is None else workers, Path(folder)
+    workers = cores() if workers is None else workers
+    folder = Path(folder).absolute()  # workers of an earlier call may have another working directory
     parameters = {"facades": facades, "labelled": labelled, "seed": seed, "size": size}
     parameters |= {"interdependency": interdependency, "ambiguity": ambiguity, "missing": missing, "noise": noise}
     parameters |= {"views": views, "not_facade": not_facade}

@@ -22,7 +22,7 @@ from mtclim.metrics import codes
 from mtclim.style import palette
 from mtclim.tasks import Tasks
 
-PAGE_BYTES = 8_000_000
+PAGE_BYTES = 4_500_000
 """About the largest size of a page; beyond it, it shows a fixed random sample of the façades."""
 _THUMBNAIL = 64  # pixels
 

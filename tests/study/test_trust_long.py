@@ -30,10 +30,12 @@ me, peaks = psutil.Process(), []
 def watch():
     while True:
         peaks.append((time.perf_counter(), me.memory_info().rss))
-        time.sleep(0.2)
-threading.Thread(target=watch, daemon=True).start()
+        time.sleep(0.02)
 run, table, target = sys.argv[1:4]
-out = predict_file(run, table, target, shard_rows=512, progress=False, require_position=False, workers=1)
+options = {"shard_rows": 512, "progress": False, "require_position": False, "workers": 1}
+predict_file(run, table, target + ".first", limit=600, **options)  # imports, thread pools
+threading.Thread(target=watch, daemon=True).start()
+predict_file(run, table, target, **options)
 third = len(peaks) // 3
 print(max(m for _, m in peaks[third : 2 * third]), max(m for _, m in peaks[2 * third :]), peaks[-1][0] - peaks[0][0])
 """

@@ -125,7 +125,7 @@ def test_what_make_types_is_understood(project, target):
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("cores, workers", [(1, 1), (2, 2), (4, 4), (64, 4)])
 def test_make_test_has_a_worker_a_core_and_at_most_four(cores, workers):
-    command = ["make", "-n", "test", f"CORES={cores}", "TESTS=tests/test_model.py -k gru"]
+    command = ["make", "-n", "--no-print-directory", "test", f"CORES={cores}", "TESTS=tests/test_model.py -k gru"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1].endswith(f"pytest -n {workers} --dist loadfile tests/test_model.py -k gru")
 

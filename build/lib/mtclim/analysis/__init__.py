@@ -1,1 +1,0 @@
-"""From finished runs to the tables and figures of the study."""

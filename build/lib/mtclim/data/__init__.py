@@ -1,1 +1,0 @@
-"""The table of images: reading it, its labels, its photographs."""

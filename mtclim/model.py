@@ -334,6 +334,8 @@ def create_model(variant: str, tasks: Tasks, backbone: str = "densenet121", pret
     """
     if variant not in VARIANT_TABLE:
         raise ValueError(f"variant: found {variant!r}; expected one of {', '.join(VARIANT_TABLE)}.")
+    if min(clim_units, tlim_units) < 1:
+        raise ValueError(f"clim_units, tlim_units: found {clim_units}, {tlim_units}; expected numbers from 1 on.")
     tasks = tasks if isinstance(tasks, Tasks) else Tasks(tasks)
     config = backbone_config(backbone)
     if variant == "stc":

@@ -170,11 +170,14 @@ def digest(texts: Iterable[str]) -> str:
 def code_digest() -> str:
     """12 hexadecimal digits over the modules that decide numbers: equal digests, comparable runs.
 
-    Comments, docstrings and layout do not count, so that a better wording is no other code.
+    Comments, docstrings and layout do not count, so that a better wording is no other code. What the readers of tables
+    and of configurations do is not counted either: a run records the outcome, its settings and its table's digest.
     """
     here = Path(__file__).parent
-    names = "tasks variants metrics model rivals weights config prepare learner training results data/* city/*".split()
-    patterns = [*(f"{name}.py" for name in names), "city/*.csv", "city/*.json"]  # the city's tables decide its pictures
+    names = (
+        "tasks variants metrics model rivals weights prepare learner training results data/labels data/images city/*"
+    )
+    patterns = [*(f"{name}.py" for name in names.split()), "city/*.csv", "city/*.json"]
     texts = []
     for path in sorted(path for pattern in patterns for path in here.glob(pattern)):
         text = path.read_text(encoding="utf-8")

@@ -44,6 +44,9 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
         For a table or a setting that cannot work (before training), for training that goes wrong, and for a run folder
         that belongs to something else, is in use, or whose disk is full.
     """
+    for name, count in (("devices", devices), ("nodes", nodes)):
+        if count < 1:
+            raise ValueError(f"{name}: found {count!r}; expected a number from 1 on.")
     config = settled(config)
     with _host(config.threads):
         return _conduct(config, {"devices": devices, "nodes": nodes, "progress": progress and not rank()})

@@ -289,5 +289,7 @@ def test_batch_size_one_and_a_single_task():
 def test_errors_list_the_valid_names():
     with pytest.raises(ValueError, match="lim_ms_all, bl_fc"):
         create_model("lin", SMALL)
+    with pytest.raises(ValueError, match="clim_units, tlim_units: found 0, 12"):
+        create_model("lim", SMALL, "test_resnet", clim_units=0)
     with pytest.raises(ValueError, match="densenet"):
         create_model("bl", SMALL, "densenet1210")

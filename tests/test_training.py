@@ -404,3 +404,8 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(how, tmp_path, monk
     assert all(part in message for part in BAD[how]), message
     assert "Traceback" not in shown.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tasks.yaml"], "something was written"
+
+
+def test_devices_are_counted_from_one():
+    with pytest.raises(ValueError, match="devices: found 0"):
+        mtclim.fit(mtclim.load_config("demo"), devices=0)

@@ -120,6 +120,10 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     path = Path(path)
     kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     nothing = Source(path)
+    if re.search(r"\b\w{2,}:/", path.as_posix()):
+        nothing.fail("is a URL", "download the file and give its path")
+    if not kind and not path.exists():
+        nothing.fail("no such file or folder", "check the path; it is taken relative to the working directory")
     if kind not in _READERS:
         nothing.fail(f"unknown kind of table {kind!r}", f"use one of {', '.join(_READERS)}")
     if not path.is_file():

@@ -78,8 +78,11 @@ def test_a_layer_needs_a_geometry_and_its_system(tmp_path):
     (tmp_path / "t.csv").write_text("name\na\n")
     with pytest.raises(TableError, match="has no geometry"):
         read_layer(tmp_path / "t.csv")
-    with pytest.raises(TableError, match="no such file"):
-        read_layer(tmp_path / "absent.gpkg")
+    for absent in ("absent.gpkg", "absent"):
+        with pytest.raises(TableError, match="no such file"):
+            read_layer(tmp_path / absent)
+    with pytest.raises(TableError, match="is a URL. Download the file"):
+        read_frame("https://example.org/photos.csv")
 
 
 def test_of_several_layers_or_sheets_the_only_one_that_is_meant(tmp_path):

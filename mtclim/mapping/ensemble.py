@@ -14,7 +14,7 @@ import torch
 from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.mapping.frequencies import probabilities
-from mtclim.metrics import codes, rescale
+from mtclim.metrics import codes, metrics, rescale
 from mtclim.prepare import SPLITS
 from mtclim.results import arrange, normalised
 from mtclim.tasks import Tasks
@@ -159,13 +159,13 @@ def splits_of(folders: Sequence[Run]) -> pd.Series:
     return used.sort_values("split", key=lambda split: split.map(SPLITS.index)).groupby("digest")["split"].first()
 
 
-def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.DataFrame:
-    """What runs of one table answer together on the validation images that all of them have."""
+def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: str = "validation") -> pd.DataFrame:
+    """What runs of one table answer together on the validation images that all have (``split`` "predictions": test)."""
     folders = listed_runs(folders)
-    frames = [pd.read_parquet(run / "validation.parquet").set_index("image") for run in folders]
+    frames = [pd.read_parquet(run / f"{split}.parquet").set_index("image") for run in folders]
     common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]
     if not len(common) or len({runs.read_settings(run).get("table") for run in folders}) > 1:
-        raise ValueError(f"{', '.join(map(str, folders))}: no validation image in common; use runs of one partition.")
+        raise ValueError(f"{', '.join(map(str, folders))}: no {split} image in common; use runs of one partition.")
     result = frames[0].loc[common].copy()
     for task, classes in tasks_of(folders[0]).items():
         names, found = [f"{task}:p:{name}" for name in classes], []
@@ -175,6 +175,22 @@ def validation(folders: Run | Sequence[Run], calibrated: bool = False) -> pd.Dat
         result[names] = np.mean(found, axis=0)
         result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
     return result.reset_index()
+
+
+def averaging(run: Run) -> pd.DataFrame:
+    """What the average of all realisations of a run gains on the test images; empty where there is only this one.
+
+    Rows "this realisation", "a realisation" (the mean of all) and "the average of n"; columns oa and kappa, means over
+    tasks as fractions.
+    """
+    shared, tasks, found = {"seed": None, "data": None, "image_root": None}, tasks_of(run), [Path(run)]
+    for own in runs.find(Path(run).parent):
+        if own != found[0] and runs.read_settings(own) | shared == runs.read_settings(run) | shared:
+            found.append(own)
+    means = [metrics(validation(own, True, "predictions"), tasks)["mean"] for own in (*found, found)]
+    alone, together = pd.DataFrame(means[:-1], dtype=float), pd.Series(means[-1], dtype=float)
+    rows = {"this realisation": alone.loc[0], "a realisation": alone.mean(), f"the average of {len(found)}": together}
+    return pd.DataFrame(rows).T if len(found) > 1 else alone.iloc[:0]
 
 
 def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:

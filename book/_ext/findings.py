@@ -12,12 +12,15 @@ from pathlib import Path
 import pandas as pd
 from docutils import nodes
 from docutils.parsers.rst import directives
+from matplotlib.figure import Figure
+from rivals import COLUMNS, measured
+from rivals import rows as rival_rows
 from sphinx.util.docutils import SphinxDirective
 from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, effects, sentence, verdict, write_summaries
+from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, sentence, verdict, write_summaries
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import backbone_title
 from mtclim.variants import RIVALS, VARIANTS, title
@@ -156,11 +159,18 @@ def advice(results: Path) -> str:
 
 def rivals(results: Path) -> list[str]:
     """One sentence a rival: its difference from BL-FC."""
-    table = read(results / "rivals.csv", ("contrast", "estimate", "low", "high", "runs"))
+    table = read_rivals(results)
     if table is None:
         return ["The runs of the rivals have not finished yet."]
-    table = table.assign(verdict=[verdict(*limits) for limits in zip(table["low"], table["high"], strict=True)])
-    return [readable(sentence(row)) for row in table.itertuples()]
+    return [readable(sentence(row)) for row in table.dropna(subset="estimate").itertuples()]
+
+
+def read_rivals(results: Path) -> pd.DataFrame | None:
+    """The table of rivals with a verdict on each difference, None where no rival has finished."""
+    table = read(results / "rivals.csv", tuple(COLUMNS))
+    if table is None or not table["contrast"].str.startswith(tuple(f"{title(name)} -" for name in RIVALS)).any():
+        return None
+    return table.assign(verdict=[verdict(*limits) for limits in zip(table["low"], table["high"], strict=True)])
 
 
 def photograph_set(results: Path, name: str) -> list[str]:
@@ -225,12 +235,11 @@ def numbers(results: Path, name: str) -> list[list[str]]:
             for (variant, decoding), *numbers in table.itertuples(name=None)
         ]
         return [["Variant", "labels chosen", *(f"{head} [%]" for head in heads)], *rows] if rows else []
-    if name == "rivals":
-        table = read(results / "rivals.csv", ("contrast", "estimate", "low", "high", "runs"))
-        table = pd.DataFrame() if table is None else table.assign(source="")
-    else:
-        table = read_effects(results)
-        table = table if name == "effects" else table[table["source"] == name]
+    if name.startswith("rivals"):
+        table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
+        return [] if table is None else rival_rows(table, signed)
+    table = read_effects(results)
+    table = table if name == "effects" else table[table["source"] == name]
     rows = []
     for row in table.itertuples():
         what = f"main effect: {row.contrast}" if row.contrast in FACTORS else row.contrast.replace(" - ", " − ")
@@ -278,12 +287,26 @@ class Numbers(SphinxDirective):
 
 
 def draw(app, config) -> None:
-    """The figure of the effects on the city and on photographs, with the paper's differences beside them."""
-    table, target = read_effects(Path(app.srcdir) / "results"), Path(app.srcdir) / "book" / "chapters" / "effects.svg"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    if table.empty:
-        return
+    """The figures of the effects, with the paper's differences beside them, and of the rivals."""
+    results, target = Path(app.srcdir) / "results", Path(app.srcdir) / "book" / "chapters"
+    target.mkdir(parents=True, exist_ok=True)
+    for name, table, figure in (
+        ("effects", read_effects(results), effects_figure),
+        ("rivals", read_rivals(results), rivals_figure),
+    ):
+        (target / f"{name}.svg").unlink(missing_ok=True)
+        if table is not None and len(table):
+            figure(table).savefig(target / f"{name}.svg")
+
+
+def rivals_figure(table: pd.DataFrame) -> Figure:
+    """The difference of each method from BL-FC."""
+    shown = table[table["contrast"].str.endswith(" - BL-FC")].dropna(subset="estimate")
+    return further.effects(shown.assign(family="difference from BL-FC").reset_index(drop=True))
+
+
+def effects_figure(table: pd.DataFrame) -> Figure:
+    """The effects on the city and on photographs, with the paper's differences beside them."""
     paper, rows = paper_table3()["mean", "kappa"], []
     for (family, name), weights in contrasts(dict.fromkeys(VARIANTS, 1)).items():
         shown = family in ("main effect", "primary") and name in set(table["contrast"])
@@ -292,22 +315,23 @@ def draw(app, config) -> None:
             rows.append([family, name, estimate, f"the paper, {backbone_title(backbone)}", VERDICTS[2]])
     theirs = pd.DataFrame(rows, columns=["family", "contrast", "estimate", "source", "verdict"])
     both = pd.concat([table.assign(source=table["source"].map(lambda name: SETS.get(name, name))), theirs])
-    further.effects(both.reset_index(drop=True)).savefig(target)
+    return further.effects(both.reset_index(drop=True))
 
 
 def main() -> None:
-    """Write results/effects.csv, joint.csv and rivals.csv from the study's tables, and the README's two sentences."""
+    """Write effects.csv, joint.csv and rivals.csv from the tables of each study, and the README's two sentences."""
     from mtclim.analysis.study import load_study
 
     results = ROOT / "results"
-    study = load_study(results)
-    one = study.only(study.backbones[0])
-    write_summaries(study, results)
-    told, names = effects(one), [f"{title(name)} - BL-FC" for name in ("bl", *RIVALS)]
-    told = told[(told["family"] == "against BL-FC") & told["contrast"].isin(names)]
-    if len(told):
-        with whole_or_absent(results / "rivals.csv") as beside:
-            told[["contrast", "estimate", "low", "high", "runs"]].round(4).to_csv(beside, index=False)
+    for folder in (results, *sorted(results.glob("real/*"))):
+        if not (folder / "tables").exists():
+            continue
+        study = load_study(folder)
+        write_summaries(study, folder)
+        if "bl_fc" in study.variants:
+            orders = load_study(folder / "orders") if (folder / "orders" / "tables").exists() else None
+            with whole_or_absent(folder / "rivals.csv") as beside:
+                measured(study, results / "bench.json", orders).round(4).to_csv(beside, index=False)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     write_text(ROOT / "README.md", with_findings(readme, results))
 

@@ -60,7 +60,7 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
         "primary": [("bl", "stc"), ("bl_ms", "bl_fc"), ("recurrent", "bl_fc"), ("lim_ms_all", "bl")]
         + [("lim_ms_all", other) for other in CONTROLS],
         "against BL": [(name, "bl") for name in multitask],
-        "against BL-FC": [(name, "bl_fc") for name in multitask if name != "bl_fc"],
+        "against BL-FC": [(name, "bl_fc") for name in ("bl", *multitask) if name != "bl_fc"],
         "the paper's steps": [("bl", "stc"), ("bl_ms", "bl")]
         + [(name, "bl_ms") for name in ("clim", "tlim", "lim")]
         + [(f"{name}_ms_{of}", name) for name in ("clim", "tlim", "lim") for of in ("bl", "all")],

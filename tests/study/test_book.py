@@ -8,8 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from fake_runs import write_run
+
+from mtclim import SANTIAGO
+from mtclim.analysis.study import load_study
+from mtclim.variants import title
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
@@ -189,6 +195,30 @@ def test_tables_of_results_have_names_that_people_read(tmp_path):
         "the synthetic city",
     ]
     assert findings.numbers(folder, "rivals") == findings.numbers(folder, "grocery") == []
+
+
+def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):
+    rivals, findings, kappas = extension("rivals"), extension("findings"), {}
+    for variant, seeds in {"bl": 3, "bl_fc": 3, "lim_ms_all": 3, "chain": 2}.items():
+        for seed in range(seeds):
+            folder = write_run(tmp_path / "runs", SANTIAGO, variant, seed)
+            scores = json.loads((folder / "metrics.json").read_text())["test"]["mean"]
+            kappas.setdefault(variant, []).append(100 * scores["kappa"])
+    orders = write_run(tmp_path / "orders", SANTIAGO, "lim_ms_all", 1).parents[2]
+    study = load_study(tmp_path / "runs")
+    table = rivals.measured(study, tmp_path / "no benchmark.json", load_study(orders)).set_index("contrast")
+    table.reset_index().to_csv(tmp_path / "rivals.csv", index=False)
+    for variant in ("bl", "chain", "lim_ms_all"):
+        row = table.loc[f"{title(variant)} - BL-FC"]
+        assert row["estimate"] == pytest.approx(np.mean(kappas[variant]) - np.mean(kappas["bl_fc"]), abs=1e-6)
+        assert 100 * row["mean_kappa"] == pytest.approx(np.mean(kappas[variant])) and row["low"] < row["high"]
+    again = table.loc["LIM-MS_ALL in random orders - LIM-MS_ALL"]
+    assert again["estimate"] == pytest.approx(kappas["lim_ms_all"][1] - np.mean(kappas["lim_ms_all"]), abs=1e-6)
+    assert np.isnan(again["low"]) and table.loc["BL with joint decoding - BL-FC", "contradictions"] == 0
+    head, *rows = findings.numbers(tmp_path, "rivals")
+    assert {len(row) for row in (head, *rows)} == {9} and rows[0][0] == "BL-FC" and rows[0][2] == ""
+    told = findings.rivals(tmp_path)
+    assert len(told) == 5 and sum("nothing can be told" in text for text in told) == 2
 
 
 def test_no_answer_is_given_before_there_is_one(tmp_path):

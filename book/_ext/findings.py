@@ -170,7 +170,8 @@ def read_rivals(results: Path) -> pd.DataFrame | None:
     table = read(results / "rivals.csv", tuple(COLUMNS))
     if table is None or not table["contrast"].str.startswith(tuple(f"{title(name)} -" for name in RIVALS)).any():
         return None
-    return table.assign(verdict=[verdict(*limits) for limits in zip(table["low"], table["high"], strict=True)])
+    verdicts = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
+    return table.assign(verdict=verdicts).astype({"runs": "Int64"})
 
 
 def photograph_set(results: Path, name: str) -> list[str]:

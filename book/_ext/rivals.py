@@ -75,5 +75,5 @@ def rows(table: pd.DataFrame, signed) -> list[list[str]]:
         known = pd.notna(row.estimate)
         line = [row.contrast.removesuffix(f" - {BASE}"), shares[0], signed(row.estimate) if known else "", limits]
         line += [*shares[1:], f"{row.parameters / 1e6:.2f}", f"{row.step:.2f}" if pd.notna(row.step) else ""]
-        lines.append([*line, f"{row.runs:.0f}" if known else ""])
+        lines.append([*line, str(row.runs) if known else ""])
     return lines

@@ -218,7 +218,7 @@ def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):
     head, *rows = findings.numbers(tmp_path, "rivals")
     assert {len(row) for row in (head, *rows)} == {9} and rows[0][0] == "BL-FC" and rows[0][2] == ""
     told = findings.rivals(tmp_path)
-    assert len(told) == 5 and sum("nothing can be told" in text for text in told) == 2
+    assert len(told) == 6 and sum("nothing can be told" in text for text in told) == 2 and ", 3 realisations" in told[0]
 
 
 def test_no_answer_is_given_before_there_is_one(tmp_path):

@@ -14,6 +14,8 @@ from mtclim.model import MultitaskModel, SingleTaskModel
 from mtclim.prepare import load_table
 from mtclim.results import normalised
 
+SHOWN = 6
+"""Tasks that are looked into, the first ones."""
 CELLS = 4
 """Cells a side that a feature map needs to say where; on small images the last one may have a single cell."""
 
@@ -73,14 +75,14 @@ def feature_map(backbone: nn.Module, size: int) -> nn.Module:
 
 
 def attention(model: MultitaskModel | SingleTaskModel, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Grad-CAM (Selvaraju et al., 2017) of each task's most probable class: task -> heat (B, H, W) in [0, 1].
+    """Grad-CAM (Selvaraju et al., 2017) of a task's most probable class: task -> heat (B, H, W) in [0, 1].
 
-    ``images`` (B, H, W, 3) uint8. STC is explained network by network.
+    ``images`` (B, H, W, 3) uint8; at most ``SHOWN`` tasks. STC is explained network by network.
     """
     from pytorch_grad_cam import GradCAM
 
     x, heat = normalised(images, model), {}
-    for n, task in enumerate(model.tasks):
+    for n, task in enumerate(list(model.tasks)[:SHOWN]):
         network, at = (model.networks[n], 0) if isinstance(model, SingleTaskModel) else (model, n)
         layer = feature_map(network.backbone, x.shape[-1])
         with GradCAM(model=_Logits(network, at), target_layers=[layer]) as cam:

@@ -232,9 +232,12 @@ def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **opt
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
-    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey.
+
+    At most ``TOP`` tasks are shown.
+    """
     parts = {}
-    for task, classes in tasks.items():
+    for task, classes in list(tasks.items())[:TOP]:
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
         found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
@@ -261,6 +264,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         ax.tick_params(length=0, pad=2)
         ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
+    text += f"; {len(tasks) - TOP} more tasks are not shown" if len(tasks) > TOP else ""
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
 

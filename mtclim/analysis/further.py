@@ -103,9 +103,9 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
 def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, str]]], tasks: Tasks) -> Figure:
     """Grad-CAM over sample photographs, a column a task; bright where the network's answer comes from.
 
-    ``rows``: (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> answer). At most six tasks are shown.
+    ``rows``: (image (H, W, 3), task -> heat (H, W) in [0, 1], task -> answer).
     """
-    shown = list(rows[0][1])[:6]
+    shown = list(rows[0][1])
     side = WIDTH / (len(shown) + 1)
     size = (WIDTH, (side + 0.2) * len(rows) + 0.3)
     figure, axes = plt.subplots(len(rows), len(shown) + 1, figsize=size, squeeze=False)

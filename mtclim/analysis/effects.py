@@ -68,9 +68,8 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
     found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
     for family, of_family in pairs.items():
         for a, b in of_family:
-            every = {"recurrent": [name for name in MULTITASK if name != "bl_ms"]}.get(a, [a])
-            first = [name for name in every if runs.get(name)]
-            if first and runs.get(b):
+            first = [name for name in MULTITASK if name != "bl_ms"] if a == "recurrent" else [a]
+            if all(runs.get(name) for name in (*first, b)):
                 name = "mean of the recurrent variants" if a == "recurrent" else title(a)
                 found[family, f"{name} - {title(b)}"] = dict.fromkeys(first, 1 / len(first)) | {b: -1.0}
     return found

@@ -1,17 +1,18 @@
 """Answers that fit together: the joint posterior over the labelsets of the training images.
 
-``P(l | x) ~ (prior(l) / prod_n prior_n(l_n)) ** strength * prod_n P(l_n | x)``. Strength 1 is Bayes' rule for tasks
-independent given the image; strength 0 only rules out combinations that training never showed.
+``P(l | x) ~ exp(sum_n w_n log P(l_n | x) + w ratio(l))`` with ``ratio(l) = log prior(l) - sum_n log prior_n(l_n)``.
+With all weights 1 it is Bayes' rule for tasks that are independent given the image. They are not, since one hidden cue
+misleads several of them, and so the weights are fitted (a logarithmic opinion pool, Genest and Zidek 1986).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import softmax
 
-from mtclim.metrics import scores
 from mtclim.tasks import Tasks
 
 STRENGTHS = np.linspace(0, 1, 11)
@@ -27,13 +28,17 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Joint:
-    """The labelsets of training with the two strengths of their prior; made by ``fit_joint``."""
+    """The labelsets of training and how much they count; made by ``fit_joint``.
+
+    ``strength`` is the prior's weight in the most probable labelset, where the tasks have the weight 1. ``weights``
+    (N + 1,) of the tasks and of the prior are those of the posterior, for marginals and counts; None: 1 and 0.
+    """
 
     tasks: Tasks
     labelsets: np.ndarray  # (L, N) class positions, -1 where training had no label and the task answers by itself
     log_ratio: np.ndarray  # (L,) log prior(l) - sum_n log prior_n(l_n)
-    exact_strength: float = 0.0
-    marginal_strength: float = 0.0
+    strength: float = 0.0
+    weights: np.ndarray | None = None
 
     def decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
         """Decode calibrated probabilities, task -> (n, K), a chunk of images at a time."""
@@ -44,39 +49,41 @@ class Joint:
 
     def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
-        return self._weigh(probabilities)[2]
+        weights = np.append(np.ones(len(self.tasks)), 0.0) if self.weights is None else self.weights
+        return softmax(np.tensordot(weights, self.evidence(probabilities), 1), axis=1)
 
-    def _weigh(self, probabilities: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Log probabilities of each task (n, K) and of each labelset (n, L), and the posterior of labelsets (n, L).
-
-        A task whose label is missing in a labelset adds nothing.
-        """
-        logs = [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
-        known = sum(np.c_[log, np.zeros(len(log))][:, k] for log, k in zip(logs, self.labelsets.T, strict=True))
-        return logs, known, softmax(known + self.marginal_strength * self.log_ratio, axis=1)
+    def evidence(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What speaks for each labelset (N + 1, n, L): each task's log probability (0 if missing), and the ratio."""
+        each = []
+        for (task, _), own in zip(self.tasks.items(), self.labelsets.T, strict=True):
+            log = np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30))
+            each.append(np.where(own >= 0, log[:, own], 0.0))
+        return np.stack([*each, np.broadcast_to(self.log_ratio, each[0].shape)])
 
     def _decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
-        logs, known, posterior = self._weigh(probabilities)
+        p = [np.asarray(probabilities[task], float) for task in self.tasks]
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
-        guess = np.stack([log.max(axis=1) for log in logs], axis=1) @ absent.T
-        labels = self.labelsets[(known + guess + self.exact_strength * self.log_ratio).argmax(axis=1)]
-        labels = np.where(labels < 0, np.stack([log.argmax(axis=1) for log in logs], axis=1), labels)
-        marginals = {}
-        for n, (task, log) in enumerate(zip(self.tasks, logs, strict=True)):
-            member = np.eye(log.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
-            free = posterior @ absent[:, n]
-            marginals[task] = posterior @ member + free[:, None] * softmax(log, axis=1)
+        guess = np.log(np.maximum(np.stack([own.max(axis=1) for own in p], axis=1), 1e-30)) @ absent.T
+        ones = np.append(np.ones(len(p)), self.strength)
+        labels = self.labelsets[(np.tensordot(ones, self.evidence(probabilities), 1) + guess).argmax(axis=1)]
+        labels = np.where(labels < 0, np.stack([own.argmax(axis=1) for own in p], axis=1), labels)
+        posterior, marginals = self.posterior(probabilities), {}
+        for n, (task, own) in enumerate(zip(self.tasks, p, strict=True)):
+            member = np.eye(own.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
+            free = (posterior @ absent[:, n])[:, None]
+            marginals[task] = posterior @ member + free * own / np.maximum(own.sum(axis=1, keepdims=True), 1e-30)
         return Decoded(labels, marginals)
 
 
 def fit_joint(
     probabilities: Mapping[str, np.ndarray], true: np.ndarray, labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks
 ) -> Joint:
-    """Choose the strength of the prior on validation images, for the best exact match and for the best mean kappa.
+    """Fit the strength of the prior for the best exact match, and the weights for the most likely marginals.
 
-    ``probabilities``: task -> (n, K), calibrated; ``true``: (n, N) reference positions; ``labelsets`` and ``counts``:
-    (L, N) distinct labelsets of training and (L,) how many images have each; -1 = not annotated.
+    ``probabilities``: task -> (n, K), calibrated, of validation images; ``true``: (n, N) reference positions;
+    ``labelsets`` and ``counts``: (L, N) distinct labelsets of training and (L,) how many images have each; -1 = not
+    annotated. The weights maximise the mean log probability of the true classes, within 0 to 1.
     """
     labelsets, counts = _completed(np.asarray(labelsets, np.int64), np.array(counts, float))
     ratio = np.log(counts / counts.sum())
@@ -84,13 +91,39 @@ def fit_joint(
         has = own >= 0
         share = np.bincount(own[has], weights=counts[has]) / counts[has].sum()
         ratio[has] -= np.log(share[own[has]])
-    right, agree = [], []
+    right = []
     for strength in STRENGTHS:
-        found = Joint(tasks, labelsets, ratio, strength, strength).decode(probabilities)
-        right.append(((found.labels == true) | (true < 0)).all(axis=1).sum())
-        said = [p.argmax(axis=1) for p in found.marginals.values()]
-        agree.append(np.nansum([scores(t, s, k)[1] for t, s, k in zip(true.T, said, tasks.sizes, strict=True)]))
-    return Joint(tasks, labelsets, ratio, *(float(STRENGTHS[np.argmax(best)]) for best in (right, agree)))
+        found = Joint(tasks, labelsets, ratio, strength).decode(probabilities).labels
+        right.append(((found == true) | (true < 0)).all(axis=1).sum())
+    joint = Joint(tasks, labelsets, ratio, float(STRENGTHS[np.argmax(right)]))
+    use = np.random.default_rng(0).permutation(len(true))[:CHUNK]
+    chosen = {task: np.asarray(probabilities[task], float)[use] for task in tasks}
+    return replace(joint, weights=_weights(joint, chosen, true[use]))
+
+
+def _weights(joint: Joint, p: Mapping[str, np.ndarray], true: np.ndarray) -> np.ndarray:
+    """The weights (N + 1,) that maximise the mean log of the marginals' probabilities of the true classes (n, N)."""
+    evidence, fits = joint.evidence(p), []
+    for n, task in enumerate(joint.tasks):  # how far each labelset agrees with the truth: a missing label, as p does
+        rows, label = np.flatnonzero(true[:, n] >= 0), joint.labelsets[:, n]
+        truth = true[rows, n]
+        fits.append((rows, np.where(label < 0, p[task][rows, truth][:, None], label == truth[:, None])))
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        posterior = softmax(np.tensordot(weights, evidence, 1), axis=1)
+        expected = (evidence * posterior).sum(axis=2)
+        total, slope = 0.0, np.zeros(len(weights))
+        for rows, fit in fits:
+            agree = posterior[rows] * fit + 1e-12
+            total -= np.log(agree.sum(axis=1)).sum()
+            agree /= agree.sum(axis=1, keepdims=True)
+            slope -= ((evidence[:, rows] * agree).sum(axis=2) - expected[:, rows]).sum(axis=1)
+        return total / len(true), slope / len(true)
+
+    start = np.append(np.ones(len(joint.tasks)), 0.0)
+    if not (true >= 0).any():
+        return start
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 1)] * len(start)).x
 
 
 def _completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from mtclim import Tasks
 from mtclim.analysis import joint
@@ -23,12 +24,14 @@ def problem(seed: int, missing: bool, n: int = 5):
     return probabilities, labelsets, rng.integers(1, 9, len(labelsets)).astype(float)
 
 
-def by_loop(p: list[np.ndarray], labelsets, log_ratio, strength):
+def by_loop(p: list[np.ndarray], labelsets, log_ratio, weights):
     """(labelset of training, complete labelset) -> posterior, for one image: missing labels are filled in every way."""
     mass = {}
     for i, own in enumerate(labelsets):
         for full in product(*(range(k) if label < 0 else [label] for label, k in zip(own, TASKS.sizes, strict=True))):
-            mass[i, full] = np.exp(strength * log_ratio[i]) * np.prod([p[n][k] for n, k in enumerate(full)])
+            power = np.where(own < 0, 1.0, weights[:-1])  # a task whose label is missing answers as it is
+            part = np.prod([p[n][k] ** power[n] for n, k in enumerate(full)])
+            mass[i, full] = np.exp(weights[-1] * log_ratio[i]) * part
     total = sum(mass.values())
     return {key: value / total for key, value in mass.items()}
 
@@ -37,12 +40,15 @@ def by_loop(p: list[np.ndarray], labelsets, log_ratio, strength):
 @given(seeds, st.booleans(), st.sampled_from([0.0, 0.3, 1.0]))
 def test_decoding_by_a_loop(seed, missing, strength):
     probabilities, labelsets, counts = problem(seed, missing)
-    ratio = np.random.default_rng(seed).normal(0, 1, len(labelsets))
-    found = Joint(TASKS, labelsets, ratio, strength, strength).decode(probabilities)
+    rng = np.random.default_rng(seed)
+    ratio, weights = rng.normal(0, 1, len(labelsets)), rng.uniform(0, 1, 4)
+    found = Joint(TASKS, labelsets, ratio, strength, weights).decode(probabilities)
     for i in range(len(found.labels)):
-        mass = by_loop([p[i] for p in probabilities.values()], labelsets, ratio, strength)
+        own = [p[i] for p in probabilities.values()]
+        mass = by_loop(own, labelsets, ratio, np.array([1, 1, 1, strength]))
         best = max(value for (_, full), value in mass.items() if full == tuple(found.labels[i]))
         assert best == pytest.approx(max(mass.values()))
+        mass = by_loop(own, labelsets, ratio, weights)
         for n, task in enumerate(TASKS):
             for k in range(TASKS.sizes[n]):
                 expected = sum(m for (_, full), m in mass.items() if full[n] == k)
@@ -77,7 +83,41 @@ def test_full_strength_is_bayes_rule():
     fitted = fit_joint(probabilities, truth, labelsets, prior * 1000, TASKS)
     right = {s: (Joint(TASKS, labelsets, fitted.log_ratio, s).decode(probabilities).labels == truth).all(1).mean()
              for s in (0.0, 1.0)}  # fmt: skip
-    assert fitted.exact_strength >= 0.8 and right[1.0] > right[0.0]
+    assert fitted.strength >= 0.8 and right[1.0] > right[0.0]
+    assert (fitted.weights >= 0.8).all(), "independent measurements count in full"
+
+
+def test_a_task_that_repeats_another_does_not_count_twice():
+    """Two copies of one measurement: the posterior is as sure as one of them is, and no surer."""
+    rng, n = np.random.default_rng(1), 4000
+    tasks = Tasks({"a": ["x", "y"], "b": ["u", "v"]})
+    p = rng.beta(1.2, 1.2, n)
+    truth = (rng.random(n) < p).astype(int)
+    own = np.stack([1 - p, p], axis=1)
+    fitted = fit_joint({"a": own, "b": own}, np.stack([truth] * 2, 1), np.array([[0, 0], [1, 1]]), np.ones(2), tasks)
+    found = fitted.decode({"a": own, "b": own}).marginals
+    assert np.abs(found["a"] - own).max() < 0.05 and np.array_equal(found["a"], found["b"])
+    assert (
+        np.abs(Joint(tasks, fitted.labelsets, fitted.log_ratio).decode({"a": own, "b": own}).marginals["a"] - own).max()
+        > 0.1
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds)
+def test_the_weights_are_the_most_likely_ones(seed):
+    """No weights from a search by another method, with another loss, are likelier on the same images."""
+    probabilities, labelsets, counts = problem(seed, missing=True, n=40)
+    truth = np.random.default_rng(seed).integers(-1, TASKS.sizes, (40, 3))
+    fitted = fit_joint(probabilities, truth, labelsets, counts, TASKS)
+
+    def loss(weights):
+        one = Joint(TASKS, fitted.labelsets, fitted.log_ratio, 0.0, weights)
+        parts = [one.decode(probabilities).marginals[task] for task in TASKS]
+        return -sum(np.log(p[t >= 0, t[t >= 0]] + 1e-12).sum() for p, t in zip(parts, truth.T, strict=True))
+
+    other = minimize(loss, np.full(4, 0.5), method="Powell", bounds=[(0, 1)] * 4, options={"maxiter": 300})
+    assert loss(fitted.weights) <= other.fun + 1e-2 * abs(other.fun)
 
 
 def test_incomplete_labelsets_stand_for_those_that_complete_them():
@@ -87,7 +127,8 @@ def test_incomplete_labelsets_stand_for_those_that_complete_them():
     assert fitted.labelsets.tolist() == [[0, 0, 0], [0, 1, 1], [2, -1, 3]]
     share = np.exp(fitted.log_ratio[:2]) * (8 / 9) * np.array([[2 / 8, 2 / 9], [6 / 8, 6 / 9]]).prod(1)
     np.testing.assert_allclose(share, [2 / 9, 6 / 9])
-    assert fitted.exact_strength == fitted.marginal_strength == 0, "no validation image says more"
+    assert fitted.strength == 0, "no validation image says more"
+    assert fitted.weights.tolist() == [1, 1, 1, 0]
 
 
 def test_chunks_do_not_show(monkeypatch):

@@ -278,7 +278,7 @@ def _read_run(folder: Path) -> Study:
         shares = {"unseen": unseen(labels, train).mean(), "contradictions": contradictions(labels, relations)}
         decoded.append(_quality(p, labels, true["test"]).assign(decoding=decoding, **shares))
     bins = [
-        _reliability(p["test"][task], true["test"][:, n]).assign(run=row["run"], task=task, scaled=p is tuned)
+        reliability(p["test"][task], true["test"][:, n]).assign(run=row["run"], task=task, scaled=p is tuned)
         for p in (raw, tuned)
         for n, task in enumerate(tasks)
     ]
@@ -302,7 +302,7 @@ def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str) -> np.ndarray:
     return np.stack([codes(frame[f"{task}:{kind}"], classes) for task, classes in tasks.items()], axis=1)
 
 
-def _reliability(probabilities: np.ndarray, true: np.ndarray) -> pd.DataFrame:
+def reliability(probabilities: np.ndarray, true: np.ndarray) -> pd.DataFrame:
     """Bins of equal width of the confidence in one task: bin, count, mean confidence and accuracy of the full ones."""
     p, true = probabilities[true >= 0], true[true >= 0]
     frame = pd.DataFrame({"confidence": p.max(axis=1), "accuracy": p.argmax(axis=1) == true})
@@ -316,7 +316,7 @@ def _quality(probabilities: Mapping[str, np.ndarray], labels: np.ndarray, true: 
     parts = []
     for p, own in zip(probabilities.values(), true.T, strict=True):
         oa, kappa, _ = scores(own, p.argmax(axis=1), p.shape[1])
-        parts.append({"oa": oa, "kappa": kappa, "ece": calibration_gap(_reliability(p, own))})
+        parts.append({"oa": oa, "kappa": kappa, "ece": calibration_gap(reliability(p, own))})
     right = ((labels == true) | (true < 0)).all(axis=1)[(true >= 0).any(axis=1)]
     return pd.DataFrame(parts).mean().to_frame().T.assign(exact_match=pd.Series(right).mean())
 

@@ -223,7 +223,7 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
     parts = {task: frequencies[frequencies["task"] == task] for task in tasks}
     parts = {task: part.iloc[most_frequent(part["expected"])] for task, part in parts.items()}
     names = {task: [_short(tasks.title(task, name), 26) for name in part["class"]] for task, part in parts.items()}
-    heights = [(1.3 if any("\n" in name for name in own) else 0.8) * len(own) + 2.6 for own in names.values()]
+    heights = [(1.5 if any("\n" in name for name in own) else 0.8) * len(own) + 2.6 for own in names.values()]
     figure, axes = masonry(heights, min(2, len(parts)), 0.22, 0.0)
     handles = {}
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
@@ -243,13 +243,14 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
     return figure
 
 
-def qgis_style(field: str, classes: Sequence[str], colours: Mapping[str, str], areas: bool = False) -> str:
-    """A QGIS style (QML) that colours points, or areas, by the classes in a field."""
+def qgis_style(field: str, tasks: Tasks, task: str, areas: bool = False) -> str:
+    """A QGIS style (QML) that colours points, or areas, by the classes of a task in a field, under readable names."""
+    colours = palette(tasks)[task]
     kind = {"type": "fill", "kind": "SimpleFill"} if areas else {"type": "marker", "kind": "SimpleMarker"}
     symbol, style = (Template((_TEMPLATES / name).read_text(encoding="utf-8")) for name in ("symbol.qml", "style.qml"))
     categories, symbols = [], []
-    for number, name in enumerate(classes):
-        words = f'symbol="{number}" value={quoteattr(name)} label={quoteattr(name)}'
+    for number, name in enumerate(tasks[task]):
+        words = f'symbol="{number}" value={quoteattr(name)} label={quoteattr(tasks.title(task, name))}'
         categories.append(f'<category render="true" type="string" {words}/>')
         r, g, b = bytes.fromhex(colours[name][1:])
         symbols.append(symbol.substitute(kind, number=number, r=r, g=g, b=b))
@@ -269,7 +270,7 @@ def gis_names(columns: Iterable[str]) -> dict[str, str]:
 
 def write_geopackage(
     attributes: pd.DataFrame,
-    tasks: Mapping,
+    tasks: Tasks,
     path: str | Path,
     layers: Mapping[str, gpd.GeoDataFrame] | None = None,
     about: str = "",
@@ -279,16 +280,16 @@ def write_geopackage(
     Fields are renamed as :func:`gis_names` says, and ``about`` describes each layer. A layer of answers has a QGIS
     style for each task.
     """
-    path, colours, styles = Path(path), palette(tasks), []
+    path, styles = Path(path), []
     geometry = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
     facades = gpd.GeoDataFrame(attributes.reset_index(drop=True), geometry=geometry)
     with whole_or_absent(path) as beside:
         for name, layer in ({"facades": facades} | dict(layers or {})).items():
             fields = gis_names(layer.columns.drop(layer.geometry.name))
             layer.rename(columns=fields).to_file(beside, layer=name, driver="GPKG", DESCRIPTION=about)
-            for task, classes in tasks.items():
+            for task in tasks:
                 if f"{task}:pred" in fields:
-                    style = qgis_style(fields[f"{task}:pred"], classes, colours[task], layer is not facades)
+                    style = qgis_style(fields[f"{task}:pred"], tasks, task, layer is not facades)
                     styles.append({"f_table_name": name, "styleName": task, "styleQML": style})
         if not styles:
             return path

@@ -12,6 +12,7 @@ import pandas as pd
 import pyogrio
 import pytest
 from fake_city import fake_predictions
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from shapely import Point, box, unary_union
 from sklearn.metrics import cohen_kappa_score
@@ -184,6 +185,15 @@ def test_frequencies_of_a_task_without_validation_labels_are_drawn():
     assert len(maps.fig_frequencies(table, tasks, 50).axes) == 2
 
 
+def test_names_of_frequencies_do_not_touch():
+    frame = fake_predictions(300)
+    figure = maps.fig_frequencies(frequencies.class_frequencies(frame, frame, SANTIAGO), SANTIAGO, len(frame))
+    FigureCanvasAgg(figure).draw()
+    for ax in figure.findobj(matplotlib.axes.Axes):
+        boxes = sorted((label.get_window_extent() for label in ax.get_yticklabels()), key=lambda box: box.y0)
+        assert len(boxes) > 2 and all(b.y0 > a.y1 for a, b in zip(boxes, boxes[1:], strict=False)), ax.get_title()
+
+
 def test_entropy():
     assert np.allclose(entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
 
@@ -240,3 +250,4 @@ def test_geopackage_opens_again_with_its_styles(tmp_path):
         root = ElementTree.fromstring(style)
         assert root.find("renderer-v2").get("attr") == f"{task}:pred"
         assert tuple(c.get("value") for c in root.iter("category")) == SANTIAGO[task]
+        assert [c.get("label") for c in root.iter("category")] == [SANTIAGO.title(task, k) for k in SANTIAGO[task]]

@@ -22,6 +22,7 @@ from mtclim.city.joint import calibration, joint
 from mtclim.city.plan import CityPlan, plan
 from mtclim.city.street import TASKS
 from mtclim.mapping.buildings import assign
+from mtclim.style import in_words
 from mtclim.tasks import SANTIAGO
 
 IMAGES, TABLES = Path(__file__).with_name("images"), Path(__file__).with_name("tables")
@@ -198,7 +199,7 @@ def calibration_table(city: CityPlan) -> None:
         return number(row.difference) if abs(row.city) < 2 or pd.isna(row.difference) else f"{row.difference:,.0f}"
 
     rows = [
-        (row.quantity, number(row.paper) or "not published", number(row.city), difference(row))
+        (in_words(row.quantity, SANTIAGO), number(row.paper) or "not published", number(row.city), difference(row))
         for row in table.itertuples()
     ]
     frame = pd.DataFrame(rows, columns=["Quantity", "Paper", "City", "Difference"])

@@ -1,6 +1,7 @@
 """What all figures share: the page's width and style, readable names, colours safe for colour-blind readers, panels."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
@@ -42,6 +43,13 @@ BACKBONES = {
 def backbone_title(name: str) -> str:
     """The readable name of a timm backbone, without the tag of its weights."""
     return BACKBONES.get(name.split(".")[0], name)
+
+
+def in_words(text: str, tasks: Tasks) -> str:
+    """The text with readable names for those of tasks and classes that have them; these must be words of their own."""
+    titles = {name.split(":", 1)[-1]: title for name, title in tasks.titles.items()}
+    names = "|".join(map(re.escape, sorted(titles, key=len, reverse=True))) or "(?!)"
+    return re.sub(rf"(?<![\w+-])({names})(?![\w+-])", lambda found: titles[found[1]], text)
 
 
 def shorten(name: str, width: int = 30) -> str:

@@ -18,6 +18,10 @@ from sphinx.util.docutils import SphinxDirective
 
 from mtclim.config import load_config
 from mtclim.papermill_plugin import assigned
+from mtclim.style import BACKBONES
+from mtclim.tasks import SANTIAGO
+from mtclim.variants import VARIANT_TABLE
+from mtclim.variants import title as variant_title
 
 CHAPTERS = ("explore", "balance", "train", "evaluate", "map")
 MOVED = {
@@ -26,6 +30,9 @@ MOVED = {
     "contradictions": "limits", "limitations": "limits", "trust": "reproduce", "speed": "reproduce",
 }  # fmt: skip
 """Pages that were merged -> the page that has their content; old addresses lead there."""
+NAMES = {name: variant_title(name) for name in VARIANT_TABLE if name not in ("chain", "pad", "powerset")} | BACKBONES
+NAMES |= SANTIAGO.titles
+"""Names of the code that are no words -> the names that people read."""
 LINK = re.compile(r"/book/([\w/]+)\.(?:md|ipynb)\b")  # of a notebook, to another page
 PAGE = "map/map.html"  # a page of its own among the results: copied to the root of the built book
 
@@ -178,10 +185,15 @@ class Stored(SphinxDirective):
             ]
             return [nodes.bullet_list("", *items, bullet="-")]
         if path.suffix == ".csv":
-            return [table(list(csv.reader(text.splitlines())), caption)]
+            return [table([[readable(cell) for cell in row] for row in csv.reader(text.splitlines())], caption)]
         if path.suffix == ".json":
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return [nodes.literal_block(text, text, language="none", classes=["stored"])]
+
+
+def readable(cell: str) -> str:
+    """The text of a cell with readable names of variants, backbones and tasks."""
+    return re.sub(r"[\w-]+(?:\.\w+)?", lambda word: NAMES.get(word[0].split(".")[0], word[0]), cell)
 
 
 def framed(page: str, docname: str) -> nodes.raw:

@@ -346,6 +346,13 @@ def test_text_of_users_is_shown_never_interpreted(pages):
     assert "Nothing yet" in note.get_text() and note.code.get_text() == "make bench"
 
 
+def test_tables_of_results_are_shown_with_readable_names():
+    cell = "training step, lim_ms_all, test_byobnet.r160_in1k 64 px; mat_llrs, bl, chain"
+    assert extension().readable(cell) == (
+        "training step, LIM-MS_ALL, timm's 0.2 M test network 64 px; structural material, BL, chain"
+    )
+
+
 def test_no_page_asks_for_anything_from_elsewhere(pages):
     _, found = pages
     for name, page in found.items():

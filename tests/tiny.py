@@ -1,6 +1,8 @@
 """A project in a folder of its own: a table of generated pictures, a preset, the notebooks. Synthetic."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +67,19 @@ def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(command, cwd=folder, env=environment(), **(pipes | options))
+
+
+def told(notebook: Path) -> str:
+    """What an executed notebook tells: its outputs, without what is marked as code or does not reach the book."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    shown = [cell for cell in cells if "remove-output" not in cell["metadata"].get("tags", [])]
+    parts = []
+    for output in (output for cell in shown for output in cell.get("outputs", [])):
+        data = output.get("data", {})
+        kind = next((kind for kind in ("text/html", "text/markdown", "text/plain") if kind in data), None)
+        text = "".join(data[kind] if kind else output.get("text", ""))
+        parts.append(re.sub(r"(?s)<style.*?</style>|<code>.*?</code>|`[^`]*`", "", text))
+    return "\n".join(parts).replace("\\", "")
 
 
 def contents(run: Path) -> dict[str, bytes]:

@@ -121,10 +121,10 @@ def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
 
 
-def table2() -> pd.DataFrame:
+def table2(variants: Iterable[str] = (*VARIANTS, *CONTROLS)) -> pd.DataFrame:
     """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
     rows = {}
-    for name in (*VARIANTS, *CONTROLS):
+    for name in variants:
         variant = VARIANT_TABLE[name]
         parts = [part.split("_", 1) for part in variant.features]
         vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]

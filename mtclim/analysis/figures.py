@@ -5,6 +5,7 @@ keep their order and bear readable names. Of a task with many classes the most f
 holds the rest.
 """
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,19 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtclim.style import BRIGHT, PARTS, TOP, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour
+from mtclim.style import (
+    BRIGHT,
+    PARTS,
+    TOP,
+    WIDTH,
+    condensed,
+    drawn,
+    in_words,
+    masonry,
+    rows_axis,
+    shorten,
+    variant_colour,
+)
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
@@ -31,17 +44,18 @@ PHOTOGRAPH = 0.58
 def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) -> Figure:
     """Example photographs of each class, one block a task (Fig. 3).
 
-    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size. Of many classes only the first of each
-    task are shown, so that the figure is at most some 18 lines high.
+    ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size; words may stand on several lines. Of
+    many classes only the first of each task are shown, so that the figure is at most some 18 lines high.
     """
-    width = PHOTOGRAPH * max(map(len, images.values()), default=1)
+    width = max(PHOTOGRAPH * max(map(len, images.values()), default=1), 1.75)
+    more = max((name.count("\n") for _, name in images), default=0)  # lines of text beyond the first
     across = max(1, int(WIDTH / (width + 0.12)))
     blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
     for task in blocks:
         found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)]
         found = found[: across * max(1, 18 // len(blocks))]
         lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
-    size = (WIDTH, (PHOTOGRAPH + 0.4) * len(lines))
+    size = (WIDTH, (PHOTOGRAPH + 0.4 + 0.14 * more) * len(lines))
     figure, axes = plt.subplots(len(lines), across, figsize=size, squeeze=False, subplot_kw={"anchor": "W"})
     for ax in axes.flat:
         ax.set_axis_off()
@@ -49,11 +63,11 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
         for ax, (name, pictures) in zip(row, line, strict=False):
             framed = [np.pad(p, ((0, 0), (0, len(p) // 16), (0, 0)), constant_values=255) for p in pictures]
             ax.imshow(np.hstack(framed))
-            name = "\n" * first + shorten(tasks.title(task, name), int(width / 0.068))
-            ax.set_title(name, fontweight="normal", fontsize=8)
+            words = [shorten(line, int(width / 0.068)) for line in tasks.title(task, name).split("\n")]
+            ax.set_title("\n".join([""] * first + words), fontweight="normal", fontsize=8)
         if first:
             style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
-            row[0].annotate(tasks.title(task), (0, 1), (0, 16), **style).set_in_layout(False)
+            row[0].annotate(tasks.title(task), (0, 1), (0, 16 + 10 * more), **style).set_in_layout(False)
     return figure
 
 
@@ -290,8 +304,11 @@ def times(costs: pd.DataFrame) -> Figure:
 
 
 @drawn
-def history(frame: pd.DataFrame) -> Figure:
-    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
+def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
+    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch.
+
+    The network of all tasks is called "all", and one of a single task has the task's name.
+    """
     networks = list(frame.groupby("network", sort=False))[:TOP]
     size = (WIDTH, 1.5 * len(networks) + 0.9)
     figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
@@ -302,7 +319,7 @@ def history(frame: pd.DataFrame) -> Figure:
         accuracy = 100 * rows["val_oa"]
         accuracy.plot(ax=right, color="#222222", lw=1.2, ylabel="validation OA [%]")
         right.plot(accuracy.fillna(-1).idxmax(), accuracy.max(), marker="o", ms=5, color=BRIGHT[1])
-        left.set_title("" if network == "all" else shorten(network, 40))
+        left.set_title("" if network == "all" else shorten(tasks.title(network), 40))
         for ax in (left, right):
             ax.grid(axis="y")
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
@@ -324,6 +341,23 @@ def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
     style = style.format(precision=0, **shown, subset=whole) if whole else style
     return style.highlight_max(subset=list(best), props="font-weight: bold") if len(best) and len(table) > 1 else style
+
+
+def named(frame: pd.DataFrame, tasks: Tasks, classes: Sequence[str] = ("class",)) -> pd.DataFrame:
+    """The frame with readable names in its column task and in its columns ``classes`` of classes of that task."""
+    pairs = {column: zip(frame["task"], frame[column], strict=True) for column in classes}
+    shown = {column: [tasks.title(*pair) for pair in found] for column, found in pairs.items()}
+    return frame.assign(task=frame["task"].map(tasks.title), **shown)
+
+
+def listed(notes: Sequence[str], tasks: Tasks, synthetic: bool = False) -> str:
+    """Notes on a table as a Markdown list, under the names that the user's file has; on the city, readable ones."""
+    return "\n".join(f"- {plain(in_words(note, tasks) if synthetic else note)}" for note in notes)
+
+
+def literal(name: object) -> str:
+    """The HTML of a name from a file or of a folder, shown as code; for ``Styler.format_index``."""
+    return f"<code>{html.escape(str(name))}</code>"
 
 
 def plain(text: object) -> str:

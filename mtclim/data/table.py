@@ -277,7 +277,8 @@ def _chosen(source: Source, given: Tasks | None, ordinary: set[str], require_lab
         tasks = given or Tasks(classes)
     except ValueError as error:
         raise TableError(f"{source.path}: {error}") from error
-    source.notes.insert(0, f"Tasks: {', '.join(f'{task} ({len(k)} classes)' for task, k in tasks.items())}.")
+    listed = ", ".join(f"{tasks.title(task)} ({len(names)} classes)" for task, names in tasks.items())
+    source.notes.insert(0, f"Tasks: {listed}.")
     for reason in dict.fromkeys(left.values()):
         source.notes.append(f"Not tasks: {some(name for name in left if left[name] == reason)} ({reason}).")
     for task in tasks:

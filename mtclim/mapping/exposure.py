@@ -24,8 +24,8 @@ from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
-METHODS = ("argmax", "product", "joint")
-"""How façades are counted: by their most probable labels, by products of the tasks' probabilities, or by the joint."""
+METHODS = {"argmax": "most probable labels", "product": "product of the tasks", "joint": "joint"}
+"""How façades are counted, with readable names: the product is that of the tasks' probabilities."""
 HOW = {
     False: "expected counts are products of the tasks' calibrated probabilities",
     True: "expected counts are sums of the joint posterior over the labelsets of training, calibrated",
@@ -107,14 +107,14 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
     return pd.Series([strings[row] for row in rows], labels.index, name="gem", dtype=object)
 
 
-def covered(tasks: Mapping[str, Sequence[str]], mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
+def covered(tasks: Tasks, mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The tasks all of whose classes are in the mapping, and for each other task why it is left out."""
     used, left_out = {}, []
     for task, classes in tasks.items():
         missing = [name for name in classes if name not in mapping.get(task, {})]
         if missing:
             what = f"row for {', '.join(missing)}" if task in mapping else "such task"
-            left_out.append(f"{task}: the mapping has no {what}")
+            left_out.append(f"{tasks.title(task)}: the mapping has no {what}")
         else:
             used[task] = classes
     return used, left_out

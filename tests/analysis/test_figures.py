@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from mtclim.analysis import comparison, effects, evidence, figures, further
 from mtclim.analysis.study import load_study
 from mtclim.data.labels import cooccurrence
 from mtclim.data.table import read_table
-from mtclim.style import STYLE, TOP, WIDTH, palette, shorten, variant_colour
+from mtclim.style import STYLE, TOP, WIDTH, in_words, palette, shorten, variant_colour
 from mtclim.variants import CONTROLS, RIVALS, VARIANTS, title
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def drawn(study) -> dict:
         "reliability": (further.reliability, study.calibration[study.calibration["run"] == first], tasks),
         "gains": (further.gains, evidence.class_gains(study), tasks),
         "history": (figures.history, pd.DataFrame({"network": "all", "epoch": [0, 1], "train_loss": [2, 1],
-                                                   "val_loss": 2.0, "val_oa": [0.5, 0.6]})),
+                                                   "val_loss": 2.0, "val_oa": [0.5, 0.6]}), tasks),
         "balanced": (figures.balanced, labels, labels[::2], tasks),
         "splits": (figures.splits, labels, ["train", "val", "test", "train"] * 50, tasks),
         "lprus": (figures.lprus, bins, 3, tasks),
@@ -68,6 +69,22 @@ def drawn(study) -> dict:
         "cooccurrence": (figures.cooccurrence, cooccurrence(labels), tasks),
     }  # fmt: skip
     return {name: render(draw(*arguments, synthetic=True)) for name, (draw, *arguments) in calls.items()}
+
+
+def test_figures_show_readable_names(study, drawn):
+    """Labelsets alone are written in the classes' short names, of which five stand in one line."""
+    code = {name for name in (*SANTIAGO, *VARIANTS, "test_byobnet") if "_" in name or name == "sbst"}
+    found = {text for name, figure in drawn.items() for text in texts(figure) if code & set(re.split(r"[^\w-]+", text))}
+    assert not found
+    frame = pd.DataFrame({"network": ["sbst"] * 2, "epoch": [0, 1], "train_loss": 1.0, "val_loss": 2.0, "val_oa": 0.5})
+    assert "seismic building structural type" in texts(figures.history(frame, SANTIAGO))
+
+
+def test_names_of_a_sheet_may_stand_on_two_lines():
+    pictures = {("height", "1 storey\n→ a name of which no line has room for so much"): [np.zeros((8, 8, 3), np.uint8)]}
+    (ax,) = (ax for ax in figures.sheet(pictures, SANTIAGO).axes if ax.get_title(loc="left"))
+    first, second = ax.get_title(loc="left").strip().split("\n")
+    assert first == "1 storey" and second.startswith("→ a name") and "…" in second
 
 
 def most_frequent(counts: pd.Series) -> list[int]:
@@ -204,6 +221,23 @@ def test_tables_show_names_as_text_and_the_best_in_bold():
     html = figures.styled(table, best=table.columns).to_html()
     assert "<script>" not in html and "&lt;script&gt;" in html and "1.23" in html and "–" in html
     assert html.count("font-weight: bold") == 1 and "#T_" in html.split("font-weight: bold")[0]
+    assert figures.styled(table).format_index(figures.literal).to_html().count("<code>&lt;script&gt;</code>") == 1
+
+
+def test_tables_are_given_readable_names():
+    frame = pd.DataFrame({"task": ["sbst", "height"], "class": ["MUR_H1", "H1"], "count": [1, 2]})
+    shown = figures.named(frame, SANTIAGO)
+    assert shown["task"].tolist() == ["seismic building structural type", "height"] and frame["class"][1] == "H1"
+    assert shown["class"].tolist() == ["unreinforced masonry, 1 storey", "1 storey"]
+    said = in_words("share of H1 in MUR, mat_llrs (W,UNK): MUR_H1, H13+, H12", SANTIAGO)
+    assert said == (
+        "share of 1 storey in unreinforced masonry, structural material (wooden or non-engineered): "
+        "unreinforced masonry, 1 storey, 13 or more storeys, H12"
+    )
+    assert in_words("H1", TWO) == "H1"
+    notes = ["No test row of sbst: COM3_H8+."]
+    assert figures.listed(notes, SANTIAGO) == r"- No test row of sbst\: COM3\_H8\+\."
+    assert "structural type\\: other office building, 8 or" in figures.listed(notes, SANTIAGO, True).replace("\\,", ",")
 
 
 # ---------------------------------------------------------------- pictures

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tiny import environment, make_project
+from tiny import environment, make_project, told
 
 from mtclim import SANTIAGO
 from mtclim.config import Config
@@ -123,8 +123,11 @@ def test_any_name_is_a_task_in_all_notebooks_or_refused_at_once(tmp_path, every,
             assert repr(task) in str(error) and len(str(error).splitlines()) == 1
             assert task.lower() in {*RESERVED, "mean"}, f"{task} is refused, but nothing else has that name"
     assert every or set(tasks) == SHORT
-    labelled(tasks).to_csv(project / "table.csv", index=False)
-    (project / "tasks.yaml").write_text(yaml.safe_dump(dict.fromkeys(tasks, CLASSES), sort_keys=False))
+    tasks.append("mat_llrs")  # has readable names, as the paper's tasks have
+    readable = {"title": "structural material", "classes": {"k_no": "another one", "k_yes": "masonry"}}
+    labelled(tasks).replace({"mat_llrs": {"no": "k_no", "yes": "k_yes"}}).to_csv(project / "table.csv", index=False)
+    classes = dict.fromkeys(tasks, CLASSES) | {"mat_llrs": readable}
+    (project / "tasks.yaml").write_text(yaml.safe_dump(classes, sort_keys=False))
     given = ["--no-progress-bar", "-p", "config", "tiny", "-p", "tasks", "tasks.yaml", "-p", "data", "table.csv"]
     for name in ("explore", "balance", "train", "evaluate", "map"):
         command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", f"{name}.ipynb", *given]
@@ -132,6 +135,10 @@ def test_any_name_is_a_task_in_all_notebooks_or_refused_at_once(tmp_path, every,
         said = {"capture_output": True, "text": True, "timeout": 3000 if every else 300}
         done = subprocess.run(command, cwd=project, env=environment(), **said)
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+        text = told(project / f"{name}.ipynb")
+        assert "structural material" in text, name
+        assert not re.findall("mat_llrs|byobnet|densenet121|lim_ms_all", text), name
+        assert name == "map" or "k_yes" not in text, f"{name}: only the map lists what its files hold"
     (metrics,) = project.glob("runs/*/*/*/seed-0/metrics.json")
     assert list(json.loads(metrics.read_text())["test"]) == [*tasks, "mean"]
-    record_property("names", len(tasks))
+    record_property("names", len(tasks) - 1)

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 from test_plugin import COMMAND, in_terminal
-from tiny import PRESET, environment, make_project
+from tiny import PRESET, environment, make_project, told
 
 from mtclim import SANTIAGO, runs
+from mtclim.style import BACKBONES
+from mtclim.variants import VARIANT_TABLE
 
 pytest.importorskip("papermill")
 CITY = {"data": "city", "city_facades": 600, "city_labelled": 450, "city_size": 64, "ambiguity": 0.1, "max_epochs": 1}
@@ -60,6 +62,10 @@ def test_typed_in_a_terminal_it_makes_the_city_trains_and_writes_under_runs(proj
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2, "history and mistakes"
+    text = told(run.with_name("seed-0.ipynb"))
+    assert all(name in text for name in ("structural material", "reinforced concrete", "LIM-MS_ALL", "DenseNet121"))
+    code = {*SANTIAGO, *sum(SANTIAGO.values(), ()), *VARIANT_TABLE, *BACKBONES} - {"height"}
+    assert not code & set(re.findall(r"[\w,+-]+", text)), "names of the code where people read"
 
 
 @pytest.mark.parametrize("stdin", ["a FIFO", "closed"])

@@ -19,7 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyogrio
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -127,20 +129,20 @@ def fig13(
 ) -> Figure:
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
-    Accuracies are those of test blocks. Of a task with many classes the most frequent are shown, and a line has the
-    number and share of the others. ``polygons`` are drawn beneath, built-up blocks first, then municipalities. ``web``:
-    whether map tiles lie beneath where there is a network; the figure says which.
+    Accuracies are those of test blocks. At most ``TOP`` tasks are shown, and of a task with many classes the most
+    frequent; a line has the number and share of the others. ``polygons`` are drawn beneath, built-up blocks first, then
+    municipalities. ``web``: whether map tiles lie beneath where there is a network; the figure says which.
     """
-    frame, colours = points(predictions), palette(tasks)
+    frame, colours, panels = points(predictions), palette(tasks), dict(list(tasks.items())[:TOP])
     scores = test_scores(predictions, tasks) or {}
     polygons = [layer.to_crs(frame.crs) for layer in polygons]
     bounds = polygons[-1].total_bounds if polygons else frame.total_bounds
     tile = tiles(bounds, frame.crs) if web else None
     layers = [outlines(layer) for layer in polygons]
-    found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()}
+    found = {task: codes(frame[f"{task}:pred"], classes) for task, classes in panels.items()}
     shares = {task: np.bincount(k, minlength=len(tasks[task])) / len(k) for task, k in found.items()}
     columns = 5
-    most = max(columns, min(TOP, 80 // len(tasks)))
+    most = max(columns, min(TOP, 80 // len(panels)))
     shown = {task: most_frequent(share, most) for task, share in shares.items()}
     shape = np.clip((bounds[3] - bounds[1]) / max(bounds[2] - bounds[0], 1.0), 0.6, 1.3)
     rows = [-(-len(chosen) // columns) for chosen in shown.values()]
@@ -149,7 +151,7 @@ def fig13(
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
     x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
     size = np.clip(12000 / len(frame), 0.08, 6)  # points2: a dot of a third of a pixel still shows, many don't merge
-    for part, (task, classes), n in zip(parts[:, 0], tasks.items(), rows, strict=True):
+    for part, (task, classes), n in zip(parts[:, 0], panels.items(), rows, strict=True):
         score, share, rest = scores.get(task, {}), shares[task], len(classes) - len(shown[task])
         text = tasks.title(task)
         if score.get("oa") is not None:
@@ -172,6 +174,7 @@ def fig13(
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
     figure.suptitle(f"Predicted classes of {len(frame):,} façades", fontsize=10)
+    note += f"; {len(tasks) - TOP} more tasks are not shown" if len(tasks) > TOP else ""
     note = textwrap.fill(f"{under}. Share of façades above each panel; {note}.", 120)
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
@@ -184,33 +187,43 @@ def fig13(
 def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
     """Maps of :func:`mtclim.mapping.areas.aggregate`: façades, unseen labelsets, and the tasks' entropies on one scale.
 
-    Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers.
+    Areas with fewer than ``FEWEST`` façades are grey, except on the map of their numbers. At most ``TOP`` tasks are
+    shown.
     """
     enough = areas["façades"] >= FEWEST
     kinds = {"façades": "façades"} | ({"unseen": "labelsets never seen [%]"} if "unseen" in areas else {})
-    entropies = {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in tasks}
+    entropies = {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in list(tasks)[:TOP]}
     shown = areas[[*kinds, *entropies]].where(enough, np.nan).assign(façades=areas["façades"])
     highest = shown.max().fillna(1.0)
     highest[list(entropies)] = highest[list(entropies)].max()
     columns = min(3, len(kinds | entropies))
     rows = -(-len(kinds | entropies) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, (WIDTH / columns + 0.6) * rows + 0.3), squeeze=False)
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine(
+        "none"
+    )  # geopandas draws the whole figure after each map: without its layout that is quick
+    scales = {}
     for ax, (column, title) in zip(axes.flat, (kinds | entropies).items(), strict=False):
-        part = areas if column == "façades" else areas[enough]
-        label = f"n = {part['façades'].sum():,} façades in {len(part):,} areas"
-        legend = {"orientation": "horizontal", "shrink": 0.8, "aspect": 30, "pad": 0.02, "label": label}
         scale = 100 if column == "unseen" else 1
-        options = {"vmin": 0, "vmax": scale * max(highest[column], 1e-9), "missing_kwds": {"color": FEW}}
-        values = scale * shown[column].astype(float)
-        areas.plot(values, ax=ax, legend=True, legend_kwds=legend, cmap="viridis", rasterized=True, **options)
+        scales[column] = Normalize(0, scale * max(highest[column], 1e-9))
+        values, look = scale * shown[column].astype(float), {"cmap": "viridis", "missing_kwds": {"color": FEW}}
+        areas.plot(values, ax=ax, norm=scales[column], rasterized=True, **look)
         _frame(ax, areas.total_bounds)
         ax.set_title(_short(title, 34), fontsize=9)
+    figure.set_layout_engine(engine)
+    for ax, (column, norm) in zip(axes.flat, scales.items(), strict=False):
+        part = areas if column == "façades" else areas[enough]
+        label = f"n = {part['façades'].sum():,} façades in {len(part):,} areas"
+        look = {"orientation": "horizontal", "shrink": 0.8, "aspect": 30, "pad": 0.02, "label": label}
+        figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, **look)
     for ax in axes.flat[len(kinds | entropies) :]:
         ax.set_axis_off()
     figure.get_layout_engine().set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])
     note = f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {enough.sum():,} of {len(areas):,} areas"
-    note += "." if enough.all() else f"; grey: fewer than {FEWEST} façades."
+    note += "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
+    note += f"; {len(tasks) - TOP} more tasks are not shown." if len(tasks) > TOP else "."
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 

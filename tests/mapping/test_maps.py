@@ -178,6 +178,14 @@ def test_figures_of_many_long_classes_are_bounded(tmp_path):
     assert "61 rarer classes" in figure.axes[0].get_title(loc="left").replace("\n", " ")
 
 
+def test_figures_of_many_tasks_show_the_first_and_say_so():
+    tasks = Tasks({f"task {n}": ["no", "yes"] for n in range(23)})
+    frame = fake_predictions(60, tasks)
+    map_, areas = maps.fig13(frame, tasks, web=False), maps.fig_aggregates(aggregate(frame, tasks), tasks)
+    assert len(map_.subfigs) == 20 and map_.get_size_inches()[1] < 60
+    assert all("3 more tasks" in figure.get_supxlabel() for figure in (map_, areas))
+
+
 def test_frequencies_of_a_task_without_validation_labels_are_drawn():
     tasks = Tasks({"a": ["x", "y"], "b": ["u", "v"]})
     frame = fake_predictions(50, tasks)

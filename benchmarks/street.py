@@ -22,8 +22,9 @@ from benchmarks.common import row
 from mtclim import SANTIAGO, Tasks
 from mtclim.analysis.comparison import bootstrap, run_scores
 from mtclim.analysis.evidence import calibration_error
-from mtclim.analysis.joint import Joint, unseen
-from mtclim.analysis.study import KEYS, Study, contradictions, excluded, reliability
+from mtclim.analysis.joint import Joint
+from mtclim.analysis.labelsets import contradictions, excluded, unseen
+from mtclim.analysis.study import KEYS, Study, reliability
 from mtclim.city import make_city
 from mtclim.city.plan import CRS, plan
 from mtclim.files import write_text

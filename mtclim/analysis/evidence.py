@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from mtclim.analysis.comparison import class_scores, confusions
-from mtclim.analysis.joint import unseen
-from mtclim.analysis.study import KEYS, Study, calibration_gap, contradictions, excluded
+from mtclim.analysis.labelsets import contradictions, excluded, unseen
+from mtclim.analysis.study import KEYS, Study, calibration_gap
 from mtclim.tasks import ordinal
 
 

@@ -23,15 +23,16 @@ class Decoded(NamedTuple):
     """The joint answers for n images."""
 
     labels: np.ndarray  # (n, N) the most probable labelset, to be right in every task at once
-    marginals: dict[str, np.ndarray]  # task -> (n, K) consistent probabilities, for one task alone and for counts
+    marginals: dict[str, np.ndarray]  # task -> (n, K) consistent probabilities, for one task alone
 
 
 @dataclass(frozen=True)
 class Joint:
     """The labelsets of training and how much they count; made by ``fit_joint``.
 
-    ``strength`` is the prior's weight in the most probable labelset, where the tasks have the weight 1. ``weights``
-    (N + 1,) of the tasks and of the prior are those of the posterior, for marginals and counts; None: 1 and 0.
+    ``strength`` is the prior's weight in the posterior of labelsets, where the tasks have the weight 1: for the most
+    probable labelset, and for counts of labelsets. ``weights`` (N + 1,) of the tasks and of the prior are those of the
+    marginals; None: 1 and 0.
     """
 
     tasks: Tasks
@@ -49,8 +50,11 @@ class Joint:
 
     def posterior(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
-        weights = np.append(np.ones(len(self.tasks)), 0.0) if self.weights is None else self.weights
-        return softmax(np.tensordot(weights, self.evidence(probabilities), 1), axis=1)
+        return softmax(np.tensordot(self._plain(self.strength), self.evidence(probabilities), 1), axis=1)
+
+    def _plain(self, strength: float) -> np.ndarray:
+        """The weight 1 for each task, and the prior's."""
+        return np.append(np.ones(len(self.tasks)), strength)
 
     def evidence(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
         """What speaks for each labelset (N + 1, n, L): each task's log probability (0 if missing), and the ratio."""
@@ -65,14 +69,13 @@ class Joint:
         absent = (self.labelsets < 0).astype(float)  # (L, N)
         # The most probable labelset: where training had no label, the task's own most probable class joins in.
         guess = np.log(np.maximum(np.stack([own.max(axis=1) for own in p], axis=1), 1e-30)) @ absent.T
-        ones = np.append(np.ones(len(p)), self.strength)
-        labels = self.labelsets[(np.tensordot(ones, self.evidence(probabilities), 1) + guess).argmax(axis=1)]
+        evidence, weights = self.evidence(probabilities), self._plain(0.0) if self.weights is None else self.weights
+        labels = self.labelsets[(np.tensordot(self._plain(self.strength), evidence, 1) + guess).argmax(axis=1)]
         labels = np.where(labels < 0, np.stack([own.argmax(axis=1) for own in p], axis=1), labels)
-        posterior, marginals = self.posterior(probabilities), {}
+        posterior, marginals = softmax(np.tensordot(weights, evidence, 1), axis=1), {}
         for n, (task, own) in enumerate(zip(self.tasks, p, strict=True)):
             member = np.eye(own.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
-            free = (posterior @ absent[:, n])[:, None]
-            marginals[task] = posterior @ member + free * own / np.maximum(own.sum(axis=1, keepdims=True), 1e-30)
+            marginals[task] = posterior @ member + (posterior @ absent[:, n])[:, None] * own
         return Decoded(labels, marginals)
 
 
@@ -120,7 +123,7 @@ def _weights(joint: Joint, p: Mapping[str, np.ndarray], true: np.ndarray) -> np.
             slope -= ((evidence[:, rows] * agree).sum(axis=2) - expected[:, rows]).sum(axis=1)
         return total / len(true), slope / len(true)
 
-    start = np.append(np.ones(len(joint.tasks)), 0.0)
+    start = joint._plain(0.0)
     if not (true >= 0).any():
         return start
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 1)] * len(start)).x
@@ -136,13 +139,3 @@ def _completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
             counts[complete] *= 1 + counts[i] / counts[complete].sum()
             counts[i] = 0
     return labelsets[counts > 0], counts[counts > 0]
-
-
-def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
-    """Whether each labelset (M, N) of positions, -1 = missing, agrees with none of the training labelsets (L, N).
-
-    Two labelsets agree when they have the same class in every task that both have.
-    """
-    unique, inverse = np.unique(labels, axis=0, return_inverse=True)
-    known = [((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any() for own in unique]
-    return ~np.array(known, bool)[inverse.ravel()]

@@ -9,15 +9,14 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import entropy
 
 from mtclim import runs as folders
-from mtclim.analysis.joint import fit_joint, unseen
+from mtclim.analysis.joint import fit_joint
+from mtclim.analysis.labelsets import contradictions, excluded, unseen
 from mtclim.files import write_json
 from mtclim.metrics import codes, rescale, scores
 from mtclim.tasks import Tasks
@@ -25,8 +24,6 @@ from mtclim.variants import ordered
 
 BINS = 15
 """Bins of equal width for the expected calibration error."""
-SETTLES = 0.5
-"""A task settles another where its label removes at least this share of the other's entropy in the training labels."""
 KEYS = ["run", "backbone", "variant", "seed"]
 _LONG = ("calibration", "decoded")
 _KEPT = ["steps_to_best", "parameters", "date", "device", "hardware", "commit", "code", "table"]
@@ -48,7 +45,7 @@ class Study:
     """run, task, scaled (by the run's temperature or not), bin, count, confidence (mean), accuracy."""
     decoded: pd.DataFrame
     """run, decoding ("argmax": each task by itself; "joint"), oa, kappa, ece (means over tasks; of the joint answer its
-    consistent marginals'); shares of images: exact_match (right in every annotated task), unseen (``joint.unseen``)
+    consistent marginals'); shares of images: exact_match (right in every annotated task), unseen (``labelsets.unseen``)
     and contradictions (``excluded``; NaN without a relation), of the joint answer its most probable labelset's."""
     labelsets: pd.DataFrame
     """Labelsets of the training split: ``<task>:true`` positions and ``:count``."""
@@ -135,32 +132,6 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     shutil.rmtree(tables, ignore_errors=True)
     os.replace(fresh, tables)
     return study
-
-
-def excluded(labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks) -> list[tuple[int, int, np.ndarray]]:
-    """Pairs of labels that contradict a relation of the training labels: (task, task, matrix of the contradictions).
-
-    Two tasks are related where the label of one removes at least half of the other's entropy (``SETTLES``), as SBST
-    does with material and height. Of these tasks a pair of labels that training never shows is a contradiction.
-    ``labelsets`` (L, N) with -1 = missing and ``counts`` (L,): only images with both labels count.
-    """
-    found = []
-    for a, b in combinations(range(len(tasks)), 2):
-        both = (labelsets[:, [a, b]] >= 0).all(axis=1)
-        joint = np.zeros((tasks.sizes[a], tasks.sizes[b]))
-        np.add.at(joint, (labelsets[both, a], labelsets[both, b]), counts[both])
-        first, second, total = (entropy(part) for part in (joint.sum(axis=1), joint.sum(axis=0), joint.ravel()))
-        least = min((part for part in (first, second) if part > 0), default=np.inf)
-        if first + second - total >= SETTLES * least:
-            found.append((a, b, joint == 0))
-    return found
-
-
-def contradictions(labels: np.ndarray, relations: list[tuple[int, int, np.ndarray]]) -> float:
-    """Share of labelsets (n, N) with a contradiction (``excluded``); NaN without a relation, or without labelsets."""
-    if not relations or not len(labels):
-        return np.nan
-    return float(np.any([never[labels[:, a], labels[:, b]] for a, b, never in relations], axis=0).mean())
 
 
 def calibration_gap(bins: pd.DataFrame) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from mtclim.analysis.joint import unseen
+from mtclim.analysis.labelsets import unseen
 from mtclim.data.reading import read_frame, read_layer, row_count
 from mtclim.mapping.frequencies import probabilities
 from mtclim.metrics import codes
@@ -73,7 +73,7 @@ def aggregate(
 
     The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
     ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With the ``labelsets`` (L, N) of training there
-    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.joint.unseen`).
+    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.labelsets.unseen`).
     Blocks and municipalities are drawn as the hulls of their points.
     """
     check_areas(by, width)

@@ -211,7 +211,7 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
     """A copy of predictions with the joint's answers in place of the networks'.
 
     ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
-    consistent marginals, which are for each task alone and for counts.
+    consistent marginals, which are for each task alone.
     """
     found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
     columns = {}

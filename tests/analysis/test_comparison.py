@@ -15,7 +15,8 @@ from sklearn import metrics as sk
 
 from mtclim import SANTIAGO, Tasks, delta_m
 from mtclim.analysis import comparison, effects, evidence
-from mtclim.analysis.study import contradictions, excluded, load_study
+from mtclim.analysis.labelsets import contradictions, excluded
+from mtclim.analysis.study import load_study
 from mtclim.metrics import rescale, scores
 from mtclim.variants import VARIANTS
 
@@ -273,11 +274,6 @@ def test_decodings_by_a_naive_loop(study):
     found = evidence.decodings(study).xs("argmax", level="decoding").droplevel("backbone")["exact_match"]
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
     assert evidence.of_the_labels(study)["contradictions"].item() < 0.1
-
-
-def test_contradictions_by_hand():
-    relations = excluded(np.array([[0, 0], [1, 1], [2, 1]]), np.ones(3), SMALL)
-    assert contradictions(np.array([[0, 0], [1, 0], [2, 1], [2, 0]]), relations) == 2 / 4  # H2, H3-4 with FLT
 
 
 def test_error_structure_by_hand():

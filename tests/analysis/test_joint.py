@@ -1,4 +1,4 @@
-"""The joint posterior against a loop over labelsets; unseen labelsets against a loop over pairs."""
+"""The joint posterior against a loop over labelsets."""
 
 from itertools import product
 
@@ -10,7 +10,8 @@ from scipy.optimize import minimize
 
 from mtclim import Tasks
 from mtclim.analysis import joint
-from mtclim.analysis.joint import Joint, fit_joint, unseen
+from mtclim.analysis.joint import Joint, fit_joint
+from mtclim.analysis.labelsets import unseen
 
 TASKS = Tasks({"a": ["x", "y", "z"], "b": ["u", "v"], "c": ["p", "q", "r", "s"]})
 seeds = st.integers(0, 2**32 - 1)
@@ -140,12 +141,3 @@ def test_chunks_do_not_show(monkeypatch):
     assert (whole.labels == parts.labels).all()
     np.testing.assert_allclose(whole.marginals["c"], parts.marginals["c"])
     assert fitted.decode({task: p[:0] for task, p in probabilities.items()}).labels.shape == (0, 3)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seeds)
-def test_unseen_by_a_loop(seed):
-    rng = np.random.default_rng(seed)
-    train, said = rng.integers(-1, TASKS.sizes, (4, 3)), rng.integers(-1, TASKS.sizes, (300, 3))
-    agree = [any(all(t < 0 or s < 0 or s == t for s, t in zip(o, r, strict=True)) for r in train) for o in said]
-    assert (unseen(said, train) == ~np.array(agree)).all()

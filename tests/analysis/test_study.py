@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from fake_runs import write_run, write_study
 
-from mtclim import SANTIAGO, Tasks
+from mtclim import Tasks
 from mtclim.analysis import comparison, effects, evidence
-from mtclim.analysis.study import _FRAMES, collect, contradictions, excluded, load_study
+from mtclim.analysis.study import _FRAMES, collect, load_study
 
 SMALL = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]}, {"roof": "roof shape"})
 RESERVED = [
@@ -170,25 +170,3 @@ def test_labels_and_labelsets_are_those_of_the_run(runs):
     assert study.runs["stopped"].tolist() == [1, 1, 1, 1] and study.runs["steps_to_best"][at] == 5 * 16
     counts = study.counts.query("task == 'roof'").set_index("class")["test"]
     assert counts.to_dict() == frame["roof:true"].value_counts().to_dict()
-
-
-def test_contradictions_are_those_of_the_building_types(tmp_path):
-    """SBST's names hold material and storeys: the relation found in the labels is the one that the names say."""
-    study = load_study(write_study(tmp_path, ("bl",), 1, n=500))
-    labelsets, counts = study.training
-    pairs = {(a, b): never for a, b, never in excluded(labelsets, counts, SANTIAGO)}
-    materials = [name.rsplit("_", 1)[0] for name in SANTIAGO["sbst"]]
-    expected = np.array([[material != own for own in materials] for material in SANTIAGO["mat_llrs"]])
-    assert {(0, 2), (1, 2)} <= set(pairs) and (0, 1) not in pairs and (pairs[1, 2] == expected).all()
-    own = study.predicted[0].astype(int)
-    apart = np.array([SANTIAGO["mat_llrs"][m] != materials[s] for m, s in own[:, 1:3]])
-    assert contradictions(own, [(1, 2, pairs[1, 2])]) == apart.mean() > 0
-    joint = study.decoded.set_index("decoding")
-    assert joint.loc["joint", "contradictions"] == 0 < joint.loc["argmax", "contradictions"]
-    assert joint.loc["joint", "exact_match"] > joint.loc["argmax", "exact_match"]
-
-
-def test_tasks_without_a_relation_cannot_contradict():
-    labelsets = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0, -1]])
-    assert excluded(labelsets, np.ones(5), Tasks({"a": "xy", "b": "uv"})) == []
-    assert np.isnan(contradictions(labelsets, []))

@@ -131,15 +131,14 @@ LABELSETS = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 2], [0, -1, 2]])
 def test_expected_counts_are_sums_of_the_joint_posterior():
     """Against a loop over façades, labelsets and, where training had no label, classes."""
     frame = fake_predictions(40, SMALL, seed=5)
-    weights = np.array([0.9, 0.6, 0.8, 0.5])
-    joint = Joint(SMALL, LABELSETS, np.log([1.3, 0.8, 1.1, 0.9]), 0.0, weights)
+    joint = Joint(SMALL, LABELSETS, np.log([1.3, 0.8, 1.1, 0.9]), 0.5)
     counts = exposure.exposure(frame, SMALL, joint=joint, tail=0.0)
     expected: dict = {}
     for _, row in frame.iterrows():
         p = {task: [float(row[f"{task}:p:{name}"]) for name in names] for task, names in SMALL.items()}
         posterior = []
         for labels, ratio in zip(LABELSETS, [1.3, 0.8, 1.1, 0.9], strict=True):
-            known = [p[t][k] ** w for t, k, w in zip(SMALL, labels, weights, strict=False) if k >= 0]
+            known = [p[task][k] for task, k in zip(SMALL, labels, strict=True) if k >= 0]
             posterior.append(np.prod(known) * ratio**0.5)
         posterior = np.array(posterior) / sum(posterior)
         for labels, weight in zip(LABELSETS, posterior, strict=True):

@@ -20,9 +20,8 @@ def test_unseen_by_a_loop(seed):
 
 
 def test_contradictions_by_hand():
-    relations = excluded(
-        np.array([[0, 0], [1, 1], [2, 1]]), np.ones(3), Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]})
-    )
+    tasks = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]})
+    relations = excluded(np.array([[0, 0], [1, 1], [2, 1]]), np.ones(3), tasks)
     assert contradictions(np.array([[0, 0], [1, 0], [2, 1], [2, 0]]), relations) == 2 / 4  # H2, H3-4 with FLT
 
 

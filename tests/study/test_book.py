@@ -183,6 +183,14 @@ def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, n
     assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
 
 
+def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path):
+    findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
+    assert "STC" not in findings.advice(folder)
+    with (folder / "effects.csv").open("a") as file:
+        file.write("\nBL - STC,-1.04,-1.5,-0.6,11,city\n")
+    assert "(STC) is more accurate, by 1.04 points on the synthetic city" in findings.advice(folder)
+
+
 def test_tables_of_results_have_names_that_people_read(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
     head, *rows = findings.numbers(folder, "joint")

@@ -189,6 +189,7 @@ def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path)
     with (folder / "effects.csv").open("a") as file:
         file.write("\nBL - STC,-1.04,-1.5,-0.6,11,city\n")
     assert "(STC) is more accurate, by 1.04 points on the synthetic city" in findings.advice(folder)
+    assert "BL has the largest such share, 42.6 %." in findings.answer(folder)[2]
 
 
 def test_tables_of_results_have_names_that_people_read(tmp_path):

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 UNFINISHED = "The reference study has not finished, so that there is no answer yet."
 FULL, PLAIN = "LIM-MS_ALL - BL-FC", "LIM-MS_ALL - BL"
 SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
+QUALITIES = {"exact_match": "all labels right", "contradictions": "contradictions", "mean_kappa": "mean κ"}
 SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
 
 
@@ -112,7 +113,7 @@ def read_joint(results: Path) -> pd.DataFrame | None:
     table = read(results / "joint.csv", ("variant", "decoding", "exact_match", "contradictions", "mean_kappa"))
     if table is None:
         return None
-    table = table.set_index(["variant", "decoding"])[["exact_match", "contradictions", "mean_kappa"]] * 100
+    table = table.set_index(["variant", "decoding"])[list(QUALITIES)] * 100
     return table if {("bl", "argmax"), ("bl", "joint"), ("lim_ms_all", "argmax")} <= set(table.index) else None
 
 
@@ -241,12 +242,11 @@ def numbers(results: Path, name: str) -> list[list[str]]:
         table = read_joint(results)
         if table is None:
             return []
-        heads, words = ["all labels right", "contradictions", "mean κ"], {"argmax": "alone", "joint": "jointly"}
-        rows = [
-            [title(variant), words.get(decoding, decoding), *(f"{number:.1f}" for number in numbers)]
-            for (variant, decoding), *numbers in table.itertuples(name=None)
-        ]
-        return [["Variant", "labels chosen", *(f"{head} [%]" for head in heads)], *rows] if rows else []
+        heads = [f"{what}, {how} [%]" for what in QUALITIES.values() for how in ("alone", "jointly")]
+        wide = table[list(QUALITIES)].unstack("decoding").reindex(table.index.unique("variant"))
+        wide = wide[[(what, how) for what in QUALITIES for how in ("argmax", "joint")]]
+        rows = [[title(name), *(f"{share:.1f}" for share in shares)] for name, *shares in wide.itertuples(name=None)]
+        return [["Variant", *heads], *rows]
     if name.startswith("rivals"):
         table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
         return [] if table is None else rival_rows(table, signed)

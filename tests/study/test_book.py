@@ -195,7 +195,7 @@ def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path)
 def test_tables_of_results_have_names_that_people_read(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
     head, *rows = findings.numbers(folder, "joint")
-    assert rows[2] == ["BL", "jointly", "42.6", "0.0", "65.0"] and len(head) == 5
+    assert rows[1] == ["BL", "40.9", "42.6", "12.0", "0.0", "66.0", "65.0"] and len(head) == 7
     assert findings.numbers(folder, "effects")[1] == [
         "LIM-MS_ALL − BL",
         "−0.50",

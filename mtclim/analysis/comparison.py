@@ -82,17 +82,14 @@ def best_run(study: Study) -> str:
 
 
 def finished(study: Study) -> pd.DataFrame:
-    """The runs there are, per backbone and variant: how many, networks stopped early, epochs, dates, device, code."""
+    """The runs there are, per backbone and variant: how many, networks stopped early, mean epochs, and dates."""
     runs = study.runs.assign(date=study.runs["date"].str[:10])
     return runs.groupby(["backbone", "variant"], sort=False).agg(
         realisations=("run", "size"),
         networks=("networks", "sum"),
         stopped=("stopped", "sum"),
         epochs=("epochs", "mean"),
-        first=("date", "min"),
-        last=("date", "max"),
-        device=("device", lambda own: ", ".join(sorted(set(own)))),
-        code=("code", "first"),
+        dates=("date", lambda own: " to ".join(sorted({own.min(), own.max()}))),
     )
 
 

@@ -171,34 +171,16 @@ def judged(ways: dict, truth: pd.DataFrame, tasks: Tasks, known: np.ndarray, cou
 def sentences(table: pd.DataFrame, made: dict) -> str:
     """What was found, one sentence a line; ``made`` is the provenance of the network."""
     value = table.set_index(["what", "setting"])["value"]
-    found, joint, majority = (100 * value).round(1), f"{MOST} joint", f"{MOST} majority"
-
-    def listed(what: str, *settings: str) -> str:
-        *first, last = (f"{found[what, setting]}" for setting in settings)
-        return f"{', '.join(first)} and {last} %"
-
-    errors = [f"position={position} bearing={bearing}" for position, bearing in ((0, 0), (3, 5), (10, 15))]
-    gates = [f"gate={gate} level=city" for gate in ("none", GATE, "perfect")]
+    found = (100 * value).round(1)
+    none, gate, perfect = (found["exposure_error", f"gate={gate} level=city"] for gate in ("none", GATE, "perfect"))
     gain, low, high = (found[f"fused_gain{limit}", f"{MOST} over {MOST} surest"] for limit in ("", "_low", "_high"))
-    some = ["views=1", "views=2", MOST]
     lines = [
-        f"Without errors, with errors of 3 m and 5 degrees, and with errors of 10 m and 15 degrees, "
-        f"{listed('assigned', *errors)} of the views get the right building, {listed('assigned_wrong', *errors)} get a "
-        "wrong one, and the others are listed as not clear.",
-        f"The first footprint on the central ray is right for {listed('assigned_ray', *errors)} of these views, and "
-        f"the nearest footprint for {listed('assigned_nearest', *errors)}.",
-        f"Of the views that pass the gate {found['gate_precision'].item()} % show a façade, and "
-        f"{found['gate_recall'].item()} % of the façades pass; without the gate, with it, and with façades alone the "
-        f"exposure counts of the city are off by {listed('exposure_error', *gates)} of the number of façades.",
-        f"Mean kappa is {listed('fused_kappa', *some)} from 1, 2 and {VIEWS} views of a building, and "
-        f"{listed('fused_kappa', f'{MOST} surest', majority)} from the surest of the {VIEWS} and from their majority; "
-        f"fusion less surest is {gain} points (95 % interval over blocks: {low} to {high}).",
-        f"The expected calibration error is {listed('fused_ece', *some, joint)} from 1, 2 and {VIEWS} views and from "
-        f"{VIEWS} with the joint, where perfectly calibrated answers for as many buildings would have "
-        f"{listed('fused_ece_perfect', *some, joint)}.",
-        "The building type contradicts the height or the material in "
-        f"{listed('fused_contradictions', *some, majority)} of the answers from 1, 2 and {VIEWS} views and of the "
-        f"majorities, and in {found['fused_contradictions', joint]} % of the answers of the joint.",
+        f"Of the views that pass the gate, {found['gate_precision'].item()} % show a façade, and "
+        f"{found['gate_recall'].item()} % of the façades pass.",
+        f"Without the gate the exposure counts of the city are off by {none} % of the number of façades, with it by "
+        f"{gate} %, and with the façades alone by {perfect} %.",
+        f"The answers fused from {VIEWS} views exceed the surest of the {VIEWS} by {gain} points of mean kappa (95 % "
+        f"interval over blocks: {low} to {high}).",
         f"The gate was judged on {value['gate_views'].item():,.0f} views and the fusion on "
         f"{value['fused_buildings'].item():,.0f} buildings on blocks that training never saw, with one network (BL, "
         f"demo, 64 pixels) of {made['date'][:10]}, torch {made['versions']['torch']}, code {made['code'][:12]}.",

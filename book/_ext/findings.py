@@ -247,6 +247,8 @@ def numbers(results: Path, name: str) -> list[list[str]]:
         wide = wide[[(what, how) for what in QUALITIES for how in ("argmax", "joint")]]
         rows = [[title(name), *(f"{share:.1f}" for share in shares)] for name, *shares in wide.itertuples(name=None)]
         return [["Variant", *heads], *rows]
+    if name in STREET:
+        return street(results, name)
     if name.startswith("rivals"):
         table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
         return [] if table is None else rival_rows(table, signed)
@@ -262,6 +264,33 @@ def numbers(results: Path, name: str) -> list[list[str]]:
     return rows if name == "effects" else [row[:-1] for row in rows]
 
 
+def street(results: Path, name: str) -> list[list[str]]:
+    """Shares in percent from street.csv, a row a setting; a cell is empty where nothing was measured."""
+    table = read(results / "street.csv", ("what", "setting", "value"))
+    if table is None:
+        return []
+    columns, settings = STREET[name]
+    shares = (100 * table.set_index(["what", "setting"])["value"]).map("{:.1f}".format).to_dict()
+    rows = [[words, *(shares.get((what, key), "") for what in columns.values())] for key, words in settings.items()]
+    return [["", *columns], *rows]
+
+
+STREET = {
+    "street-assigned": (
+        {"right [%]": "assigned", "wrong [%]": "assigned_wrong", "right by the central ray [%]": "assigned_ray",
+         "right by the nearest [%]": "assigned_nearest"},
+        {f"position={metres} bearing={degrees}": f"errors of {metres} m and {degrees} degrees"
+         for metres in (0, 1, 3, 10) for degrees in (0, 5, 15)},
+    ),
+    "street-fused": (
+        {"OA [%]": "fused_oa", "mean κ [%]": "fused_kappa", "calibration error [%]": "fused_ece",
+         "the same if perfectly calibrated [%]": "fused_ece_perfect", "contradictions [%]": "fused_contradictions"},
+        {"views=1": "1 view", "views=1 joint": "1 view, jointly", "views=2": "2 views",
+         "views=2 joint": "2 views, jointly", "views=4": "4 views", "views=4 joint": "4 views, jointly",
+         "views=4 surest": "the surest of 4", "views=4 majority": "the majority of 4"},
+    ),
+}  # fmt: skip
+"""The tables of the page on streets: heading -> what was measured, and setting -> words."""
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "advice": lambda results: [advice(results)]}
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from fake_runs import write_run
@@ -228,6 +229,19 @@ def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):
     assert {len(row) for row in (head, *rows)} == {9} and rows[0][0] == "BL-FC" and rows[0][2] == ""
     told = findings.rivals(tmp_path)
     assert len(told) == 6 and sum("nothing can be told" in text for text in told) == 2 and ", 3 realisations" in told[0]
+
+
+def test_tables_of_the_street_hold_what_was_measured():
+    findings = extension("findings")
+    stored = pd.read_csv(ROOT / "results" / "street.csv").set_index(["what", "setting"])["value"]
+    for name, row, column, key in (
+        ("street-assigned", "errors of 3 m and 5 degrees", 2, ("assigned_wrong", "position=3 bearing=5")),
+        ("street-fused", "4 views, jointly", 2, ("fused_kappa", "views=4 joint")),
+    ):
+        head, *rows = findings.numbers(ROOT / "results", name)
+        (line,) = [line for line in rows if line[0] == row]
+        assert len(head) == len(line) and line[column] == f"{100 * stored[key]:.1f}"
+    assert findings.numbers(ROOT, "street-fused") == []
 
 
 def test_no_answer_is_given_before_there_is_one(tmp_path):

@@ -1,7 +1,7 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} rivals``,
-``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the
+``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} decoding``,
+``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the
 committed results, those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py`` writes
 the tables that they read from the study's runs, and the two sentences of the README.
 """
@@ -28,6 +28,7 @@ from mtclim.variants import RIVALS, VARIANTS, title
 ROOT = Path(__file__).parents[2]
 UNFINISHED = "The reference study has not finished, so that there is no answer yet."
 FULL, PLAIN = "LIM-MS_ALL - BL-FC", "LIM-MS_ALL - BL"
+FULL_JOINTLY = ("lim_ms_all", "joint")
 SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
 QUALITIES = {"exact_match": "all labels right", "contradictions": "contradictions", "mean_kappa": "mean κ"}
 SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
@@ -129,6 +130,22 @@ def consistency(joint: pd.DataFrame, several: bool) -> str:
         f"{decoded['contradictions']:.1f} % and changes the share of façades whose labels are all right from "
         f"{own['exact_match']:.1f} to {decoded['exact_match']:.1f} %{best}."
     )
+
+
+def beyond_decoding(results: Path) -> list[str]:
+    """Whether LIM-MS_ALL still gains once BL's labels are chosen jointly, by the means over realisations."""
+    joint = read_joint(results)
+    if joint is None or FULL_JOINTLY not in joint.index:
+        return [UNFINISHED]
+    told = []
+    for quality, what in (("exact_match", "façades whose labels are all right"), ("mean_kappa", "mean κ")):
+        base, own, both = (joint.loc[key, quality] for key in (("bl", "joint"), ("lim_ms_all", "argmax"), FULL_JOINTLY))
+        verb = "still gains" if max(own, both) > base else "gains nothing"
+        told.append(
+            f"In {what}, LIM-MS_ALL {verb} over BL whose labels are chosen jointly: it has {own:.1f} % with labels "
+            f"chosen alone and {both:.1f} % jointly, and BL has {base:.1f} % jointly."
+        )
+    return told
 
 
 def photographs(table: pd.DataFrame) -> str:
@@ -291,7 +308,8 @@ STREET = {
     ),
 }  # fmt: skip
 """The tables of the page on streets: heading -> what was measured, and setting -> words."""
-LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "advice": lambda results: [advice(results)]}
+LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding}
+LISTS |= {"advice": lambda results: [advice(results)]}
 
 
 class Found(SphinxDirective):

@@ -184,6 +184,18 @@ def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, n
     assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
 
 
+def test_whether_lim_gains_beyond_decoding_is_what_the_numbers_say(tmp_path):
+    findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
+    assert findings.beyond_decoding(folder) == [findings.UNFINISHED]
+    with (folder / "joint.csv").open("a") as file:
+        file.write("lim_ms_all,joint,.43,0,.64\n")
+    right, kappa = findings.beyond_decoding(folder)
+    assert "still gains" in right and "41.0 % with labels chosen alone and 43.0 % jointly, and BL has 42.6 %" in right
+    assert "still gains" in kappa and "66.0 % with labels" in kappa
+    (folder / "joint.csv").write_text((folder / "joint.csv").read_text().replace(".43,0", ".42,0"))
+    assert "gains nothing" in findings.beyond_decoding(folder)[0]
+
+
 def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
     assert "STC" not in findings.advice(folder)

@@ -1,9 +1,10 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
 ``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} decoding``,
-``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are tables. All read the
-committed results, those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py`` writes
-the tables that they read from the study's runs, and the two sentences of the README.
+``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are
+tables. All read the committed results, those of the reference study, whatever a fresh study found.
+``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the two sentences of the
+README.
 """
 
 import re

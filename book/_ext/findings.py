@@ -287,20 +287,22 @@ def street(results: Path, name: str) -> list[list[str]]:
     table = read(results / "street.csv", ("what", "setting", "value"))
     if table is None:
         return []
-    columns, settings = STREET[name]
+    first, columns, settings = STREET[name]
     shares = (100 * table.set_index(["what", "setting"])["value"]).map("{:.1f}".format).to_dict()
     rows = [[words, *(shares.get((what, key), "") for what in columns.values())] for key, words in settings.items()]
-    return [["", *columns], *rows]
+    return [[first, *columns], *rows]
 
 
 STREET = {
     "street-assigned": (
+        "errors",
         {"right [%]": "assigned", "wrong [%]": "assigned_wrong", "right by the central ray [%]": "assigned_ray",
          "right by the nearest [%]": "assigned_nearest"},
-        {f"position={metres} bearing={degrees}": f"errors of {metres} m and {degrees} degrees"
+        {f"position={metres} bearing={degrees}": f"{metres} m, {degrees} degrees"
          for metres in (0, 1, 3, 10) for degrees in (0, 5, 15)},
     ),
     "street-fused": (
+        "answer from",
         {"OA [%]": "fused_oa", "mean κ [%]": "fused_kappa", "calibration error [%]": "fused_ece",
          "the same if perfectly calibrated [%]": "fused_ece_perfect", "contradictions [%]": "fused_contradictions"},
         {"views=1": "1 view", "views=1 joint": "1 view, jointly", "views=2": "2 views",
@@ -308,7 +310,7 @@ STREET = {
          "views=4 surest": "the surest of 4", "views=4 majority": "the majority of 4"},
     ),
 }  # fmt: skip
-"""The tables of the page on streets: heading -> what was measured, and setting -> words."""
+"""The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding}
 LISTS |= {"advice": lambda results: [advice(results)]}
 

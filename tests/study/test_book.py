@@ -247,7 +247,7 @@ def test_tables_of_the_street_hold_what_was_measured():
     findings = extension("findings")
     stored = pd.read_csv(ROOT / "results" / "street.csv").set_index(["what", "setting"])["value"]
     for name, row, column, key in (
-        ("street-assigned", "errors of 3 m and 5 degrees", 2, ("assigned_wrong", "position=3 bearing=5")),
+        ("street-assigned", "3 m, 5 degrees", 2, ("assigned_wrong", "position=3 bearing=5")),
         ("street-fused", "4 views, jointly", 2, ("fused_kappa", "views=4 joint")),
     ):
         head, *rows = findings.numbers(ROOT / "results", name)

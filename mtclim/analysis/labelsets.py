@@ -1,4 +1,4 @@
-"""What the labelsets of the training images say of others: which were never seen, and which contradict a relation."""
+"""The labelsets of the training images: which others were never seen, and which contradict a relation of theirs."""
 
 from itertools import combinations
 
@@ -9,6 +9,18 @@ from mtclim.tasks import Tasks
 
 SETTLES = 0.5
 """A task settles another where its label removes at least this share of the other's entropy in the training labels."""
+
+
+def completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Deal the images of a labelset with missing labels out to those that complete it, where training has any."""
+    size = (labelsets >= 0).sum(axis=1)
+    for i in np.argsort(size, kind="stable"):
+        own = labelsets[i] >= 0
+        complete = (size > size[i]) & (labelsets[:, own] == labelsets[i, own]).all(axis=1)
+        if complete.any():
+            counts[complete] *= 1 + counts[i] / counts[complete].sum()
+            counts[i] = 0
+    return labelsets[counts > 0], counts[counts > 0]
 
 
 def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:

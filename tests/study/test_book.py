@@ -203,6 +203,11 @@ def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path)
         file.write("\nBL - STC,-1.04,-1.5,-0.6,11,city\n")
     assert "(STC) is more accurate, by 1.04 points on the synthetic city" in findings.advice(folder)
     assert "BL has the largest such share, 42.6 %." in findings.answer(folder)[2]
+    (folder / "effects.csv").write_text((folder / "effects.csv").read_text().replace("-1.5,-0.6", "-1.5,0.6"))
+    assert "STC" not in findings.advice(folder)
+    with (folder / "joint.csv").open("a") as file:
+        file.write("stc,joint,.483,0,.70\n")
+    assert "(STC) has all labels right for 48.3 % of the façades" in findings.advice(folder)
 
 
 def test_tables_of_results_have_names_that_people_read(tmp_path):

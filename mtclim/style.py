@@ -58,6 +58,12 @@ def shorten(name: str, width: int = 30) -> str:
     return name if len(name) <= width else f"{name[: width - 1 - keep].rstrip()}…{name[-keep:].lstrip()}"
 
 
+def first_tasks(tasks: Tasks) -> tuple[dict[str, tuple[str, ...]], str]:
+    """The tasks that a figure with a panel for each shows, at most ``TOP``, and what its note says of the others."""
+    rest = len(tasks) - TOP
+    return dict(list(tasks.items())[:TOP]), f"; {rest} more tasks are not shown" if rest > 0 else ""
+
+
 def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
     """Positions of the classes that a figure shows one by one, in their order: all, or the ``most`` frequent."""
     return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())

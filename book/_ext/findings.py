@@ -52,8 +52,13 @@ def read_effects(results: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*columns, "family", "verdict"])
     table = pd.concat(tables, ignore_index=True).drop_duplicates(["source", "contrast"], ignore_index=True)
     families = ["main effect" if name in FACTORS else "primary" for name in table["contrast"]]
+    return judged(table.assign(family=families))
+
+
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a verdict on each of its differences."""
     verdicts = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
-    return table.assign(family=families, verdict=verdicts)
+    return table.assign(verdict=verdicts)
 
 
 def signed(number: float) -> str:
@@ -209,8 +214,7 @@ def read_rivals(results: Path) -> pd.DataFrame | None:
     table = read(results / "rivals.csv", tuple(COLUMNS))
     if table is None or not table["contrast"].str.startswith(tuple(f"{title(name)} -" for name in RIVALS)).any():
         return None
-    verdicts = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
-    return table.assign(verdict=verdicts).astype({"runs": "Int64"})
+    return judged(table).astype({"runs": "Int64"})
 
 
 def photograph_set(results: Path, name: str) -> list[str]:

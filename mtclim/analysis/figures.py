@@ -24,6 +24,7 @@ from mtclim.style import (
     WIDTH,
     condensed,
     drawn,
+    first_tasks,
     in_words,
     masonry,
     rows_axis,
@@ -250,8 +251,8 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
 
     At most ``TOP`` tasks are shown.
     """
-    parts = {}
-    for task, classes in list(tasks.items())[:TOP]:
+    parts, (shown, left_out) = {}, first_tasks(tasks)
+    for task, classes in shown.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
         found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
@@ -278,8 +279,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         ax.tick_params(length=0, pad=2)
         ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
-    text += f"; {len(tasks) - TOP} more tasks are not shown" if len(tasks) > TOP else ""
-    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(text + left_out, fontsize=8, x=0.01, ha="left")
     return figure
 
 

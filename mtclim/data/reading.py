@@ -23,6 +23,8 @@ import pandas as pd
 MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "NaN")
 """What is taken as missing beside empty cells, None and NaN."""
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+"""How an address on the internet begins."""
 _NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf")
 _BBOX = {"xmin", "ymin", "xmax", "ymax"}
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
@@ -120,7 +122,7 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     path = Path(path)
     kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     nothing = Source(path)
-    if re.search(r"\b\w{2,}:/", path.as_posix()):
+    if re.search(r"\b\w{2,}:/", path.as_posix()):  # a path keeps one slash of the two
         nothing.fail("is a URL", "download the file and give its path")
     if not kind and not path.exists():
         nothing.fail("no such file or folder", "check the path; it is taken relative to the working directory")

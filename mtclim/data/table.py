@@ -29,7 +29,7 @@ import pandas as pd
 
 from mtclim.data import columns
 from mtclim.data.columns import grid_blocks
-from mtclim.data.reading import MISSING, Source, TableError, number, read_frame, some
+from mtclim.data.reading import MISSING, URL, Source, TableError, number, read_frame, some
 from mtclim.tasks import Tasks
 
 RESERVED = (
@@ -38,7 +38,6 @@ RESERVED = (
 MAX_CLASSES = 1000  # without a YAML; one that lists more is taken at its word
 _WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SPREADSHEET_ERRORS = ["#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"]
 
 
@@ -233,7 +232,7 @@ def _check_paths(source: Source, table: Table, anywhere: bool, require: bool) ->
         source.check(list(wrong), problem, mend, "image", names)
 
     web = "an address on the internet (URL), not a file"
-    check((bool(_URL.match(name)) for name in names), web, "download the photographs, and name the files")
+    check((bool(URL.match(name)) for name in names), web, "download the photographs, and name the files")
     inside = (
         _within(path, root) or (anywhere and os.path.isabs(name)) for name, path in zip(names, paths, strict=True)
     )

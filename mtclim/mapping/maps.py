@@ -29,7 +29,7 @@ from mtclim.files import whole_or_absent
 from mtclim.mapping.areas import points
 from mtclim.mapping.frequencies import METHODS
 from mtclim.metrics import codes, metrics
-from mtclim.style import TOP, WIDTH, drawn, masonry, most_frequent, palette, rows_axis
+from mtclim.style import TOP, WIDTH, drawn, first_tasks, masonry, most_frequent, palette, rows_axis
 from mtclim.tasks import Tasks
 
 LAND, LINE, FEW = "#f1efea", "#c9c4b8", "#d9d9d9"
@@ -133,7 +133,7 @@ def fig13(
     frequent; a line has the number and share of the others. ``polygons`` are drawn beneath, built-up blocks first, then
     municipalities. ``web``: whether map tiles lie beneath where there is a network; the figure says which.
     """
-    frame, colours, panels = points(predictions), palette(tasks), dict(list(tasks.items())[:TOP])
+    frame, colours, (panels, left_out) = points(predictions), palette(tasks), first_tasks(tasks)
     scores = test_scores(predictions, tasks) or {}
     polygons = [layer.to_crs(frame.crs) for layer in polygons]
     bounds = polygons[-1].total_bounds if polygons else frame.total_bounds
@@ -174,8 +174,7 @@ def fig13(
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
     figure.suptitle(f"Predicted classes of {len(frame):,} façades", fontsize=10)
-    note += f"; {len(tasks) - TOP} more tasks are not shown" if len(tasks) > TOP else ""
-    note = textwrap.fill(f"{under}. Share of façades above each panel; {note}.", 120)
+    note = textwrap.fill(f"{under}. Share of façades above each panel; {note}{left_out}.", 120)
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 
@@ -192,18 +191,16 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
     """
     enough = areas["façades"] >= FEWEST
     kinds = {"façades": "façades"} | ({"unseen": "labelsets never seen [%]"} if "unseen" in areas else {})
-    entropies = {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in list(tasks)[:TOP]}
+    panels, left_out = first_tasks(tasks)
+    entropies = {f"{task}:entropy": f"unsure: {tasks.title(task)}" for task in panels}
     shown = areas[[*kinds, *entropies]].where(enough, np.nan).assign(façades=areas["façades"])
     highest = shown.max().fillna(1.0)
     highest[list(entropies)] = highest[list(entropies)].max()
     columns = min(3, len(kinds | entropies))
     rows = -(-len(kinds | entropies) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, (WIDTH / columns + 0.6) * rows + 0.3), squeeze=False)
-    engine = figure.get_layout_engine()
-    figure.set_layout_engine(
-        "none"
-    )  # geopandas draws the whole figure after each map: without its layout that is quick
-    scales = {}
+    engine, scales = figure.get_layout_engine(), {}
+    figure.set_layout_engine("none")  # geopandas draws the whole figure after each map, which its layout makes slow
     for ax, (column, title) in zip(axes.flat, (kinds | entropies).items(), strict=False):
         scale = 100 if column == "unseen" else 1
         scales[column] = Normalize(0, scale * max(highest[column], 1e-9))
@@ -222,8 +219,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
     figure.get_layout_engine().set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])
     note = f"Entropy from 0 (sure) to 1 (no idea), one scale for all tasks; {enough.sum():,} of {len(areas):,} areas"
-    note += "" if enough.all() else f"; grey: fewer than {FEWEST} façades"
-    note += f"; {len(tasks) - TOP} more tasks are not shown." if len(tasks) > TOP else "."
+    note += f"{'' if enough.all() else f'; grey: fewer than {FEWEST} façades'}{left_out}."
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 

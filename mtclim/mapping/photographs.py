@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from mtclim import machine
 from mtclim.data import images
-from mtclim.data.reading import TableError
+from mtclim.data.reading import URL, TableError
 from mtclim.data.table import grid_blocks, read_table
 from mtclim.files import whole_or_absent
 from mtclim.tasks import Tasks
@@ -107,7 +107,7 @@ def read_source(
     ``na_values`` are those of :func:`mtclim.read_table`. Where no block is known, blocks are a grid of 500 m.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
-    web = [str(name) for name in given if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(name))]
+    web = [str(name) for name in given if URL.match(str(name))]
     if web or not given:
         found = f"an address on the internet (URL), {web[0]!r}" if web else "an empty list"
         raise ValueError(f"source: found {found}; expected photographs, a folder or a table on this machine.")

@@ -6,22 +6,19 @@ columns named x and y.
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mtclim.data.reading import Source, clear_errors, find_geometry, geometry_columns, row_count, some
+from mtclim.data.reading import Source, clear_errors, find_geometry, geometry_columns, numbers, numeric, row_count, some
 
 _DEGREES = {"lon": {"lon", "lng", "long", "longitude", "longitud"}, "lat": {"lat", "latitude", "latitud"}}
 _PLANE = {"lon": {"x", "easting", "este"}, "lat": {"y", "northing", "norte"}}
 _BEARINGS = ("bearing", "compassangle", "heading", "imgdirection", "direction", "azimuth")
 _DECORATION = re.compile(r"wgs_?84|(epsg|srid)?_?4326|gps|exif|utm|coord(inate)?s?|point|degrees?|deg|decimal|dd|[\W_]")
-_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+_SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _WORD = re.compile(r"[^\W\d_]{2}[^\d]*")
 
 
@@ -33,93 +30,89 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     """
     frame, shapes = source.frame, geometry_columns(source)
     axes = _axes(source, _DEGREES, listed)
-    if all(source.cells(name).missing.all() for name in axes.values()):
-        _drop(frame, axes.values())
-        axes = {}
     geometry = find_geometry(source) if len(axes) < 2 else None
-    if geometry is not None and not geometry.isna().all():
-        _drop(frame, axes.values())
+    if geometry is not None and geometry.notna().any():
+        frame.drop(columns=list(axes.values()), inplace=True)
         frame["lon"], frame["lat"] = _points(source, geometry, complete)
         axes = {"lon": "lon", "lat": "lat"}
     elif shapes:
         source.notes.append(f"Not used: {some(shapes)} (a geometry; the position comes from other columns).")
-    _drop(frame, shapes)
-    if "geometry" in frame:
-        found = source.cells("geometry")
-        mend = "write POINT (-70.65 -33.44), or rename the column"
-        source.check(~found.missing, "not a geometry", mend, "geometry", np.asarray(found))
-        del frame["geometry"]
+    frame.drop(columns=shapes, inplace=True)
     axes = axes or _plane(source, listed)
     if len(axes) == 1:
         other = "lon" if "lat" in axes else "lat"
         source.fail(f"there is no column {other!r} beside it", f"add {other!r}, or leave both out", *axes.values())
     if not axes:
+        frame.drop(columns=["lon", "lat"], errors="ignore", inplace=True)
         source.notes.append("No position: there are no columns lon and lat, and no geometry.")
         return
     lon, lat = (_degrees(source, axes[axis], limit, complete) for axis, limit in (("lon", 180), ("lat", 90)))
     if set(axes.values()) != {"lon", "lat"}:
         source.notes.append(f"Position from columns {axes['lon']!r} and {axes['lat']!r}, in degrees.")
-        _drop(frame, axes.values())
+        frame.drop(columns=list(axes.values()), inplace=True)
     frame["lon"], frame["lat"] = lon, lat
-    zero = int(((lon == 0) & (lat == 0)).sum())
+    zero = ((lon == 0) & (lat == 0)).sum()
     if zero:
         source.notes.append(f"Longitude and latitude are 0 in {row_count(zero)}, as where a camera had no position.")
 
 
-def read_bearing(source: Source, listed: Collection[str]) -> set[str]:
+def ordinary(source: Source, listed: Collection[str]) -> set[str]:
+    """Which of bearing and building are columns like any other: a bearing that is no number, and the value of a tag.
+
+    A tag, as in OpenStreetMap, has words that repeat (house, apartments, yes): a few that occur twice on average, or
+    more of them that occur more often than one building is photographed.
+    """
+    others = set()
+    if "bearing" in source.frame and not numeric(source.cells("bearing")):
+        others.add("bearing")
+    if "building" in source.frame and "building" not in listed:
+        found = source.cells("building")
+        words = found[found != ""]
+        often = 2 if words.nunique() <= 20 else 20
+        if 0 < often * words.nunique() <= len(words) and all(map(_WORD.fullmatch, words)):
+            source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
+            others.add("building")
+    return others - set(listed)
+
+
+def read_bearing(source: Source, listed: Collection[str]) -> None:
     """Make ``bearing`` of the frame degrees clockwise from north in [0, 360), NaN where missing, and note it.
 
-    Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers. Returns
-    ``bearing`` if a column of that name holds something else, so that it is a column like any other.
+    Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers.
     """
     frame = source.frame
     columns = {_key(name): name for name in reversed(frame.columns) if name not in listed}
     known = _BEARINGS[:1] if "bearing" in frame else _BEARINGS
-    column = next((columns[key] for key in known if key in columns and source.cells(columns[key]).numeric), None)
+    column = next((columns[key] for key in known if key in columns and numeric(source.cells(columns[key]))), None)
     if column is None:
-        return {"bearing"} & set(frame.columns) - set(listed)
-    found = source.cells(column)
+        return
+    bearing = numbers(source.cells(column))
     mend = f"write degrees clockwise from north, or name the column '_{column}' if it is no viewing direction"
-    beyond = np.abs(found.numbers) > 360
-    source.check(beyond, "outside the range of a direction", mend, column, np.asarray(found))
+    source.check(np.abs(bearing) > 360, "outside the range of a direction", mend, column)
     del frame[column]
-    frame["bearing"] = found.numbers % 360
-    source.notes.append(f"Viewing direction from column {column!r}, known in {row_count((~found.missing).sum())}.")
-    return set()
-
-
-def read_building(source: Source, listed: Collection[str]) -> set[str]:
-    """Note what the column ``building`` is; returns its name if it is a column like any other.
-
-    Words that repeat are the value of a tag, as in OpenStreetMap (house, apartments, yes), and no identifiers: a few
-    words that occur twice on average, or more of them that occur more often than one building is photographed.
-    """
-    if "building" not in source.frame or "building" in listed:
-        return set()
-    found = source.cells("building")
-    empty = int(found.missing.sum())
-    often = (2 if len(found.texts) <= 20 else 20) * len(found.texts) <= len(found.codes) - empty
-    if found.texts and often and all(_WORD.fullmatch(text) for text in found.texts):
-        source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
-        return {"building"}
-    source.notes.append(f"Column 'building' numbers {len(found.texts):,} buildings.")
-    if empty:
-        source.notes.append(f"Column 'building' is empty in {row_count(empty)}; each is a building of its own.")
-    return set()
+    frame["bearing"] = bearing % 360
+    source.notes.append(f"Viewing direction from column {column!r}, known in {row_count(np.isfinite(bearing).sum())}.")
 
 
 def read_texts(source: Source, others: Collection[str], complete: bool) -> None:
     """Make block, building and municipality text, missing where empty; ``others`` are columns like any other."""
     frame = source.frame
-    for name in {"block", "building", "municipality"} & set(frame.columns) - set(others):
-        found = source.cells(name)
-        if found.missing.all():
+    for name in ("block", "building", "municipality"):
+        if name not in frame or name in others:
+            continue
+        found = source.cells(name, means="missing")
+        missing = found == ""
+        if missing.all():
             del frame[name]
             continue
         mend = "give every row a block, or remove the column so that blocks come from a grid"
-        source.check(found.missing & complete & (name == "block"), "no block", mend, name)
-        frame[name] = pd.Series(np.asarray(found), dtype="str").mask(found.missing)
-        source.note_missing(name, found, "missing")
+        source.check(missing & complete & (name == "block"), "no block", mend, name)
+        frame[name] = found.mask(missing)
+        if name == "building":
+            source.notes.append(f"Column 'building' numbers {found[~missing].nunique():,} buildings.")
+            if missing.any():
+                empty = row_count(missing.sum())
+                source.notes.append(f"Column 'building' is empty in {empty}; each is a building of its own.")
 
 
 def read_weight(source: Source) -> None:
@@ -127,12 +120,12 @@ def read_weight(source: Source) -> None:
     if "weight" not in source.frame:
         return
     found = source.cells("weight")
-    wrong = ~found.missing & ~(np.isfinite(found.numbers) & (found.numbers >= 0))
+    weight = np.where(found == "", 1.0, numbers(found))
     mend = "write how many buildings the row stands for, such as 1 or 2.5, or rename the column"
-    source.check(wrong, "expected a number from 0 on", mend, "weight", np.asarray(found))
-    if found.missing.any():
-        source.notes.append(f"Column 'weight' is empty in {row_count(found.missing.sum())}; it is taken as 1.")
-    source.frame["weight"] = np.where(found.missing, 1.0, found.numbers)
+    source.check(~(np.isfinite(weight) & (weight >= 0)), "expected a number from 0 on", mend, "weight")
+    if (found == "").any():
+        source.notes.append(f"Column 'weight' is empty in {row_count((found == '').sum())}; it is taken as 1.")
+    source.frame["weight"] = weight
 
 
 def read_split(source: Source, use: bool) -> None:
@@ -143,12 +136,11 @@ def read_split(source: Source, use: bool) -> None:
         del source.frame["split"]
         source.notes.append("Column 'split' is not used.")
         return
-    found = source.cells("split")
-    names = np.array([*(_SPLITS.get(text.lower(), "") for text in found.texts), ""], dtype=object)[found.codes]
+    split = source.cells("split").str.lower().replace(_SPLITS)
     mend = "write one of them in every row, rename the column, or set use_split to False"
-    source.check(names == "", "expected train, val or test", mend, "split", np.asarray(found))
-    source.frame["split"] = pd.Series(names, dtype="str")
-    counts = ", ".join(f"{(names == name).sum()} {name}" for name in ("train", "val", "test"))
+    source.check(~split.isin(["train", "val", "test"]), "expected train, val or test", mend, "split")
+    source.frame["split"] = split
+    counts = ", ".join(f"{(split == name).sum()} {name}" for name in ("train", "val", "test"))
     source.notes.append(f"Column 'split' is used ({counts}); `use_split: false` draws a new split.")
 
 
@@ -161,26 +153,21 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
 
     if not 0 < cell < math.inf:
         raise ValueError(f"cell is {cell!r}; expected the width of a block in metres, for example 500.")
-    index = lon.index if isinstance(lon, pd.Series) else None
+    index = pd.Series(lon).index
     lon, lat = np.asarray(lon, dtype=float), np.asarray(lat, dtype=float)
     unknown = np.flatnonzero(~np.isfinite(lon + lat))[:5].tolist()
     if unknown:
         raise ValueError(f"grid_blocks: no coordinates at positions {unknown}; expected degrees for every row.")
     zone = (np.floor((lon + 180) / 6).astype(int) % 60) + 1
     code = zone + np.where(lat < 0, 32700, 32600)  # EPSG
-    names = np.empty(len(lon), dtype=object)
+    names = pd.Series("", index=index, name="block", dtype="str")
     for epsg in np.unique(code).tolist():
         here = code == epsg
         x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon[here], lat[here])
         east, north = np.floor(x / cell).astype(np.int64), np.floor(y / cell).astype(np.int64)
         prefix = f"{epsg % 100}{'S' if epsg > 32700 else 'N'}"
         names[here] = [f"{prefix}_{c}_{r}" for c, r in zip(east, north, strict=True)]
-    return pd.Series(names, index=index, name="block", dtype="str")
-
-
-def _drop(frame: pd.DataFrame, columns: Iterable[str]) -> None:
-    for column in columns:
-        del frame[column]
+    return names
 
 
 def _key(name: str) -> str:
@@ -192,17 +179,17 @@ def _key(name: str) -> str:
 
 
 def _axes(source: Source, names: Mapping[str, set[str]], listed: Collection[str]) -> dict[str, str]:
-    """The column of each axis whose name is one of ``names``, unless it is listed as a task."""
+    """The column of each axis whose name is one of ``names``, unless it is listed as a task; {} where all are empty."""
     axes = {}
     for axis, known in names.items():
         columns = [name for name in source.frame.columns if _key(name) in known and name not in listed]
-        columns = [name for name in columns if _key(name) != "long" or np.isfinite(source.cells(name).numbers).any()]
+        columns = [name for name in columns if _key(name) != "long" or np.isfinite(numbers(source.cells(name))).any()]
         if len(columns) > 1:
             mend = f"begin the name of the one that is not to be used with '_', for example '_{columns[1]}'"
             source.fail(f"two columns may be this position: {some(columns)}", mend, axis)
         if columns:
             axes[axis] = columns[0]
-    return axes
+    return axes if any((source.cells(name) != "").any() for name in axes.values()) else {}
 
 
 def _points(source: Source, geometry: Any, complete: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -225,23 +212,23 @@ def _plane(source: Source, listed: Collection[str]) -> dict[str, str]:
     """Columns named like x and y if both hold numbers, unless these are small and whole, as those of classes are."""
     axes = _axes(source, _PLANE, listed)
     found = [source.cells(name) for name in axes.values()]
-    if len(axes) < 2 or not all(cells.numeric for cells in found):
+    if len(axes) < 2 or not all(map(numeric, found)):
         return {}
-    numbers = np.nan_to_num([cells.numbers for cells in found])
-    return axes if (numbers % 1 != 0).any() or (np.abs(numbers) > 180).any() else {}
+    values = np.nan_to_num([numbers(texts) for texts in found])
+    return axes if (values % 1 != 0).any() or (np.abs(values) > 180).any() else {}
 
 
 def _degrees(source: Source, name: str, limit: int, complete: bool) -> np.ndarray:
     found = source.cells(name)
-    numbers, shown = found.numbers, np.asarray(found)
-    source.check(found.missing & complete, "no coordinate", "fill it in, or leave these rows out", name)
-    source.check(np.isnan(numbers) & ~found.missing, "not a number", "write degrees such as -70.65", name, shown)
-    beyond = np.abs(numbers) > limit
-    antarctic = (numbers < -60) & (limit == 90)  # Where hardly anyone builds, but where the swapped Americas lie.
-    swap = " (are lon and lat swapped?)" if limit == 90 and not (np.abs(numbers) > 180).any() else ""
+    degrees, missing = numbers(found), found == ""
+    source.check(missing & complete, "no coordinate", "fill it in, or leave these rows out", name)
+    source.check(np.isnan(degrees) & ~missing, "not a number", "write degrees such as -70.65", name)
+    beyond = np.abs(degrees) > limit
+    antarctic = (degrees < -60) & (limit == 90)  # Where hardly anyone builds, but where the swapped Americas lie.
+    swap = " (are lon and lat swapped?)" if limit == 90 and not (np.abs(degrees) > 180).any() else ""
     mend = (
         f"write degrees (EPSG:4326) from -{limit} to {limit}. Metres need a geometry with a CRS, as in a GeoPackage. "
+        "If this is no position, begin the names of both columns with '_'"
     )
-    mend += "If this is no position, begin the names of both columns with '_'"
-    source.check(beyond | antarctic, f"outside the range{swap}", mend, name, shown)
-    return numbers
+    source.check(beyond | antarctic, f"outside the range{swap}", mend, name)
+    return degrees

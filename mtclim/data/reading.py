@@ -9,11 +9,9 @@ import gzip
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +23,6 @@ MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "N
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How an address on the internet begins."""
-_NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf")
-_BBOX = {"xmin", "ymin", "xmax", "ymax"}
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
 _WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
 
@@ -35,44 +31,12 @@ class TableError(ValueError):
     """A file that cannot be read as meant: names file, column and first rows, and how to mend it."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """The cells of one column as text.
-
-    ``codes`` (n,) int64 are positions in ``texts``, -1 where a cell is missing. ``taken`` counts the rows of each text
-    that was taken as missing. Numbers in ``texts`` have no ``.0`` if they came as numbers.
-    """
-
-    codes: np.ndarray
-    texts: list[str]
-    taken: dict[str, int]
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        """Every cell as text (n,), empty where missing."""
-        return np.array([*self.texts, ""], dtype=object)[self.codes]
-
-    @property
-    def missing(self) -> np.ndarray:
-        """Which cells are missing, (n,) bool."""
-        return self.codes < 0
-
-    @cached_property
-    def numbers(self) -> np.ndarray:
-        """Every cell as a number (n,), with a decimal point or comma; NaN where missing or not a number."""
-        return np.array([*map(number, self.texts), np.nan])[self.codes]
-
-    @property
-    def numeric(self) -> bool:
-        """Whether there are cells and all of them are numbers."""
-        return bool(self.texts) and not np.isnan(self.numbers[~self.missing]).any()
-
-
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """The columns of a table as they stand in the file.
 
-    ``lines`` are the lines of its rows, where the format has lines. ``geometry`` reads the geometry that the file
-    declares, as a GeoSeries; it is called only where needed, so that other columns can be read without geopandas.
+    ``lines`` are the lines of its rows, where the format has lines. ``geometry`` reads the GeoSeries that the file
+    declares, if any; it is called only where needed, so that other columns can be read without geopandas.
     ``notes`` are sentences about what was made of the columns, ``missing`` the texts that stand for a missing cell.
     """
 
@@ -83,32 +47,40 @@ class Source:
     notes: list[str] = field(default_factory=list)
     missing: Collection[str] = MISSING
 
-    def cells(self, column: str, keep: Collection[str] = (), clean: bool = True) -> Cells:
-        """The cells of a column; texts in ``keep`` are never missing."""
-        return cells(self.frame[column], [text for text in self.missing if text not in keep], clean)
+    def cells(self, column: str, keep: Collection[str] = (), clean: bool = True, means: str = "") -> pd.Series:
+        """The cells of a column as text (n,), "" where missing; the only place that decides what is missing.
+
+        Missing are None, NaN, blank cells, and the texts ``missing`` without those in ``keep``. ``clean`` folds runs of
+        spaces to one and drops those at the ends, which would spoil a path. Whole numbers have no ``.0``. A note says
+        which texts were taken as missing, in how many rows, and what that ``means``.
+        """
+        values = self.frame[column]
+        found = pd.Series([_text(value, clean) for value in values], dtype="str").mask(values.isna().to_numpy(), "")
+        plain = found.str.strip()
+        taken = plain.isin({*self.missing} - {*keep})
+        if means and taken.any():
+            counts = [f"{text!r} in {row_count(n)}" for text, n in found[taken].value_counts().items()]
+            self.notes.append(f"Column {column!r}: {', '.join(counts)} taken as {means}.")
+        return found.mask(taken | (plain == ""), "")
 
     def fail(self, problem: str, mend: str, column: str | None = None) -> NoReturn:
         """Raise TableError: what was found, what to do, and the column where it was found."""
         where = f"column {column!r}: " if column is not None else ""
         raise TableError(f"{self.path}: {where}{problem}. {mend[0].upper()}{mend[1:]}.")
 
-    def note_missing(self, column: str, found: Cells, means: str) -> None:
-        """Note which texts of a column were taken as missing, in how many rows, and what that means."""
-        if found.taken:
-            taken = ", ".join(f"{text!r} in {row_count(count)}" for text, count in found.taken.items())
-            self.notes.append(f"Column {column!r}: {taken} taken as {means}.")
-
-    def check(self, wrong: Any, problem: str, mend: str, column: str, values: Any = None) -> None:
-        """Raise TableError if there are wrong rows: a mask (n,). ``values`` (n,) are shown for the first of them."""
-        where = np.flatnonzero(wrong)
-        if len(where):
-            more = f" ({len(where)} rows in all)" if len(where) > 5 else ""
-            shown = [f"row {i + 1}" for i in where[:5]]
-            if self.lines is not None:
-                shown = [f"{row} (line {self.lines[i]})" for row, i in zip(shown, where, strict=False)]
-            if values is not None:
-                shown = [f"{row}: {str(values[i])[:60]!r}" for row, i in zip(shown, where, strict=False)]
-            self.fail(f"{problem} at {', '.join(shown)}{more}", mend, column)
+    def check(self, wrong: Any, problem: str, mend: str, column: str) -> None:
+        """Raise TableError that shows the first of the wrong rows, a mask (n,), if there are any."""
+        rows = np.flatnonzero(wrong)
+        if not len(rows):
+            return
+        shown = [f"row {i + 1}" for i in rows[:5]]
+        if self.lines is not None:
+            shown = [f"{row} (line {self.lines[i]})" for row, i in zip(shown, rows, strict=False)]
+        if column in self.frame:
+            texts = self.cells(column, keep=self.missing, clean=False)
+            shown = [f"{row}: {texts[i][:60]!r}" for row, i in zip(shown, rows, strict=False)]
+        more = f" ({len(rows)} rows in all)" if len(rows) > 5 else ""
+        self.fail(f"{problem} at {', '.join(shown)}{more}", mend, column)
 
 
 def read_frame(path: str | Path, key: str = "image") -> Source:
@@ -119,19 +91,18 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     table is known to have; it tells which delimiter, layer or sheet is meant.
     TableError for a file that is absent, damaged, of another kind, or has several layers that could be meant.
     """
-    path = Path(path)
-    kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
-    nothing = Source(path)
+    source = Source(Path(path))
+    path = source.path
+    kind = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
     if re.search(r"\b\w{2,}:/", path.as_posix()):  # a path keeps one slash of the two
-        nothing.fail("is a URL", "download the file and give its path")
-    if not kind and not path.exists():
-        nothing.fail("no such file or folder", "check the path; it is taken relative to the working directory")
-    if kind not in _READERS:
-        nothing.fail(f"unknown kind of table {kind!r}", f"use one of {', '.join(_READERS)}")
+        source.fail("is a URL", "download the file and give its path")
+    if kind is None and (path.suffix or path.is_file()):
+        source.fail(f"unknown kind of table {path.suffix!r}", f"use one of {', '.join(_READERS)}")
     if not path.is_file():
-        nothing.fail("no such file", "check the path; it is taken relative to the working directory")
-    with clear_errors(nothing):
-        return _READERS[kind](nothing, key.lower())
+        source.fail("no such file", "check the path; it is taken relative to the working directory")
+    with clear_errors(source):
+        _READERS[kind](source, key.lower())
+    return source
 
 
 @contextmanager
@@ -141,57 +112,31 @@ def clear_errors(source: Source) -> Iterator[None]:
         yield
     except TableError:
         raise
-    except ImportError as error:
-        mend = "install it, for example with pip install 'mtclim[maps,excel]'"
-        source.fail(f"reading it needs a package that is not installed ({_one_line(error)})", mend)
     except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if isinstance(error, ImportError):
+            mend = "install it, for example with pip install 'mtclim[maps,excel]'"
+            source.fail(f"reading it needs a package that is not installed ({reason})", mend)
         mend = "check that the file is complete, readable and of the kind that its name says"
-        reason = f"{type(error).__name__}: {_one_line(error)}"
         source.fail(f"cannot be read as {source.path.suffix[1:]} ({reason})", mend)
 
 
 def read_layer(path: str | Path) -> Any:
     """Read a layer of a map, for example polygons, as a GeoDataFrame that has a coordinate reference system.
 
-    TableError for whatever `read_frame` refuses, for a file without a geometry, and for a layer without a coordinate
-    reference system. Of several layers the only one with polygons is read; otherwise they are named in the error.
+    Of several layers the only one with polygons is read. TableError for whatever `read_frame` refuses, and for a layer
+    without a geometry or coordinate reference system.
     """
     source = read_frame(path, key="")
     geometry = find_geometry(source)
     if geometry is None:
         source.fail("has no geometry", "give a layer of points or polygons, such as a GeoPackage")
-    import geopandas
-
     if geometry.crs is None:
         mend = "set it, for example with GeoDataFrame.set_crs(4326) or in QGIS with 'Assign projection'"
         source.fail("the layer has no coordinate reference system", mend)
+    import geopandas
+
     return geopandas.GeoDataFrame(source.frame, geometry=geometry.set_axis(source.frame.index))
-
-
-def cells(column: pd.Series, missing: Collection[str] = MISSING, clean: bool = True) -> Cells:
-    """Decide what the cells of a column are, as text, and which of them are missing; the only place that does.
-
-    Missing are None, NaN, cells that are empty or blank, and the texts ``missing``. ``clean`` folds runs of spaces to
-    one and drops those at the ends; without it a text stays as it is, as paths must. The order of ``texts`` is that of
-    a column's categories, else that of their first row.
-    """
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes, values = column.cat.codes.to_numpy(np.int64), column.cat.categories
-    else:
-        try:
-            codes, values = pd.factorize(column)
-        except TypeError:  # lists and other cells that cannot be compared
-            codes, values = pd.factorize(column.where(column.isna(), column.astype(str)))
-    place: dict[str, int] = {}
-    taken: Counter[str] = Counter()
-    to = np.full(len(values) + 1, -1, np.int64)
-    for i, count in enumerate(np.bincount(codes[codes >= 0], minlength=len(values)).tolist()):
-        text = _text(values[i], clean)
-        if text.strip() in missing:
-            taken[text] += count
-        elif text.strip():
-            to[i] = place.setdefault(text, len(place))
-    return Cells(to[codes], list(place), {text: count for text, count in taken.items() if count})
 
 
 def _text(value: Any, clean: bool) -> str:
@@ -201,10 +146,16 @@ def _text(value: Any, clean: bool) -> str:
     return " ".join(text.split()) if clean else text
 
 
-def number(text: str) -> float:
-    """The number that a text is, with a decimal point or comma; NaN if it is none."""
-    text = text.strip().replace("\u2212", "-")
-    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else np.nan
+def numbers(texts: Iterable[str]) -> np.ndarray:
+    """Texts (n,) as numbers, with a decimal point or comma; NaN where they are none."""
+    plain = pd.Series(texts, dtype="str").str.replace(",", ".").str.replace("\u2212", "-")
+    return pd.to_numeric(plain, errors="coerce").to_numpy(float)
+
+
+def numeric(texts: pd.Series) -> bool:
+    """Whether there are cells, and all of them are numbers."""
+    filled = texts[texts != ""]
+    return len(filled) > 0 and not np.isnan(numbers(filled)).any()
 
 
 def row_count(count: int) -> str:
@@ -219,18 +170,14 @@ def some(values: Iterable[Any], most: int = 12) -> str:
     return ", ".join(repr(value[:60]) for value in values[:most]) + more
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 # ---------------------------------------------------------------- kinds of files
 
 
-def _read_text(nothing: Source, key: str) -> Source:
-    raw = nothing.path.read_bytes()
-    text = _decoded(gzip.decompress(raw) if nothing.path.suffix.lower() == ".gz" else raw)
+def _read_text(source: Source, key: str) -> None:
+    raw = source.path.read_bytes()
+    text = _decoded(gzip.decompress(raw) if source.path.suffix.lower() == ".gz" else raw)
     if "\0" in text:
-        nothing.fail("holds NUL bytes, so it isn't plain text", "export the table as CSV in UTF-8")
+        source.fail("holds NUL bytes, so it isn't plain text", "export the table as CSV in UTF-8")
     says = text.startswith("sep=")  # as Excel writes it above the header
     header = "".join(text[:100_000].lstrip("\r\n").splitlines()[says : says + 1]).lower()
     columns = {d: [name.strip(" \"'") for name in header.split(d)] for d in (",", ";", "\t", "|")}
@@ -239,8 +186,8 @@ def _read_text(nothing: Source, key: str) -> Source:
     try:
         rows = [(reader.line_num, row) for row in reader if any(map(_filled, row))]
     except csv.Error as error:
-        nothing.fail(f"line {reader.line_num}: {error}", "check the quotes and the length of the cells there")
-    return _with_header(nothing, rows[says:])
+        source.fail(f"line {reader.line_num}: {error}", "check the quotes and the length of the cells there")
+    _take_rows(source, rows[says:])
 
 
 def _decoded(raw: bytes) -> str:
@@ -252,47 +199,47 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("cp1252", "replace")
 
 
-def _with_header(nothing: Source, rows: list[tuple[int, Sequence]]) -> Source:
-    """A source of rows (line, cells), the first of which is the header."""
+def _take_rows(source: Source, rows: list[tuple[int, Sequence]]) -> None:
+    """Fill a source with rows (line, cells), the first of which is the header."""
     if not rows:
-        nothing.fail("the file has no header", "start the table with one line of column names")
-    header = rows[0][1]
-    for line, row in rows[1:]:
+        source.fail("the file has no header", "start the table with one line of column names")
+    (_, header), *rows = rows
+    for line, row in rows:
         if len(row) < len(header) or any(map(_filled, row[len(header) :])):
             mend = "quote cells that contain the delimiter, and give every row the same number of cells"
-            nothing.fail(f"{len(row)} cells in line {line}, {len(header)} in the header", mend)
+            source.fail(f"{len(row)} cells in line {line}, {len(header)} in the header", mend)
     columns = [str(name) if _filled(name) else f"_unnamed_{i}" for i, name in enumerate(header)]
-    frame = pd.DataFrame([row[: len(header)] for _, row in rows[1:]], columns=columns, dtype=object)
-    return Source(nothing.path, frame, [line for line, _ in rows[1:]])
+    source.frame = pd.DataFrame([row[: len(header)] for _, row in rows], columns=columns, dtype=object)
+    source.lines = [line for line, _ in rows]
 
 
 def _filled(cell: Any) -> bool:
     return cell is not None and bool(str(cell).strip())
 
 
-def _read_sheets(nothing: Source, key: str) -> Source:
+def _read_sheets(source: Source, key: str) -> None:
     import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
 
-    book = openpyxl.load_workbook(nothing.path, data_only=True)
-    lines = {sheet.title: enumerate(sheet.iter_rows(values_only=True), 1) for sheet in book.worksheets}
-    sheets = {name: [(i, row) for i, row in rows if any(map(_filled, row))] for name, rows in lines.items()}
+    sheets = {}
+    for sheet in openpyxl.load_workbook(source.path, data_only=True).worksheets:
+        rows = enumerate(sheet.iter_rows(values_only=True), 1)
+        sheets[sheet.title] = [(line, row) for line, row in rows if any(map(_filled, row))]
     found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
-    return _with_header(nothing, sheets[_only(nothing, found, key, "sheet")])
+    _take_rows(source, sheets[_only(source, found, key, "sheet")])
 
 
-def _read_arrow(nothing: Source, key: str) -> Source:
+def _read_arrow(source: Source, key: str) -> None:
     import pyarrow.feather
     import pyarrow.parquet
     import pyarrow.types
 
-    path = nothing.path
-    feather = path.suffix.lower() == ".feather"
+    path, feather = source.path, source.path.suffix.lower() == ".feather"
     table = pyarrow.feather.read_table(path) if feather else pyarrow.parquet.ParquetFile(path).read()
     geo = json.loads((table.schema.metadata or {}).get(b"geo", b"{}"))
-    boxes = [f.name for f in table.schema if pyarrow.types.is_struct(f.type) and _BBOX <= {sub.name for sub in f.type}]
-    away = [*geo.get("columns", {}), *boxes, *(n for n in table.column_names if n.startswith("__index_level_"))]
-    frame = table.drop_columns([name for name in away if name in table.column_names])
-    notes = [f"Column {name!r} is left out: it holds the bounding boxes of the geometry." for name in boxes]
+    table = table.drop_columns(list(geo.get("columns", {})))
+    nested = [column.name for column in table.schema if pyarrow.types.is_nested(column.type)]
+    if nested:
+        source.notes.append(f"Left out: {some(nested)} (no single values in its cells, such as a bounding box).")
 
     def geometry() -> Any:
         import geopandas
@@ -300,39 +247,41 @@ def _read_arrow(nothing: Source, key: str) -> Source:
         read = geopandas.read_feather if feather else geopandas.read_parquet
         return read(path, columns=[geo["primary_column"]]).geometry
 
-    return Source(path, frame.to_pandas(ignore_metadata=True), None, geometry if geo else None, notes)
+    source.frame = table.drop_columns(nested).to_pandas(ignore_metadata=True)
+    source.geometry = geometry if geo else None
 
 
-def _read_vector(nothing: Source, key: str) -> Source:
+def _read_vector(source: Source, key: str) -> None:
     import geopandas
     import pyogrio
 
-    names = [str(layer) for layer in pyogrio.list_layers(nothing.path)[:, 0]]
-    layers = {name: pyogrio.read_info(nothing.path, layer=name, force_feature_count=True) for name in names}
+    names = [str(layer) for layer in pyogrio.list_layers(source.path)[:, 0]]
+    layers = {name: pyogrio.read_info(source.path, layer=name, force_feature_count=True) for name in names}
     if not key:  # a layer of polygons is looked for
         placed = {name: info for name, info in layers.items() if info["geometry_type"] is not None}
         polygons = {name: info for name, info in placed.items() if "Polygon" in info["geometry_type"]}
         layers = polygons or placed or layers
     found = {name: ([*info["fields"], ""], info["features"]) for name, info in layers.items()}
-    frame = geopandas.read_file(nothing.path, layer=_only(nothing, found, key, "layer"))
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        return Source(nothing.path, frame)
-    geometry = frame.geometry
-    return Source(nothing.path, pd.DataFrame(frame.drop(columns=geometry.name)), None, lambda: geometry)
+    frame = geopandas.read_file(source.path, layer=_only(source, found, key, "layer"))
+    if isinstance(frame, geopandas.GeoDataFrame):
+        geometry = frame.geometry
+        source.geometry = lambda: geometry
+        frame = pd.DataFrame(frame.drop(columns=geometry.name))
+    source.frame = frame
 
 
-def _only(nothing: Source, found: dict[str, tuple[Sequence, int]], key: str, kind: str) -> str:
+def _only(source: Source, found: dict[str, tuple[Sequence, int]], key: str, kind: str) -> str:
     """The only layer or sheet that has the column ``key`` and rows; without one, the first, whose error will say so."""
     named = [name for name, (columns, _) in found.items() if key in [str(c or "").strip().lower() for c in columns]]
     full = [name for name in named if found[name][1] > 0]
     if len(full) > 1:
         meant = f"a column {key!r} and rows" if key else "a geometry and rows"
         problem = f"several {kind}s have {meant}: {', '.join(map(repr, full))}"
-        nothing.fail(problem, f"keep one {kind}, or write the one that is meant to a file of its own")
+        source.fail(problem, f"keep one {kind}, or write the one that is meant to a file of its own")
     return [*full, *named, *found][0]
 
 
-_READERS: dict[str, Callable[[Source, str], Source]] = {
+_READERS: dict[str, Callable[[Source, str], None]] = {
     **dict.fromkeys([".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"], _read_text),
     **dict.fromkeys([".parquet", ".geoparquet", ".pq", ".feather"], _read_arrow),
     **dict.fromkeys([".gpkg", ".geojson", ".json", ".fgb", ".shp"], _read_vector),
@@ -350,19 +299,20 @@ def find_geometry(source: Source) -> Any:
     coordinate reference system.
     """
     with clear_errors(source):
-        declared = source.geometry() if source.geometry is not None else None
+        if source.geometry is not None:
+            return source.geometry()
         columns = geometry_columns(source)
-        if not columns or not (declared is None or declared.isna().all()):
-            return declared
+        if not columns:
+            return None
         import geopandas
         import shapely
 
-        name = columns[0]
-        values = [cell if isinstance(cell, str | bytes) and cell.strip() else None for cell in source.frame[name]]
-        wkt = any(isinstance(value, str) and _WKT.match(value) for value in values)
-        shapes = (shapely.from_wkt if wkt else shapely.from_wkb)(np.array(values, dtype=object), on_invalid="ignore")
-        wrong = shapely.is_missing(shapes) & ~pd.isna(pd.Series(values, dtype=object))
-        source.check(wrong, "not a geometry", "write it as WKT, such as POINT (-70.65 -33.44)", name, values)
+        name, filled = columns[0], source.cells(columns[0]) != ""
+        values = source.frame[name].astype(object).where(filled.to_numpy(), None).to_numpy()
+        parse = shapely.from_wkt if any(map(_is_wkt, values)) else shapely.from_wkb
+        shapes = parse(values, on_invalid="ignore")
+        mend = "write it as WKT, such as POINT (-70.65 -33.44)"
+        source.check(shapely.is_missing(shapes) & filled, "not a geometry", mend, name)
         west, south, east, north = shapely.total_bounds(shapes)
         degrees = -180 <= west and east <= 180 and -90 <= south and north <= 90
         if degrees:
@@ -371,11 +321,15 @@ def find_geometry(source: Source) -> Any:
 
 
 def geometry_columns(source: Source) -> list[str]:
-    """The columns whose first cell is a geometry as text (WKT, hexadecimal WKB) or bytes (WKB)."""
+    """The columns named geometry, or whose first cell is one as text (WKT, hexadecimal WKB) or bytes (WKB)."""
     found = []
     for name in source.frame:
         first = next((cell for cell in source.frame[name] if isinstance(cell, str | bytes) and cell.strip()), "")
         text = first[:9].hex() if isinstance(first, bytes) else first
-        if _WKB.match(text) or (isinstance(first, str) and _WKT.match(text)):
+        if name == "geometry" or _WKB.match(text) or _is_wkt(first):
             found.append(name)
     return found
+
+
+def _is_wkt(cell: Any) -> bool:
+    return isinstance(cell, str) and _WKT.match(cell) is not None

@@ -1,25 +1,18 @@
 """Tables of images: one row an image, one column a task; read strictly, so that a mistake is one clear error.
 
-Reading ends in notes: which columns are tasks, which were left out and why, what was taken as missing. The rules:
-
-- Column names are stripped of spaces. The `RESERVED` ones are found in any case and are no tasks.
-- Paths of images are data. They are used as they are in the table.
-- What is missing is decided in one place, `mtclim.data.reading.cells`.
-- What looks like a position is read or refused. Columns of degrees come first, then a geometry, then ``x`` and ``y``.
-- ``building`` is the number of a building, unless its cells are words as in OpenStreetMap; ``bearing`` is the viewing
-  direction, unless its cells are no numbers. Otherwise each of them is a column like any other.
-- A column ``split`` of train, val and test is used, and may hold nothing else.
+Reading ends in notes: which columns are tasks, which were left out and why, what was taken as missing. Names of columns
+are stripped of spaces; the `RESERVED` ones are found in any case, and have a meaning of their own, which
+`mtclim.data.columns` reads. Paths of images are data: they are used as they are in the table.
 """
 
 import difflib
 import hashlib
 import json
-import math
 import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,14 +22,12 @@ import pandas as pd
 
 from mtclim.data import columns
 from mtclim.data.columns import grid_blocks
-from mtclim.data.reading import MISSING, URL, Source, TableError, number, read_frame, some
+from mtclim.data.reading import MISSING, URL, Source, TableError, numbers, numeric, read_frame, some
 from mtclim.tasks import Tasks
 
 RESERVED = (
     "image", "lon", "lat", "geometry", "block", "building", "weight", "id", "split", "municipality", "bearing",
 )  # fmt: skip
-MAX_CLASSES = 1000  # without a YAML; one that lists more is taken at its word
-_WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SPREADSHEET_ERRORS = ["#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"]
 
@@ -49,15 +40,16 @@ class Table:
     EPSG:4326), ``bearing`` (degrees clockwise from north, in [0, 360)), ``weight`` (1 where it was empty), ``block``,
     ``building`` and ``municipality`` (str, missing where empty) and ``split`` (train, val or test). Each task is an
     ordered categorical, missing where not annotated. Other columns stay as they are.
-    ``notes`` are plain sentences about what was made of the columns. ``image_root`` is the folder of the images, by
-    default the table's.
+    ``notes`` are plain sentences about what was made of the columns. ``image_root`` is the folder of the images, and
+    ``paths`` are their absolute paths, as they are found on the disk.
     """
 
     frame: pd.DataFrame
     tasks: Tasks
     path: Path
-    notes: Sequence[str] = ()
-    image_root: Path | None = None
+    notes: Sequence[str]
+    image_root: Path
+    paths: Sequence[Path]
 
     @property
     def labels(self) -> pd.DataFrame:
@@ -68,13 +60,6 @@ class Table:
     def codes(self) -> np.ndarray:
         """Targets (n, N) int64, -1 = not annotated."""
         return np.stack([self.frame[task].cat.codes.to_numpy(np.int64) for task in self.tasks], axis=1)
-
-    @cached_property
-    def paths(self) -> list[Path]:
-        """Absolute paths of the images, as they are found on the disk."""
-        beside = str(self.path.parent)
-        root = str(self.image_root or beside)
-        return [Path(_locate(name, root, beside)) for name in self.frame["image"]]
 
     @property
     def has_coordinates(self) -> bool:
@@ -93,7 +78,7 @@ class Table:
         It does not depend on how the table's path, or a name of an image, is spelt.
         """
         digest = hashlib.sha256(json.dumps(self.tasks.to_dict()).encode())
-        root = str(self.image_root or self.path.parent)
+        root = str(self.image_root)
         names = [unicodedata.normalize("NFC", name.replace("\\", "/").strip()) for name in self.frame["image"]]
         names = [os.path.relpath(name, root) if os.path.isabs(name) else os.path.normpath(name) for name in names]
         digest.update(json.dumps(["image", *names]).encode())
@@ -136,8 +121,8 @@ def read_table(
         False is for prediction: task columns may be empty or absent, single rows may lack position (``lon`` and ``lat``
         are then NaN) or block (then missing), and a column ``split`` is left out.
     image_root
-        The folder that the images' names are relative to, by default the table's. A relative name that leads out of
-        it is looked for beside the table. Absolute paths to any place are allowed only if it is given.
+        The folder that the images' names are relative to, by default the table's. A relative name that is not there is
+        looked for beside the table. Absolute paths to any place are allowed only if it is given.
     na_values
         The texts that mean "missing" beside empty cells, by default `mtclim.data.reading.MISSING`. A class that
         ``tasks`` lists is never missing.
@@ -151,46 +136,43 @@ def read_table(
     """
     path = Path(os.path.realpath(Path(path).parent), Path(path).name)
     source = read_frame(path)
-    missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
-    given = _given(source, tasks)
+    source.missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
+    given = None if tasks is None else _as_tasks(source, tasks)
     listed = set(given or ())
-    source = replace(source, frame=_renamed(source, listed), missing=missing)
-    frame = source.frame
+    frame = source.frame = _renamed(source, listed)
     if "image" not in frame or not len(frame):
         found = "the table has no rows" if "image" in frame else f"no column 'image'; found {some(frame.columns)}"
         source.fail(found, "give one row an image, and its path in the column 'image'")
-    images = source.cells("image", clean=False)
-    source.check(images.missing, "no image", "name an image in every row, or leave these rows out", "image")
-    frame["image"] = pd.Series(np.asarray(images), dtype="str")
+    frame["image"] = source.cells("image", clean=False)
+    source.check(frame["image"] == "", "no image", "name an image in every row, or leave these rows out", "image")
     columns.read_positions(source, listed, require_labels)
-    ordinary = columns.read_bearing(source, listed) | columns.read_building(source, listed)
+    ordinary = columns.ordinary(source, listed)
+    columns.read_bearing(source, ordinary | listed)
     columns.read_texts(source, ordinary | listed, require_labels)
     columns.read_weight(source)
     columns.read_split(source, use_split and require_labels)
     chosen = _chosen(source, given, ordinary, require_labels)
     for task, classes in chosen.items():
         frame[task] = _labels(source, task, classes, require_labels)
-    for name in ordinary - set(chosen):
-        del frame[name]
+    frame.drop(columns=list(ordinary - set(chosen)), inplace=True)
     root = Path(os.path.realpath(image_root)) if image_root else path.parent
-    table = Table(frame, chosen, path, tuple(source.notes), root)
-    _check_paths(source, table, bool(image_root), require_images)
-    return table
+    paths = _find_images(source, str(root), bool(image_root), require_images)
+    return Table(frame, chosen, path, tuple(source.notes), root, paths)
 
 
-def _given(source: Source, tasks: Any) -> Tasks | None:
+def _as_tasks(source: Source, tasks: Any) -> Tasks:
+    """Tasks, a mapping or the path of a YAML as tasks whose names and classes a table can have."""
     try:
         if isinstance(tasks, str | Path):
             tasks = Tasks.from_yaml(tasks)
-        elif tasks is not None and not isinstance(tasks, Tasks):
+        elif not isinstance(tasks, Tasks):
             tasks = Tasks(tasks)
     except (ValueError, OSError) as error:
         raise TableError(f"{source.path}: the tasks cannot be read. {error}") from error
-    for task in tasks or ():
+    for task, classes in tasks.items():
         if task.lower() in RESERVED and task.lower() not in ("building", "bearing"):
             source.fail("this name cannot be a task, because it has a meaning of its own", "rename the task", task)
-        folded = {" ".join(name.split()) for name in tasks[task]}
-        if len(folded) < len(tasks[task]) or any(map(_CONTROL.search, tasks[task])):
+        if len({" ".join(name.split()) for name in classes}) < len(classes) or any(map(_CONTROL.search, classes)):
             problem = "two of its classes differ only in spaces, or one holds a line break or other control character"
             source.fail(problem, "rename the class", task)
     return tasks
@@ -206,17 +188,34 @@ def _renamed(source: Source, listed: Collection[str]) -> pd.DataFrame:
     return source.frame.set_axis(names, axis=1).reset_index(drop=True)
 
 
+def _find_images(source: Source, root: str, anywhere: bool, require: bool) -> list[Path]:
+    """Absolute paths of the images; ``anywhere``: whether absolute names may lead out of the root."""
+    names = source.frame["image"]
+    web = [bool(URL.match(name)) for name in names]
+    problem = "an address on the internet (URL), not a file"
+    source.check(web, problem, "download the photographs, and name the files", "image")
+    paths = [_locate(name, root, str(source.path.parent)) for name in names]
+    away = pd.Series([not _within(path, root) for path in paths]) & ~(names.map(os.path.isabs) & anywhere)
+    problem = f"the path leaves {'image_root' if anywhere else 'the folder of the table'}"
+    mend = "name the images relative to a folder above them, and give that folder as image_root"
+    source.check(away, problem, mend, "image")
+    repeated = pd.Series(map(os.path.normpath, paths)).duplicated(keep=False)
+    source.check(repeated, "the same image more than once", "keep one row an image", "image")
+    absent = [require and not os.path.exists(path) for path in paths]
+    mend = f"check the paths, which are relative to {root}, leave these rows out, or give another image_root"
+    source.check(absent, "no such file", mend, "image")
+    return [Path(path) for path in paths]
+
+
 def _locate(name: str, root: str, beside: str) -> str:
-    """Where an image is: the name as it stands under the root, else another spelling or beside the table.
+    """Where an image is: the name as it stands, or in another spelling, under the root or beside the table.
 
     Other spellings are those with slashes for backslashes, in either normal form of Unicode, and without outer spaces.
     """
     slashes = name.replace("\\", "/")
     names = [name, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")), slashes.strip()]
-    paths = dict.fromkeys(os.path.join(folder, name) for folder in (root, beside) for name in names)
-    inside = (path for path in paths if os.path.exists(path) and _within(path, root))
-    outside = (path for path in paths if os.path.exists(path))
-    return next(inside, None) or next(outside, os.path.join(root, slashes))
+    paths = (os.path.join(folder, spelt) for folder in (root, beside) for spelt in names)
+    return next(filter(os.path.exists, paths), os.path.join(root, slashes))
 
 
 def _within(path: str, folder: str) -> bool:
@@ -224,104 +223,82 @@ def _within(path: str, folder: str) -> bool:
     return os.path.normpath(path).startswith(inside) or os.path.realpath(path).startswith(inside)
 
 
-def _check_paths(source: Source, table: Table, anywhere: bool, require: bool) -> None:
-    names, root = table.frame["image"].to_numpy(), str(table.image_root)
-    paths = [os.path.normpath(path) for path in table.paths]
-
-    def check(wrong: Iterable[bool], problem: str, mend: str) -> None:
-        source.check(list(wrong), problem, mend, "image", names)
-
-    web = "an address on the internet (URL), not a file"
-    check((bool(URL.match(name)) for name in names), web, "download the photographs, and name the files")
-    inside = (
-        _within(path, root) or (anywhere and os.path.isabs(name)) for name, path in zip(names, paths, strict=True)
-    )
-    away = [not kept for kept in inside]
-    leaves = f"the path leaves {'image_root' if anywhere else 'the folder of the table'}"
-    check(away, leaves, "name the images relative to a folder above them, and give that folder as image_root")
-    check(pd.Series(paths).duplicated(keep=False), "the same image more than once", "keep one row an image")
-    mend = f"check the paths, which are relative to {root}, leave these rows out, or give another image_root"
-    check((require and not os.path.exists(path) for path in paths), "no such file", mend)
-
-
-def _chosen(source: Source, given: Tasks | None, ordinary: set[str], require_labels: bool) -> Tasks:
+def _chosen(source: Source, given: Tasks | None, ordinary: Collection[str], require_labels: bool) -> Tasks:
     """The tasks: the given ones, else the columns that look like classes. The notes say what is left out and why."""
     names = list(source.frame.columns)
-    classes, left = dict(given or {}), {}
-    for task in classes:
+    for task in given or ():
         if task not in names and require_labels:
             found = f"the task has no column in the table; found {some(names)}{_like(task, names)}"
             source.fail(found, "rename the column or the task", task)
+    classes: dict[str, list[str]] = {}
+    left: dict[str, list[str]] = {}
     for name in names:
-        if name in classes:
+        if name in ("image", "lon", "lat", *(given or ())):
             continue
-        if name.lower() in RESERVED and name not in ordinary:
-            if name.lower() not in RESERVED[:3]:
-                left[name] = "the name has a meaning of its own"
-        elif given is not None:
-            left[name] = "not among the given tasks"
+        reason = ""
+        if name in RESERVED and name not in ordinary:
+            reason = "the name has a meaning of its own"
+        elif given:
+            reason = "not among the given tasks"
         elif name.startswith(("_", "Unnamed:")):
-            left[name] = "a name like this marks what is no task"
+            reason = "a name like this marks what is no task"
         else:
-            found, reason = _classes(source, name)
-            if reason:
-                left[name] = reason
-            else:
-                classes[name] = found
-    if not classes:
-        why = "".join(f"; {name!r}: {reason}" for name, reason in left.items())[:1500]
+            classes[name], reason = _classes(source, name)
+        if reason:
+            classes.pop(name, None)
+            left.setdefault(reason, []).append(name)
+    if not (given or classes):
+        why = "".join(f"; {some(columns)}: {reason}" for reason, columns in left.items())[:1500]
         mend = "add one column a task, or list tasks and classes in a YAML"
         source.fail(f"no column is a task; found {some(names)}{why}", mend)
-    try:
-        tasks = given or Tasks(classes)
-    except ValueError as error:
-        raise TableError(f"{source.path}: {error}") from error
+    tasks = given or _as_tasks(source, classes)
     listed = ", ".join(f"{tasks.title(task)} ({len(names)} classes)" for task, names in tasks.items())
     source.notes.insert(0, f"Tasks: {listed}.")
-    for reason in dict.fromkeys(left.values()):
-        source.notes.append(f"Not tasks: {some(name for name in left if left[name] == reason)} ({reason}).")
-    for task in tasks:
-        for _, alike in pd.Series(tasks[task]).groupby([_look(name) for name in tasks[task]]):
+    source.notes += [f"Not tasks: {some(columns)} ({reason})." for reason, columns in left.items()]
+    for task, names in tasks.items():
+        for _, alike in pd.Series(names).groupby([_look(name) for name in names]):
             if len(alike) > 1:
                 source.notes.append(f"Column {task!r}: the classes {some(alike)} look alike.")
     return tasks
 
 
 def _like(name: str, names: Iterable[str]) -> str:
-    names = {str(other).lower(): other for other in list(names)[:1000]}
-    close = difflib.get_close_matches(name.lower(), list(names), n=1)
+    names = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), names, n=1)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def _look(name: str) -> str:
-    """What the eye sees of a name: neither case, nor leading zeros, nor which space or dash it is."""
-    value = number(name)
-    plain = re.sub(r"[\s_\-\u2010-\u2015]+", " ", unicodedata.normalize("NFKC", name)).casefold()
-    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", plain) if math.isnan(value) else f"{value:g}"
+    """What the eye sees of a name: neither case, nor leading zeros, nor which space, dash or decimal mark it is."""
+    plain = unicodedata.normalize("NFKC", name).casefold().replace(",", ".")
+    return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", re.sub(r"[\s_\-\u2010-\u2015]+", " ", plain))
 
 
 def _classes(source: Source, column: str) -> tuple[list[str], str]:
     """The classes that occur in a column, in order, and the reason if they don't look like those of a task."""
     found = source.cells(column)
-    broken = np.isin(np.asarray(found), _SPREADSHEET_ERRORS)
-    source.check(broken, "a spreadsheet error", "mend the cells in the spreadsheet", column, np.asarray(found))
-    names = [found.texts[code] for code in np.unique(found.codes[~found.missing])]
-    values = np.array([number(name) for name in names])
-    numeric = bool(names) and bool(np.isfinite(values).all())
-    if numeric:
-        names = list(dict.fromkeys(map(_whole, names)))
-    rows, many = int((~found.missing).sum()), len(names) > 20
+    broken = found.isin(_SPREADSHEET_ERRORS)
+    source.check(broken, "a spreadsheet error", "mend the cells in the spreadsheet", column)
+    found = found[found != ""]
+    number = numeric(found)
+    if number:
+        found = _whole(found)
+    if getattr(source.frame[column].dtype, "ordered", False):
+        names = found.groupby(source.frame[column].cat.codes).first().drop_duplicates().tolist()
+    else:
+        names = sorted(found.unique(), key=_natural)
+        names = [names[i] for i in np.argsort(numbers(names), kind="stable")] if number else names
     if not names:
         return names, "no row has a label"
     if len(names) == 1:
         return names, f"the only class is {names[0][:60]!r}; a task has two or more"
     if any(len(name) > 200 or _CONTROL.search(name) for name in names):
         return names, "a class name of more than 200 characters, or with control characters"
-    if not getattr(source.frame[column].dtype, "ordered", False):
-        names = sorted(names, key=(lambda name: (number(name), name)) if numeric else _natural)
-    counted = numeric and not (values % 1).any() and (np.abs(values) < 100).all() and rows >= 50 * len(names)
-    if (many and (rows < 2 * len(names) or (numeric and not counted))) or len(names) > MAX_CLASSES:
-        what = "numbers" if numeric else "values"
+    values, rows = numbers(names), len(found)
+    counted = number and not (values % 1).any() and (np.abs(values) < 100).all() and rows >= 50 * len(names)
+    many = len(names) > 20 and not counted and (number or rows < 2 * len(names))
+    if many or len(names) > 1000:  # a YAML that lists more is taken at its word
+        what = "numbers" if number else "values"
         return names, f"{len(names)} distinct {what} in {rows} rows are no classes, for example {some(names, 3)}"
     return names, ""
 
@@ -332,24 +309,23 @@ def _natural(name: str) -> tuple:
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
-def _whole(text: str) -> str:
-    whole = _WHOLE.fullmatch(text)
-    return whole[1] if whole else text
+def _whole(texts: pd.Series) -> pd.Series:
+    """Whole numbers without their decimals."""
+    return texts.str.replace(r"^([+-]?[0-9]+)[.,]0+$", r"\1", regex=True)
 
 
 def _labels(source: Source, task: str, classes: Sequence[str], require: bool) -> pd.Categorical:
     """The column as an ordered categorical of the task's classes."""
     if task not in source.frame:
-        return pd.Categorical([None] * len(source.frame), categories=list(classes), ordered=True)
-    found = source.cells(task, keep=classes)
-    place = {_whole(" ".join(name.split())): i for i, name in reversed(list(enumerate(classes)))}
-    place |= {" ".join(name.split()): i for i, name in enumerate(classes)}
-    labels = np.array([place.get(text, place.get(_whole(text), -1)) for text in found.texts] + [-1])[found.codes]
-    wrong = (labels < 0) & ~found.missing
-    near = _like(str(np.asarray(found)[wrong][0]), classes) if wrong.any() else ""
+        source.frame[task] = None
+    found = source.cells(task, keep=classes, means="not annotated; `na_values: []` keeps it a class")
+    names = pd.Series(classes).str.split().str.join(" ")
+    known = dict(zip(_whole(names)[::-1], classes[::-1], strict=True)) | dict(zip(names, classes, strict=True))
+    labels = found.map(known).fillna(_whole(found).map(known))
+    wrong = labels.isna() & (found != "")
+    near = _like(found[wrong].iloc[0], classes) if wrong.any() else ""
     mend = f"expected one of {some(classes)}, or an empty cell; correct the cells or the tasks' YAML"
-    source.check(wrong, f"unknown class{near}", mend, task, np.asarray(found))
-    if require and (labels < 0).all():
+    source.check(wrong, f"unknown class{near}", mend, task)
+    if require and labels.isna().all():
         source.fail("no row has a label", "annotate some rows, or leave the task out of the YAML", task)
-    source.note_missing(task, found, "not annotated; `na_values: []` keeps it a class")
-    return pd.Categorical.from_codes(labels, categories=list(classes), ordered=True)
+    return pd.Categorical(labels, categories=list(classes), ordered=True)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from mtclim import machine
 from mtclim.data import columns, images
-from mtclim.data.reading import Source, clear_errors, read_frame, row_count, some
+from mtclim.data.reading import Source, clear_errors, numbers, read_frame, row_count, some
 from mtclim.files import whole_or_absent
 from mtclim.mapping.photographs import CARRIED, read_source, write_csv
 
@@ -47,8 +47,9 @@ def read_views(source: str | Path) -> pd.DataFrame:
     if "is_pano" in table.frame:
         frame["panorama"] = np.isin(np.asarray(table.cells("is_pano"), str), ["True", "true", "TRUE", "1"])
     if "field_of_view" in frame:
-        frame["panorama"] |= table.cells("field_of_view").numbers == 360
-        frame["field_of_view"] = np.where(frame["panorama"], np.nan, table.cells("field_of_view").numbers)
+        degrees = numbers(table.cells("field_of_view"))
+        frame["panorama"] |= degrees == 360
+        frame["field_of_view"] = np.where(frame["panorama"], np.nan, degrees)
     paths = [root / name.replace("\\", "/") for name in names]
     found: dict[str, list[Path]] = {}
     for path in [] if all(path.is_file() for path in paths) else root.rglob("*"):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtclim.data.reading import MISSING, TableError, cells, find_geometry, read_frame, read_layer
+from mtclim.data.reading import MISSING, Source, TableError, find_geometry, numbers, numeric, read_frame, read_layer
 from mtclim.data.table import read_table
 
 geopandas = pytest.importorskip("geopandas")
@@ -196,31 +197,34 @@ def test_a_cell_that_is_no_geometry_is_named(tmp_path):
 # --- what is missing ---
 
 
+def cells(values, **options) -> pd.Series:
+    return Source(Path("t.csv"), pd.DataFrame({"a": values})).cells("a", **options)
+
+
 @pytest.mark.parametrize("values", [["a", "", " ", "b"], ["a", None, np.nan, "b"], ["a", "NA", "<NA>", "b"]])
 @pytest.mark.parametrize("dtype", [object, "category", "string"])
 def test_one_answer_to_what_is_missing(values, dtype):
-    found = cells(pd.Series(values, dtype=dtype))
-    assert np.asarray(found).tolist() == ["a", "", "", "b"] and found.missing.tolist() == [False, True, True, False]
+    assert cells(pd.Series(values, dtype=dtype)).tolist() == ["a", "", "", "b"]
+
+
+def test_what_is_missing_is_noted_with_its_count():
+    source = Source(Path("t.csv"), pd.DataFrame({"a": ["a", "NA", "null", "NA", None]}))
+    assert source.cells("a", keep=["null"], means="no answer").tolist() == ["a", "", "null", "", ""]
+    assert source.notes == ["Column 'a': 'NA' in 2 rows taken as no answer."]
 
 
 def test_numbers_come_as_whole_and_with_commas():
     for column in (pd.Series([1.0, 2.5, np.nan]), pd.Series([1, 2.5, None]), pd.Series([1.0, 2.5, np.nan], dtype="f4")):
-        assert cells(column).texts == ["1", "2.5"] and cells(column).numeric
-    found = cells(pd.Series(["1,5", "\u22122", "x", "NaN", "inf"]))
-    np.testing.assert_equal(found.numbers, [1.5, -2, np.nan, np.nan, np.inf])
-    assert not found.numeric and found.taken == {"NaN": 1}
-    assert np.isnan(cells(pd.Series(["1_0", "0x1", "1.2.3"])).numbers).all()
+        assert cells(column).tolist() == ["1", "2.5", ""] and numeric(cells(column))
+    found = cells(["1,5", "\u22122", "x", "NaN", "inf"])
+    np.testing.assert_equal(numbers(found), [1.5, -2, np.nan, np.nan, np.inf])
+    assert not numeric(found) and not numeric(cells([None, ""]))
+    assert np.isnan(numbers(["1_0", "0x1", "1.2.3", "", "\uff11"])).all()
 
 
 def test_texts_are_cleaned_unless_they_are_paths():
-    column = pd.Series(["a  b", " a\u00a0b ", b"a b"], dtype=object)
-    assert cells(column).texts == ["a b"] and cells(column).codes.tolist() == [0, 0, 0]
-    assert cells(column[:2], clean=False).texts == ["a  b", " a\u00a0b "]
-
-
-def test_the_order_of_texts_is_that_of_categories():
-    column = pd.Series(pd.Categorical(["b", "a"], categories=["c", "b", "a"], ordered=True))
-    assert cells(column).texts == ["c", "b", "a"] and cells(column).codes.tolist() == [1, 2]
+    assert cells(["a  b", " a\u00a0b ", b"a b"]).tolist() == ["a b"] * 3
+    assert cells(["a  b", " a\u00a0b "], clean=False).tolist() == ["a  b", " a\u00a0b "]
 
 
 # --- what is written is read back ---

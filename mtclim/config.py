@@ -16,9 +16,8 @@ from mtclim.variants import VARIANT_TABLE
 class Config:
     """Every setting of a run, flat. ``presets/paper.yaml`` says where each stands in the paper.
 
-    ``data`` is "city" or the path of a table of images. ``tasks`` is the path of a YAML of tasks, ``image_root`` the
-    folder that the table's images are relative to, ``out`` the run folder; each is "" for the default. The default of
-    ``na_values`` (None) is the usual spellings of a missing value.
+    ``data`` is "city" or a table of images, ``tasks`` a YAML, ``image_root`` the folder that the images are relative
+    to, ``out`` the run folder; "" and None stand for the default.
     """
 
     name: str = "custom"
@@ -96,13 +95,11 @@ RANGES = {
 }  # fmt: skip
 """What each number may be: "[" and "]" include the bound, "(" and ")" leave it out."""
 
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
-
 
 def project_root() -> Path:
-    """The study's folder: the nearest one above the working directory with ``notebooks/train.ipynb``.
+    """The nearest folder from the working directory up with ``notebooks/train.ipynb``, else the package's checkout.
 
-    Elsewhere it is the checkout that the package runs from, and for an installed package the working directory.
+    For an installed package it is the working directory.
     """
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
         if (folder / "notebooks" / "train.ipynb").is_file():
@@ -144,11 +141,11 @@ def load_config(preset: str | Path = "", overrides: Mapping[str, Any] | str | No
     3
     """
     more = _mapping(overrides, "overrides") if overrides and isinstance(overrides, str) else overrides or {}
-    given = {name: value for name, value in named.items() if value is not None and value != ""}
-    twice = [f"{n} ({given[n]!r} and {more[n]!r})" for n in more if n in given and more[n] != given[n]]
+    more, named = ({n: v for n, v in each.items() if v is not None and v != ""} for each in (more, named))
+    twice = [f"{n} ({named[n]!r} and {more[n]!r})" for n in more if n in named and more[n] != named[n]]
     if twice:
         raise ValueError(f"overrides: {', '.join(twice)} given twice; set it by its own parameter alone.")
-    given |= {name: value for name, value in more.items() if value is not None and value != ""}
+    given = named | more
     known = presets()
     preset = str(preset) or ("demo" if given.get("data", "city") == "city" else "photos")
     path = known.get(preset) or resolve(preset)
@@ -183,17 +180,15 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """The value as its field's type: notebook parameters and command lines bring strings."""
     try:
-        if kind not in (int, float, bool, str):
-            value = yaml.safe_load(value) if isinstance(value, str) and value else value
-            if not isinstance(value, kind):
-                raise ValueError
-            return [str(entry) for entry in value] if isinstance(value, list) else value
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "false": False}[value.lower()]
         if kind is int and (isinstance(value, bool) or float(value) != int(value)):
             raise ValueError
-        return kind(value)
-    except (ValueError, KeyError, TypeError, OverflowError, yaml.YAMLError):
+        if kind in (int, float, str):
+            return kind(value)
+        value = yaml.safe_load(value) if isinstance(value, str) and value else value
+        if not isinstance(value, kind):
+            raise ValueError
+        return [str(entry) for entry in value] if isinstance(value, list) else value
+    except (ValueError, TypeError, OverflowError, yaml.YAMLError):
         expected = {Mapping: "a mapping", str | Mapping: "balanced or a mapping", list | None: "a list"}
         expected = expected.get(kind) or kind.__name__
         raise ValueError(f"config: {name} is {value!r}; expected {expected}.") from None
@@ -202,12 +197,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 def _problems(config: Config) -> list[str]:
     """One sentence for each setting that cannot work."""
     c = config
-    numbers = [(name, getattr(c, name), bounds) for name, bounds in RANGES.items()]
-    wrong = [(name, value, f"a number in {bounds}") for name, value, bounds in numbers if not _within(value, bounds)]
-    if c.variant not in VARIANT_TABLE:
-        wrong.append(("variant", c.variant, f"one of {', '.join(VARIANT_TABLE)}"))
-    if c.precision not in PRECISIONS:
-        wrong.append(("precision", c.precision, f"one of {', '.join(PRECISIONS)}"))
+    values = {name: getattr(c, name) for name in RANGES}
+    wrong = [(n, values[n], f"a number in {bounds}") for n, bounds in RANGES.items() if not _within(values[n], bounds)]
+    for name, known in (("variant", VARIANT_TABLE), ("precision", ("auto", "32-true", "16-mixed", "bf16-mixed"))):
+        if getattr(c, name) not in known:
+            wrong.append((name, getattr(c, name), f"one of {', '.join(known)}"))
     if abs(c.train_share + c.val_share + c.test_share - 1) > 1e-6:
         shares = c.train_share, c.val_share, c.test_share
         wrong.append(("train_share, val_share and test_share", shares, "three shares whose sum is 1"))
@@ -226,7 +220,6 @@ def _problems(config: Config) -> list[str]:
 
 
 def _within(value: float, bounds: str) -> bool:
-    """Whether a number lies in bounds such as "(0, 1]" or "0 or [32, 4096]"."""
     low, high = map(float, bounds.removeprefix("0 or ").strip("()[]").split(", "))
     above = value >= low if "[" in bounds else value > low
     below = value <= high if "]" in bounds else value < high
@@ -244,8 +237,7 @@ def _are_weights(weights: Any) -> bool:
 def run_folder(config: Config) -> Path:
     """Where the run lands: ``out``, else ``runs/<preset>[-<table>-<8 hex>]/<backbone>/<variant>/seed-<k>``.
 
-    The hexadecimal digits are a digest of the table's resolved path and bytes, so that two tables of one name, or a
-    table before and after a change, do not share runs.
+    The hexadecimal digits are a digest of the table's resolved path and bytes, so that no two tables share runs.
     """
     if config.out:
         return Path(config.out).expanduser().absolute()

@@ -11,10 +11,7 @@ from typing import Any
 
 @contextmanager
 def whole_or_absent(path: str | Path) -> Iterator[Path]:
-    """Give a path beside ``path``, of the same suffix, to write to; without an error it takes the place of ``path``.
-
-    A reader never sees a half-written file. After an error, or a kill, ``path`` is what it was before.
-    """
+    """Give a path beside ``path``, of the same suffix, to write to; without an error it takes the place of ``path``."""
     path = Path(path)
     beside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:

@@ -1,12 +1,12 @@
 """What differs between operating systems, in one place: processor cores and memory."""
 
 import os
+import sys
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
-import sys
 
 
 def cores() -> int:

@@ -26,41 +26,38 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     """Make ``lon`` and ``lat`` of the frame float64 degrees (EPSG:4326), and note where they come from.
 
     Columns ``listed`` as tasks are no position. Unless ``complete``, single rows may lack one, and are NaN.
-    TableError for half a position, one without a coordinate reference system, and one that is impossible.
     """
-    frame, shapes = source.frame, geometry_columns(source)
-    axes = _axes(source, _DEGREES, listed)
+    shapes, axes = geometry_columns(source), _axes(source, _DEGREES, listed)
     geometry = find_geometry(source) if len(axes) < 2 else None
-    if geometry is not None and geometry.notna().any():
-        frame.drop(columns=list(axes.values()), inplace=True)
-        frame["lon"], frame["lat"] = _points(source, geometry, complete)
+    if geometry is not None and not geometry.isna().all():
+        source.frame = source.frame.drop(columns=list(axes.values()))
+        source.frame["lon"], source.frame["lat"] = _points(source, geometry, complete)
         axes = {"lon": "lon", "lat": "lat"}
     elif shapes:
         source.notes.append(f"Not used: {some(shapes)} (a geometry; the position comes from other columns).")
-    frame.drop(columns=shapes, inplace=True)
+    source.frame = source.frame.drop(columns=list(shapes))
     axes = axes or _plane(source, listed)
     if len(axes) == 1:
         other = "lon" if "lat" in axes else "lat"
         source.fail(f"there is no column {other!r} beside it", f"add {other!r}, or leave both out", *axes.values())
     if not axes:
-        frame.drop(columns=["lon", "lat"], errors="ignore", inplace=True)
+        source.frame = source.frame.drop(columns=["lon", "lat"], errors="ignore")
         source.notes.append("No position: there are no columns lon and lat, and no geometry.")
         return
     lon, lat = (_degrees(source, axes[axis], limit, complete) for axis, limit in (("lon", 180), ("lat", 90)))
     if set(axes.values()) != {"lon", "lat"}:
         source.notes.append(f"Position from columns {axes['lon']!r} and {axes['lat']!r}, in degrees.")
-        frame.drop(columns=list(axes.values()), inplace=True)
-    frame["lon"], frame["lat"] = lon, lat
+        source.frame = source.frame.drop(columns=list(axes.values()))
+    source.frame["lon"], source.frame["lat"] = lon, lat
     zero = ((lon == 0) & (lat == 0)).sum()
     if zero:
         source.notes.append(f"Longitude and latitude are 0 in {row_count(zero)}, as where a camera had no position.")
 
 
 def ordinary(source: Source, listed: Collection[str]) -> set[str]:
-    """Which of bearing and building are columns like any other: a bearing that is no number, and the value of a tag.
+    """Which of bearing and building are columns like any other: no numbers, and the value of a tag (OpenStreetMap).
 
-    A tag, as in OpenStreetMap, has words that repeat (house, apartments, yes): a few that occur twice on average, or
-    more of them that occur more often than one building is photographed.
+    A tag has words that repeat (house, apartments, yes), and does so more often than one building is photographed.
     """
     others = set()
     if "bearing" in source.frame and not numeric(source.cells("bearing")):
@@ -171,10 +168,7 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
 
 
 def _key(name: str) -> str:
-    """A column's name without what decorates it: lon_wgs84 and GPS-lon are lon, X_coord and POINT_X are x.
-
-    A leading underscore says that a column means nothing, so that name stays as it is.
-    """
+    """A column's name without what decorates it: lon_wgs84 is lon, POINT_X is x, but _lon means nothing and stays."""
     return name if name.startswith("_") else _DECORATION.sub("", name.lower())
 
 

@@ -1,7 +1,6 @@
 """Reading files: one function for every table, one for every layer, and one that decides what is missing.
 
-The suffix says what a file is. Text keeps the line of each row, so that an error can name it. Nothing is interpreted
-here but what the file's own format says: column names and cells are as they stand in it.
+Nothing is interpreted here but what a file's own format says: column names and cells are as they stand in it.
 """
 
 import csv
@@ -35,9 +34,9 @@ class TableError(ValueError):
 class Source:
     """The columns of a table as they stand in the file.
 
-    ``lines`` are the lines of its rows, where the format has lines. ``geometry`` reads the GeoSeries that the file
-    declares, if any; it is called only where needed, so that other columns can be read without geopandas.
-    ``notes`` are sentences about what was made of the columns, ``missing`` the texts that stand for a missing cell.
+    ``lines`` are those of its rows, where the format has lines. ``geometry`` reads the GeoSeries that a file declares,
+    only where it is needed, since this takes geopandas. ``notes`` say what was made of the columns, ``missing`` are the
+    texts that stand for a missing cell.
     """
 
     path: Path
@@ -50,9 +49,8 @@ class Source:
     def cells(self, column: str, keep: Collection[str] = (), clean: bool = True, means: str = "") -> pd.Series:
         """The cells of a column as text (n,), "" where missing; the only place that decides what is missing.
 
-        Missing are None, NaN, blank cells, and the texts ``missing`` without those in ``keep``. ``clean`` folds runs of
-        spaces to one and drops those at the ends, which would spoil a path. Whole numbers have no ``.0``. A note says
-        which texts were taken as missing, in how many rows, and what that ``means``.
+        Missing are None, NaN, blank cells, and the texts ``missing`` without those in ``keep``; a note says which, in
+        how many rows, and what that ``means``. ``clean`` folds and strips spaces, which would spoil a path.
         """
         values = self.frame[column]
         found = pd.Series([_text(value, clean) for value in values], dtype="str").mask(values.isna().to_numpy(), "")
@@ -88,8 +86,7 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
 
     These are CSV, TSV and text (also ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
     Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile and Excel. ``key`` is a column that the
-    table is known to have; it tells which delimiter, layer or sheet is meant.
-    TableError for a file that is absent, damaged, of another kind, or has several layers that could be meant.
+    table is known to have; it tells which delimiter, layer or sheet is meant. TableError for any other file.
     """
     source = Source(Path(path))
     path = source.path
@@ -295,8 +292,7 @@ _READERS: dict[str, Callable[[Source, str], None]] = {
 def find_geometry(source: Source) -> Any:
     """The geometry that a file declares, else the one that a column holds as WKT or WKB; None without one.
 
-    A geometry in a column is taken as degrees (EPSG:4326) if all of it fits, and the notes say so; else it has no
-    coordinate reference system.
+    In a column it is taken as degrees (EPSG:4326) if all of it fits, else it has no coordinate reference system.
     """
     with clear_errors(source):
         if source.geometry is not None:
@@ -307,10 +303,10 @@ def find_geometry(source: Source) -> Any:
         import geopandas
         import shapely
 
-        name, filled = columns[0], source.cells(columns[0]) != ""
-        values = source.frame[name].astype(object).where(filled.to_numpy(), None).to_numpy()
-        parse = shapely.from_wkt if any(map(_is_wkt, values)) else shapely.from_wkb
-        shapes = parse(values, on_invalid="ignore")
+        name, parse = next(iter(columns)), {"wkt": shapely.from_wkt, "wkb": shapely.from_wkb}
+        filled = (source.cells(name) != "").to_numpy()
+        values = source.frame[name].astype(object).where(filled, None).to_numpy()
+        shapes = parse[columns[name]](values, on_invalid="ignore")
         mend = "write it as WKT, such as POINT (-70.65 -33.44)"
         source.check(shapely.is_missing(shapes) & filled, "not a geometry", mend, name)
         west, south, east, north = shapely.total_bounds(shapes)
@@ -320,16 +316,14 @@ def find_geometry(source: Source) -> Any:
         return geopandas.GeoSeries(shapes, crs=4326 if degrees else None)
 
 
-def geometry_columns(source: Source) -> list[str]:
-    """The columns named geometry, or whose first cell is one as text (WKT, hexadecimal WKB) or bytes (WKB)."""
-    found = []
+def geometry_columns(source: Source) -> dict[str, str]:
+    """The columns named geometry, or whose first cell is one, and how it is written: "wkt", or "wkb" (also as text)."""
+    found = {}
     for name in source.frame:
         first = next((cell for cell in source.frame[name] if isinstance(cell, str | bytes) and cell.strip()), "")
         text = first[:9].hex() if isinstance(first, bytes) else first
-        if name == "geometry" or _WKB.match(text) or _is_wkt(first):
-            found.append(name)
+        if _WKB.match(text):
+            found[name] = "wkb"
+        elif name == "geometry" or _WKT.match(text):
+            found[name] = "wkt"
     return found
-
-
-def _is_wkt(cell: Any) -> bool:
-    return isinstance(cell, str) and _WKT.match(cell) is not None

@@ -39,9 +39,8 @@ class Table:
     ``frame`` has a RangeIndex and the column ``image`` (as given). It may have ``lon`` and ``lat`` (degrees of
     EPSG:4326), ``bearing`` (degrees clockwise from north, in [0, 360)), ``weight`` (1 where it was empty), ``block``,
     ``building`` and ``municipality`` (str, missing where empty) and ``split`` (train, val or test). Each task is an
-    ordered categorical, missing where not annotated. Other columns stay as they are.
-    ``notes`` are plain sentences about what was made of the columns. ``image_root`` is the folder of the images, and
-    ``paths`` are their absolute paths, as they are found on the disk.
+    ordered categorical, missing where not annotated. ``notes`` are sentences about what was made of the columns,
+    ``image_root`` is the folder of the images, and ``paths`` are absolute, as they are found on the disk.
     """
 
     frame: pd.DataFrame
@@ -114,15 +113,15 @@ def read_table(
     tasks
         Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every column is
         a task that looks like one; its classes are what occurs, in natural order (1, 2, 10, 10+) or in that of a
-        Parquet file's ordered categories. Names that begin with ``_`` are left out.
+        Parquet file's ordered categories.
     require_images
         Check that every image file exists.
     require_labels
-        False is for prediction: task columns may be empty or absent, single rows may lack position (``lon`` and ``lat``
-        are then NaN) or block (then missing), and a column ``split`` is left out.
+        False is for prediction: task columns may be empty or absent, single rows may lack position or block, and a
+        column ``split`` is left out.
     image_root
-        The folder that the images' names are relative to, by default the table's. A relative name that is not there is
-        looked for beside the table. Absolute paths to any place are allowed only if it is given.
+        The folder that the images' names are relative to, by default the table's, which is looked into as well.
+        Absolute paths to any place are allowed only if it is given.
     na_values
         The texts that mean "missing" beside empty cells, by default `mtclim.data.reading.MISSING`. A class that
         ``tasks`` lists is never missing.
@@ -139,7 +138,7 @@ def read_table(
     source.missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
     given = None if tasks is None else _as_tasks(source, tasks)
     listed = set(given or ())
-    frame = source.frame = _renamed(source, listed)
+    source.frame = frame = _renamed(source, listed)
     if "image" not in frame or not len(frame):
         found = "the table has no rows" if "image" in frame else f"no column 'image'; found {some(frame.columns)}"
         source.fail(found, "give one row an image, and its path in the column 'image'")
@@ -152,9 +151,9 @@ def read_table(
     columns.read_weight(source)
     columns.read_split(source, use_split and require_labels)
     chosen = _chosen(source, given, ordinary, require_labels)
+    frame = source.frame.drop(columns=list(ordinary - set(chosen)))
     for task, classes in chosen.items():
         frame[task] = _labels(source, task, classes, require_labels)
-    frame.drop(columns=list(ordinary - set(chosen)), inplace=True)
     root = Path(os.path.realpath(image_root)) if image_root else path.parent
     paths = _find_images(source, str(root), bool(image_root), require_images)
     return Table(frame, chosen, path, tuple(source.notes), root, paths)
@@ -208,10 +207,7 @@ def _find_images(source: Source, root: str, anywhere: bool, require: bool) -> li
 
 
 def _locate(name: str, root: str, beside: str) -> str:
-    """Where an image is: the name as it stands, or in another spelling, under the root or beside the table.
-
-    Other spellings are those with slashes for backslashes, in either normal form of Unicode, and without outer spaces.
-    """
+    """Where an image is, under the root or beside the table: as it stands, with slashes, recomposed, or stripped."""
     slashes = name.replace("\\", "/")
     names = [name, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")), slashes.strip()]
     paths = (os.path.join(folder, spelt) for folder in (root, beside) for spelt in names)
@@ -230,12 +226,10 @@ def _chosen(source: Source, given: Tasks | None, ordinary: Collection[str], requ
         if task not in names and require_labels:
             found = f"the task has no column in the table; found {some(names)}{_like(task, names)}"
             source.fail(found, "rename the column or the task", task)
-    classes: dict[str, list[str]] = {}
-    left: dict[str, list[str]] = {}
+    classes, left = {}, {}
     for name in names:
         if name in ("image", "lon", "lat", *(given or ())):
             continue
-        reason = ""
         if name in RESERVED and name not in ordinary:
             reason = "the name has a meaning of its own"
         elif given:
@@ -243,10 +237,11 @@ def _chosen(source: Source, given: Tasks | None, ordinary: Collection[str], requ
         elif name.startswith(("_", "Unnamed:")):
             reason = "a name like this marks what is no task"
         else:
-            classes[name], reason = _classes(source, name)
-        if reason:
-            classes.pop(name, None)
-            left.setdefault(reason, []).append(name)
+            found, reason = _classes(source, name)
+            if not reason:
+                classes[name] = found
+                continue
+        left.setdefault(reason, []).append(name)
     if not (given or classes):
         why = "".join(f"; {some(columns)}: {reason}" for reason, columns in left.items())[:1500]
         mend = "add one column a task, or list tasks and classes in a YAML"

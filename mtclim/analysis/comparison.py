@@ -1,7 +1,6 @@
 """The paper's tables from a study's runs (sections 3 and 4.2), and the scores that every comparison rests on.
 
-Scores are fractions in frames of single runs, percent in tables. Functions take a ``Study`` and return data frames;
-``effects`` says what differs, ``evidence`` looks beyond accuracy, ``figures`` draws.
+Scores are fractions in frames of single runs, percent in tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 import yaml
+from matplotlib.cbook import boxplot_stats
 from scipy import stats
 
 from mtclim.analysis.study import KEYS, Study
@@ -18,10 +18,8 @@ from mtclim.metrics import from_confusion
 from mtclim.tasks import SANTIAGO, Tasks
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, ordered, title
 
-COMBINATIONS = 200_000
-"""Of more combinations of STC's networks a sample of so many is taken."""
-BACKBONES = ("densenet121", "tf_efficientnetv2_b3")
-"""The paper's."""
+COMBINATIONS = 200_000  # of more combinations of STC's networks a sample of so many is taken
+BACKBONES = ("densenet121", "tf_efficientnetv2_b3")  # the paper's
 
 
 def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float:
@@ -53,13 +51,12 @@ def confusions(study: Study, task: str) -> np.ndarray:
 
 def run_scores(study: Study) -> pd.DataFrame:
     """OA and kappa (fractions) of each run and task, and of the task "mean": run, backbone, variant, seed, task, ..."""
-    keys, parts = study.runs[KEYS], []
+    parts = []
     for task in study.tasks:
         oa, kappa, _ = from_confusion(confusions(study, task))
-        parts.append(keys.assign(task=task, oa=oa, kappa=kappa))
-    frame = pd.concat(parts, ignore_index=True)
-    mean = frame.groupby("run")[["oa", "kappa"]].mean().reset_index()
-    return pd.concat([frame, keys.merge(mean, on="run").assign(task="mean")], ignore_index=True)
+        parts.append(study.runs[KEYS].assign(task=task, oa=oa, kappa=kappa))
+    mean = pd.concat(parts).groupby(level=0)[["oa", "kappa"]].mean()
+    return pd.concat([*parts, study.runs[KEYS].assign(task="mean").join(mean)], ignore_index=True)
 
 
 def class_scores(study: Study) -> pd.DataFrame:
@@ -109,23 +106,22 @@ def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
     rows = {}
     for backbone in backbones:
         paper = paper_numbers()["table1"].get(backbone, {})
-        row = {(name, "paper"): paper.get(name, np.nan) for name in ("input", "ImageNet top-1 [%]")}
+        row = {(name, "paper"): paper.get(name) for name in ("input", "ImageNet top-1 [%]")}
         for name in ("stc", "bl", "lim_ms_all"):
             with torch.device("meta"):  # shapes without memory
                 row[title(name), "here"] = create_model(name, tasks, backbone).parameters_count() / 1e6
-            row[title(name), "paper"] = paper.get(name, np.nan) if tasks == SANTIAGO else np.nan
+            row[title(name), "paper"] = paper.get(name) if tasks == SANTIAGO else None
         rows[backbone] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("backbone")
 
 
 def table2(variants: Iterable[str] = (*VARIANTS, *CONTROLS)) -> pd.DataFrame:
     """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
-    rows = {}
+    kinds, rows = {"x": "x_{}", "p": "P(Y_T | x_{})"}, {}
     for name in variants:
         variant = VARIANT_TABLE[name]
-        parts = [part.split("_", 1) for part in variant.features]
-        vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]
-        modules = ", ".join(module.upper() for module in variant.modules) or "-"
+        vector = [kinds[part[0]].format(part[2:].upper()) for part in variant.features]  # such as "p_clim"
+        modules = ", ".join(variant.modules).upper() or "-"
         rows[title(name)] = [modules, f"[{', '.join(vector)}]", ", ".join(variant.losses)]
     columns = ["modules", "feature vector", "supervision"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("experiment")
@@ -142,12 +138,11 @@ def table3(study: Study) -> pd.DataFrame:
     columns = [(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]
     wide = wide.loc[mean.index.droplevel("task").unique(), columns]
     tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
-    is_stc = wide.index.get_level_values("variant") == "stc"
     for metric in ("OA", "kappa"):
         own = wide.xs(metric, axis=1, level=1)[tasks]
-        stc = own[is_stc].droplevel("variant").reindex(own.index.get_level_values("backbone")).to_numpy()
-        wide[":delta_m", metric] = 100 * (own / np.where(stc != 0, stc, np.nan) - 1).sum(axis=1, skipna=False)
-        wide.loc[is_stc, (":delta_m", metric)] = np.nan
+        stc = own[own.index.get_level_values("variant") == "stc"].droplevel("variant")
+        gains = own.div(stc.where(stc != 0), level="backbone").sub(1).sum(axis=1, skipna=False)
+        wide[":delta_m", metric] = 100 * gains.drop("stc", level="variant", errors="ignore")
     wide[":runs", ""] = study.runs.groupby(["backbone", "variant"]).size()
     return wide.rename_axis(columns=["task", "metric"])
 
@@ -186,8 +181,8 @@ def residuals(study: Study) -> pd.DataFrame:
     usable = (wide.notna() & (wide != 0)).all().unstack("task").all()
     tasks, left_out = ([task for task in study.tasks if usable[task] == kind] for kind in (True, False))
     if not tasks:
-        empty = pd.DataFrame({"variant": [], "metric": [], "value": []})
-        empty.attrs = {"combinations": 0, "sampled": False, "left_out": left_out}
+        empty = pd.DataFrame(columns=["variant", "metric", "value"])
+        empty.attrs["left_out"] = left_out
         return empty
     stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
     chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
@@ -210,13 +205,9 @@ def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
 
     A row a variant; columns (what, metric). Section 4.2 of the paper compares whiskers.
     """
-
-    def whisker(values: pd.Series) -> float:
-        first, third = values.quantile([0.25, 0.75])
-        return values[values <= third + 1.5 * (third - first)].max()
-
     groups = frame.groupby(["variant", "metric"])["value"]
-    median, high = (groups.agg(what).unstack("metric")[["oa", "kappa"]] for what in ("median", whisker))
+    boxes = pd.DataFrame({key: boxplot_stats(own)[0] for key, own in groups}).T
+    median, high = (boxes[what].astype(float).unstack()[["oa", "kappa"]] for what in ("med", "whishi"))
     parts = {"median": median, "upper whisker": high}
     parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
     return pd.concat(parts, axis=1).loc[ordered(high.index)]

@@ -14,10 +14,8 @@ from mtclim.model import MultitaskModel, SingleTaskModel
 from mtclim.prepare import load_table
 from mtclim.results import normalised
 
-SHOWN = 6
-"""Tasks that are looked into, the first ones."""
-CELLS = 4
-"""Cells a side that a feature map needs to say where; on small images the last one may have a single cell."""
+SHOWN = 6  # tasks that are looked into, the first ones
+CELLS = 4  # a side that a feature map needs to say where; on small images the last one may have a single cell
 
 
 def image_files(study: Study, settings: Config) -> dict[str, Path]:

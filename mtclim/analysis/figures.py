@@ -1,8 +1,7 @@
 """The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
 
-Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Tasks, classes and variants
-keep their order and bear readable names. Of a task with many classes the most frequent stand one by one, and one line
-holds the rest.
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Of a task with many classes
+the most frequent stand one by one, and one line holds the rest.
 """
 
 import html
@@ -14,28 +13,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtclim.style import (
-    BRIGHT,
-    PARTS,
-    TOP,
-    WIDTH,
-    condensed,
-    drawn,
-    first_tasks,
-    in_words,
-    masonry,
-    rows_axis,
-    shorten,
-    variant_colour,
-)
+from mtclim.style import BRIGHT, PARTS, WIDTH, condensed, drawn, in_words, masonry, rows_axis, shorten, variant_colour
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
-
-PHOTOGRAPH = 0.58
-"""Inches: the side of a photograph on a sheet of examples."""
 
 
 # ---------------------------------------------------------------- labels, balance, splits
@@ -48,7 +30,8 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
     ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size; words may stand on several lines. Of
     many classes only the first of each task are shown, so that the figure is at most some 18 lines high.
     """
-    width = max(PHOTOGRAPH * max(map(len, images.values()), default=1), 1.75)
+    side = 0.58  # inches of a photograph
+    width = max(side * max(map(len, images.values()), default=1), 1.75)
     more = max((name.count("\n") for _, name in images), default=0)  # lines of text beyond the first
     across = max(1, int(WIDTH / (width + 0.12)))
     blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
@@ -56,7 +39,7 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
         found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)]
         found = found[: across * max(1, 18 // len(blocks))]
         lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
-    size = (WIDTH, (PHOTOGRAPH + 0.4 + 0.14 * more) * len(lines))
+    size = (WIDTH, (side + 0.4 + 0.14 * more) * len(lines))
     figure, axes = plt.subplots(len(lines), across, figsize=size, squeeze=False, subplot_kw={"anchor": "W"})
     for ax in axes.flat:
         ax.set_axis_off()
@@ -83,7 +66,7 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     readable = cell >= 8
     names = [shorten(tasks.title(task, name), 20) for task in tasks for name in tasks[task]] if readable else False
     headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
-    figure, ax = plt.subplots(figsize=(WIDTH, side + (1.3 if readable else 1.7)))
+    figure, ax = plt.subplots(figsize=(WIDTH, side + 1.3))
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
     style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
     ax.set_facecolor("#e2dccf")
@@ -91,14 +74,12 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     for edge in edges[1:-1]:
         ax.axhline(edge, color="#777777", lw=0.8)
         ax.axvline(edge, color="#777777", lw=0.8)
-    ax.tick_params(length=0, pad=1.5)
-    if readable:
-        for at, heading in zip(middles, headings, strict=True):
-            style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
-            ax.text(at, -0.01 * tasks.total, heading, va="bottom", **style)
-    else:
-        ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
+    style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor", "va": "bottom"}
+    for middle, heading in zip(middles, headings, strict=True):
+        ax.text(middle, -0.01 * tasks.total, heading, **style)
+    if not readable:
         ax.set_yticks(middles, headings, rotation=0)
+    ax.tick_params(length=0, pad=1.5)
     return figure
 
 
@@ -134,8 +115,7 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
         found = found.reindex(list(classes)).fillna(0)
         shown = 100 * found / found.sum().clip(lower=1) if share else found
         counts[task] = condensed(shown, found.sum(axis=1), tasks, task)
-    columns = 3 if max(len(tasks.title(task, c)) for task in tasks for c in tasks[task]) < 16 else 2
-    figure, axes = masonry([len(found) for found in counts.values()], columns, 0.16 + 0.03 * len(parts), 2.4)
+    figure, axes = masonry([len(found) for found in counts.values()], 2, 0.16 + 0.03 * len(parts), 2.4)
     colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
     for ax, (task, found) in zip(axes, counts.items(), strict=True):
         found.plot.barh(ax=ax, color=colours, width=0.8, legend=False, xlabel="", ylabel="")
@@ -175,12 +155,6 @@ def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
 # ---------------------------------------------------------------- accuracy
 
 
-def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
-    """Variants down the y axis, the first on top."""
-    rows_axis(ax, [title(name) for name in variants])
-    ax.grid(axis="x")
-
-
 @drawn
 def residuals(frame: pd.DataFrame) -> Figure:
     """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``comparison.residuals``'s frame.
@@ -202,7 +176,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
         np.random.seed(0)  # seaborn's jitter
         sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
-        _variants_axis(ax, variants)
+        rows_axis(ax, [title(name) for name in variants])
         ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
     if (count := frame.attrs.get("combinations", 0)) > 1:
         kind = "a sample of" if frame.attrs["sampled"] else "all"
@@ -214,16 +188,13 @@ def residuals(frame: pd.DataFrame) -> Figure:
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
     """Mean F1 of each class by variant as a heat map (Fig. 10); a class without test images stays empty.
 
-    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent
-    classes are.
+    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``.
     """
     variants = ordered(frame["variant"].unique())
     mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
-    test = counts.set_index(["task", "class"])["test"]
-    parts = {
-        task: condensed(mean.loc[task].loc[list(classes)], test.loc[task][list(classes)], tasks, task, "mean")
-        for task, classes in tasks.items()
-    }
+    test, parts = counts.set_index(["task", "class"])["test"], {}
+    for task, classes in tasks.items():
+        parts[task] = condensed(mean.loc[task].loc[list(classes)], test[task][list(classes)], tasks, task, "mean")
     return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
 
 
@@ -247,12 +218,9 @@ def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **opt
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
-    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey.
-
-    At most ``TOP`` tasks are shown.
-    """
-    parts, (shown, left_out) = {}, first_tasks(tasks)
-    for task, classes in shown.items():
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    parts = {}
+    for task, classes in tasks.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
         found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
@@ -268,7 +236,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         widths = [len(parts[task]) + 9 for task in line]
         axes += list(side.subplots(1, len(line), squeeze=False, width_ratios=widths)[0])
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
-        percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
+        percent = 100 * part.div(part.sum(axis=1), axis=0)  # an empty row is NaN
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
@@ -279,7 +247,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         ax.tick_params(length=0, pad=2)
         ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
-    figure.supxlabel(text + left_out, fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
 
 
@@ -289,15 +257,13 @@ def times(costs: pd.DataFrame) -> Figure:
 
     ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``.
     """
-    variants = list(costs.index)
-    columns = [("time of a step, BL = 1", costs["step"]), ("epochs to the best weights", costs["epochs_to_best"])]
-    columns += [("training time, STC = 100 %", 100 * costs["of_stc"])]
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
-    for ax, (name, values) in zip(axes, columns, strict=True):
-        ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
-        ax.set_xlabel(name)
-        _variants_axis(ax, variants)
-        ax.set_xlim(left=0)
+    names = ("time of a step, BL = 1", "epochs to the best weights", "training time / STC's")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(costs) + 0.8), sharey=True)
+    for ax, column, name in zip(axes, ("step", "epochs_to_best", "of_stc"), names, strict=True):
+        values = costs[column]
+        ax.barh(range(len(costs)), values, 0.66, color=[variant_colour(v) for v in costs.index], alpha=0.85)
+        ax.set(xlabel=name, xlim=(0, None))
+        rows_axis(ax, [title(variant) for variant in costs.index])
         if values.isna().all():
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
     return figure
@@ -309,7 +275,7 @@ def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
 
     The network of all tasks is called "all", and one of a single task has the task's name.
     """
-    networks = list(frame.groupby("network", sort=False))[:TOP]
+    networks = list(frame.groupby("network", sort=False))
     size = (WIDTH, 1.5 * len(networks) + 0.9)
     figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
     for (left, right), (network, rows) in zip(axes, networks, strict=True):
@@ -334,19 +300,16 @@ def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
 
     Labels come from users' tables and are shown as text, never as HTML.
     """
-    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
-    style = table.style.format(precision=decimals, **shown)
-    for axis in (0, 1):
-        style = style.format_index(escape="html", axis=axis)
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
-    style = style.format(precision=0, **shown, subset=whole) if whole else style
+    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
+    style = table.style.format(precision=decimals, **shown).format(precision=0, **shown, subset=whole)
+    style = style.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     return style.highlight_max(subset=list(best), props="font-weight: bold") if len(best) and len(table) > 1 else style
 
 
 def named(frame: pd.DataFrame, tasks: Tasks, classes: Sequence[str] = ("class",)) -> pd.DataFrame:
     """The frame with readable names in its column task and in its columns ``classes`` of classes of that task."""
-    pairs = {column: zip(frame["task"], frame[column], strict=True) for column in classes}
-    shown = {column: [tasks.title(*pair) for pair in found] for column, found in pairs.items()}
+    shown = {column: list(map(tasks.title, frame["task"], frame[column])) for column in classes}
     return frame.assign(task=frame["task"].map(tasks.title), **shown)
 
 

@@ -52,7 +52,7 @@ class Joint:
         return softmax(self.evidence(probabilities).sum(axis=0) + self.strength * self.log_ratio, axis=1)
 
     def evidence(self, probabilities: Mapping[str, np.ndarray], guess: bool = False) -> np.ndarray:
-        """Log probability of each task's label in each labelset, (N, n, L); of a missing one 0, or the task's highest."""
+        """Log probability of each task's label in each labelset, (N, n, L); a missing one's is 0, or the highest."""
         found = []
         for task, own in zip(self.tasks, self.labelsets.T, strict=True):
             log = np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30))

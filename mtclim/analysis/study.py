@@ -40,7 +40,7 @@ class Study:
     calibration: pd.DataFrame
     """run, task, scaled (by the run's temperature or not), bin, count, confidence (mean), accuracy."""
     decoded: pd.DataFrame
-    """run, decoding ("argmax": each task by itself; "joint"), oa, kappa, ece (means over tasks, of consistent marginals);
+    """run, decoding ("argmax": each task by itself; "joint"), oa, kappa, ece (means over tasks; joint: of marginals);
     exact_match (right in every annotated task), unseen and contradictions (shares of most probable labelsets)."""
     labelsets: pd.DataFrame
     """Labelsets of the training split: ``<task>:true`` positions and ``:count``."""

@@ -4,7 +4,6 @@ Scores are fractions in frames of single runs, percent in tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.cbook import boxplot_stats
 from scipy import stats
 
 from mtclim.analysis.study import KEYS, Study
-from mtclim.metrics import from_confusion
+from mtclim.metrics import confusion, from_confusion
 from mtclim.tasks import SANTIAGO, Tasks
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, ordered, title
 
@@ -43,10 +42,7 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
 def confusions(study: Study, task: str) -> np.ndarray:
     """Confusion matrices (runs, K, K), rows reference, of one task; only annotated test images count."""
     k, n = len(study.tasks[task]), list(study.tasks).index(task)
-    true = study.true[:, n]
-    predicted = study.predicted[:, true >= 0, n].astype(np.int64)
-    cells = (np.arange(len(predicted))[:, None] * k + true[true >= 0]) * k + predicted
-    return np.bincount(cells.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)
+    return np.stack([confusion(study.true[:, n], predicted, k) for predicted in study.predicted[:, :, n]])
 
 
 def run_scores(study: Study) -> pd.DataFrame:
@@ -69,13 +65,9 @@ def class_scores(study: Study) -> pd.DataFrame:
 
 
 def best_run(study: Study) -> str:
-    """The run that all looks inside show (the paper's Figs 11 and 13): of the highest mean kappa on validation images.
-
-    Only the twelve variants of Table 2 can be chosen, unless the study has none of them.
-    """
-    runs = study.runs[study.runs["variant"].isin(VARIANTS)]
-    runs = runs if len(runs) else study.runs
-    return runs.loc[runs["val_kappa"].fillna(-1).idxmax(), "run"]
+    """The run of the highest mean kappa on validation images, if possible of a variant of Table 2 (Figs 11 and 13)."""
+    runs = study.runs.assign(twelve=study.runs["variant"].isin(VARIANTS))
+    return runs.sort_values(["twelve", "val_kappa"], ascending=False)["run"].iloc[0]
 
 
 def finished(study: Study) -> pd.DataFrame:
@@ -96,8 +88,7 @@ def finished(study: Study) -> pd.DataFrame:
 def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
     """Table 1: input size in pixels and ImageNet accuracy (the paper's), and parameters in millions.
 
-    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"), as counted and as
-    printed; missing where the paper has no such backbone or other tasks.
+    Columns (name, "here" | "paper"), as counted and as printed; missing where the paper has no such backbone or tasks.
     """
     import torch
 
@@ -147,13 +138,11 @@ def table3(study: Study) -> pd.DataFrame:
     return wide.rename_axis(columns=["task", "metric"])
 
 
-@cache
 def paper_table3() -> pd.DataFrame:
     """The paper's Table 3 (percent, means of 11 realisations), in the shape of ``table3``."""
     return pd.read_csv(files("mtclim.analysis") / "paper_table3.csv", header=[0, 1], index_col=[0, 1])
 
 
-@cache
 def paper_numbers() -> dict:
     """The paper's other published numbers: Table 1, Fig. 9's whiskers, Fig. 12's hours, section 4.2's classes."""
     return yaml.safe_load((files("mtclim.analysis") / "paper.yaml").read_text(encoding="utf-8"))
@@ -174,7 +163,7 @@ def residuals(study: Study) -> pd.DataFrame:
 
     The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
     "kappa"), value; ``attrs``: "combinations" drawn, whether "sampled", and "left_out", the tasks for which a run has
-    the score 0 or none, so that there is no relative gain. Without another task it is empty. There must be runs of STC.
+    the score 0 or none. Without another task it is empty. There must be runs of STC.
     """
     frame = run_scores(study).query("task != 'mean'")
     wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
@@ -201,10 +190,7 @@ def residuals(study: Study) -> pd.DataFrame:
 
 
 def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Medians and upper whiskers (1.5 interquartile ranges) of ``residuals``, and the whiskers above STC's and BL's.
-
-    A row a variant; columns (what, metric). Section 4.2 of the paper compares whiskers.
-    """
+    """Medians and upper whiskers of ``residuals`` by variant, and the whiskers above STC's and BL's (section 4.2)."""
     groups = frame.groupby(["variant", "metric"])["value"]
     boxes = pd.DataFrame({key: boxplot_stats(own)[0] for key, own in groups}).T
     median, high = (boxes[what].astype(float).unstack()[["oa", "kappa"]] for what in ("med", "whishi"))

@@ -17,19 +17,16 @@ from mtclim.analysis.study import Study
 from mtclim.files import whole_or_absent
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, title
 
-MARGIN = 0.3
-"""Points: a difference that is surely smaller is no effect worth having."""
+MARGIN = 0.3  # points: a difference that is surely smaller is no effect worth having
 REALISATIONS = 11  # the paper's
 VERDICTS = ("effect", "no effect worth having", "cannot be told")
-MULTITASK = tuple(name for name in VARIANTS if name not in ("stc", "bl"))
-"""The ten variants whose modules and stacked probabilities form a factorial design."""
-FACTORS = {
+MULTITASK = VARIANTS[2:]  # all but STC and BL: their modules and stacked probabilities form a factorial design
+FACTORS = {  # factor -> the parts of the feature vector that it adds, one of which each variant of it has
     "CLIM": {"x_clim"},
     "TLIM": {"x_tlim"},
     "stacking BL's probabilities": {"p_bl"},
     "stacking the module's own": {"p_clim", "p_tlim"},
 }
-"""Factor -> the parts of the classification feature vector that it adds, one of which each variant of it has."""
 
 
 def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:

@@ -19,7 +19,6 @@ from mtclim.style import BRIGHT, PARTS, WIDTH, condensed, drawn, in_words, mason
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
-
 # ---------------------------------------------------------------- labels, balance, splits
 
 
@@ -190,17 +189,21 @@ def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
 
     ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``.
     """
-    variants = ordered(frame["variant"].unique())
-    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
-    test, parts = counts.set_index(["task", "class"])["test"], {}
+    test, options = counts.set_index(["task", "class"])["test"], {"vmin": 0, "vmax": 100, "cmap": "viridis"}
+    return class_map(frame.assign(f1=100 * frame["f1"]), "f1", tasks, test, "F1 [%]", fmt=".0f", **options)
+
+
+def class_map(frame: pd.DataFrame, value: str, tasks: Tasks, counts: pd.Series, label: str, **options) -> Figure:
+    """One heat map of the mean of a column by class and variant; missing cells are light grey.
+
+    ``frame`` has the columns task, class and variant; ``counts``: (task, class) -> how frequent the class is.
+    """
+    mean = frame.groupby(["task", "class", "variant"])[value].mean().unstack("variant")
+    mean, parts = mean[ordered(mean)], []
     for task, classes in tasks.items():
-        parts[task] = condensed(mean.loc[task].loc[list(classes)], test[task][list(classes)], tasks, task, "mean")
-    return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
-
-
-def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **options) -> Figure:
-    """One heat map of classes (rows, under the names of their tasks) by variant; missing cells are light grey."""
-    table = pd.concat([pd.concat([part.iloc[:0].reindex([""]), part]) for part in parts.values()])
+        part = condensed(mean.loc[task].loc[list(classes)], counts[task][list(classes)], tasks, task, "mean")
+        parts += [part.iloc[:0].reindex([""]), part]  # an empty row bears the task's name
+    table = pd.concat(parts)
     names = [title(name) for name in table]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.165 * len(table) + 1.7))
     ax.set_facecolor("#f4f4f4")
@@ -209,7 +212,7 @@ def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **opt
     ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0, pad=2)
-    for row, task in zip(np.flatnonzero(table.index == ""), parts, strict=True):
+    for row, task in zip(np.flatnonzero(table.index == ""), tasks, strict=True):
         ax.axhspan(row, row + 1, color="white")
         ax.text(0, row + 0.55, shorten(tasks.title(task), 60), fontweight="bold", va="center")
     figure.supxlabel(label, fontsize=8, x=0.01, ha="left")

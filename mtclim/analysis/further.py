@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from mtclim.analysis.effects import MARGIN, VERDICTS
 from mtclim.analysis.figures import class_map
 from mtclim.analysis.study import calibration_gap
-from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten
+from mtclim.style import BRIGHT, WIDTH, drawn, masonry, rows_axis, shorten
 from mtclim.tasks import Tasks
-from mtclim.variants import ordered
 
 COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
 MARKS = "osD^v<>"
@@ -64,9 +63,7 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
         ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
             part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
-            ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
-            size = 4 + 40 * part["count"] / part["count"].max()
-            ax.scatter(part["confidence"], part["accuracy"], s=size, color=colour)
+            ax.plot(part["confidence"], part["accuracy"], "o-", ms=3, color=colour, lw=1, label=name)
             ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", color=colour, ha="right")
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_title(shorten(tasks.title(task), 80 // columns))
@@ -82,19 +79,15 @@ def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
 
     Beside each class its share of the training images and the baseline's F1, in percent.
     """
-    variants, parts = ordered(table["variant"].unique()), {}
-    for task, classes in tasks.items():
-        own = table[table["task"] == task]
-        wide = own.pivot(index="class", columns="variant", values="gain").loc[list(classes), variants]
-        wide[["share", "base"]] = own.groupby("class")[["frequency", "base"]].first()
-        part = condensed(wide, wide["share"], tasks, task, "mean")
-        about = zip(part.index, 100 * part.pop("share"), part.pop("base"), strict=True)
-        names = [f"{name}  {share:.0f} | {base:.0f}".replace("nan", "–") for name, share, base in about]
-        parts[task] = part.set_axis(names)
-    limit = table["gain"].abs().quantile(0.97)
+    about, titles = table.groupby(["task", "class"])[["frequency", "base"]].first(), {}
+    for (task, name), share, base in about.itertuples(name=None):
+        numbers = f"{100 * share:.0f} | {base:.0f}".replace("nan", "–")
+        titles[f"{task}:{name}"] = f"{tasks.title(task, name)}  {numbers}"
+    named, limit = Tasks(tasks, tasks.titles | titles), table["gain"].abs().quantile(0.97)
     limit = 1 if np.isnan(limit) else limit
     text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
-    return class_map(parts, tasks, text, vmin=-limit, vmax=limit, cmap="PuOr", fmt="+.0f")
+    options = {"vmin": -limit, "vmax": limit, "cmap": "PuOr", "fmt": "+.0f"}
+    return class_map(table, "gain", named, about["frequency"], text, **options)
 
 
 @drawn

@@ -36,9 +36,6 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
     return float(100 * (ours / base - 1).sum(skipna=False))
 
 
-# ---------------------------------------------------------------- scores of single runs
-
-
 def confusions(study: Study, task: str) -> np.ndarray:
     """Confusion matrices (runs, K, K), rows reference, of one task; only annotated test images count."""
     k, n = len(study.tasks[task]), list(study.tasks).index(task)
@@ -80,9 +77,6 @@ def finished(study: Study) -> pd.DataFrame:
         epochs=("epochs", "mean"),
         dates=("date", lambda own: " to ".join(sorted({own.min(), own.max()}))),
     )
-
-
-# ---------------------------------------------------------------- the paper's tables
 
 
 def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
@@ -148,9 +142,6 @@ def paper_numbers() -> dict:
     return yaml.safe_load((files("mtclim.analysis") / "paper.yaml").read_text(encoding="utf-8"))
 
 
-# ---------------------------------------------------------------- residuals against the median STC (Fig. 9)
-
-
 def stc_combinations(lengths: Sequence[int]) -> tuple[np.ndarray, bool]:
     """Indices (M, N) of all combinations of task-wise STC runs and False; of too many a sample and True."""
     if np.prod(lengths, dtype=float) > COMBINATIONS:
@@ -197,9 +188,6 @@ def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
     parts = {"median": median, "upper whisker": high}
     parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
     return pd.concat(parts, axis=1).loc[ordered(high.index)]
-
-
-# ---------------------------------------------------------------- uncertainty
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:

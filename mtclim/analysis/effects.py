@@ -1,7 +1,6 @@
 """What differs between variants, and how surely: main effects, contrasts, verdicts, and what a number of runs can show.
 
-Everything is in percentage points of the mean over tasks. An interval covers both realisations and test images: in each
-draw the seeds and the test blocks are drawn anew.
+Everything is in points of the mean over tasks. Intervals cover both realisations and test images.
 """
 
 from collections.abc import Mapping
@@ -73,9 +72,8 @@ def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFr
     """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks, by a two-way bootstrap.
 
     ``metric`` is "kappa" or "oa". Deviations of seeds are widened for their small number (Hesterberg, 2015). Columns:
-    family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (realisations of the
-    variant that has fewest), paired (the same seeds are compared where correlation is above 0), correlation (of
-    variants across seeds, the mean over pairs) and verdict.
+    family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (the fewest of a
+    variant), paired (by seed, where correlation, the mean between variants, is above 0), correlation and verdict.
     """
     scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
@@ -137,10 +135,10 @@ def power(difference: float, sd: float, runs: int) -> float:
 
 
 def powers(study: Study, metric: str = "kappa") -> pd.DataFrame:
-    """What eleven realisations can show, from the scatter of the runs of one backbone; one row a primary contrast.
+    """What eleven realisations can show, from the scatter of one backbone's runs: contrast, sd, pilot, power, needed.
 
-    Columns: contrast, sd (of the difference of two single runs, points), pilot (its realisations), power for a true
-    difference of the margin, and needed, the realisations that give 80 % power for it (up to 200).
+    ``sd`` (points) is of the difference of two single runs, ``pilot`` how many realisations it comes from, ``power``
+    that for a true difference of the margin, and ``needed`` the realisations for a power of 80 % (up to 200).
     """
     scores, rows = run_scores(study).query("task == 'mean'"), []
     paired = seed_correlation(scores, metric) > 0

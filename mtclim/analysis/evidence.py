@@ -67,8 +67,7 @@ def confused_pairs(study: Study, run: str) -> pd.DataFrame:
 def calibration_error(study: Study) -> pd.DataFrame:
     """Expected calibration error of each run and task: raw, scaled (by temperature), and perfect, the yardstick.
 
-    ``perfect`` is what a network whose confidence is exactly right would score with as many images: the mean of 200
-    draws of the number right in each bin of the scaled confidences, from its binomial distribution.
+    ``perfect`` is what a network whose confidence is exactly right would score with as many images (200 simulations).
     """
     rng, rows = np.random.default_rng(0), []
     for (run, task), bins in study.calibration.groupby(["run", "task"], sort=False):
@@ -81,10 +80,7 @@ def calibration_error(study: Study) -> pd.DataFrame:
 
 
 def class_gains(study: Study, baseline: str = "stc") -> pd.DataFrame:
-    """Mean F1 gain per class over ``baseline`` in points: backbone, variant, task, class, f1, base, gain, ...
-
-    ``frequency`` is the class's share of the annotated training images.
-    """
+    """Mean F1 gain per class over ``baseline`` in points: backbone, variant, task, class, f1, base, gain, frequency."""
     keys = ["backbone", "variant", "task", "class"]
     f1 = class_scores(study).groupby(keys, sort=False)["f1"].mean().mul(100).reset_index()
     base = f1[f1["variant"] == baseline].drop(columns="variant").rename(columns={"f1": "base"})

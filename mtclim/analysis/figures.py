@@ -1,7 +1,6 @@
 """The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
 
-Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Of a task with many classes
-the most frequent stand one by one, and one line holds the rest.
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner.
 """
 
 import html
@@ -18,8 +17,6 @@ from matplotlib.figure import Figure
 from mtclim.style import BRIGHT, PARTS, WIDTH, condensed, drawn, in_words, masonry, rows_axis, shorten, variant_colour
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
-
-# ---------------------------------------------------------------- labels, balance, splits
 
 
 @drawn
@@ -56,10 +53,7 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
 
 @drawn
 def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix.
-
-    Undefined cells are grey. With more classes than can be read only the tasks are named.
-    """
+    """P(column | row) of the labels (Fig. 4): ``labels.cooccurrence``'s matrix; undefined cells are grey."""
     edges, side = np.cumsum([0, *tasks.sizes]), WIDTH - 1.5
     middles, cell = (edges[:-1] + edges[1:]) / 2, 72 * side / tasks.total
     readable = cell >= 8
@@ -84,20 +78,17 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
-    """The 25 most frequent labelsets, kept up to the cut-off and dropped beyond it (Fig. 7a).
-
-    ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
-    """
+    """The 25 most frequent of ``labels.labelsets``, kept up to the cut-off and dropped beyond it (Fig. 7a)."""
     shown, width = bins.head(25), max(8, 60 // len(tasks))
-    counts, y = shown[":count"].to_numpy(), np.arange(len(shown))
+    counts = shown[":count"]
+    parts = pd.DataFrame({"kept": counts.clip(upper=cut), "dropped": (counts - cut).clip(lower=0)})
     names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
-    ax.barh(y, np.minimum(counts, cut), color=PARTS["after"], height=0.72, label="kept")
-    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=PARTS["before"], height=0.72, label="dropped")
+    parts.plot.barh(stacked=True, ax=ax, color=[PARTS["after"], PARTS["before"]], width=0.72)
     ax.axvline(cut, color="#222222", lw=1, ls="--")
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
     rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
-    ax.set(xlabel="images")
+    ax.set(xlabel="images", ylabel="")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
@@ -107,7 +98,7 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
 
 @drawn
 def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
-    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
+    """How many images have each class (Figs 7b and 8), a bar for each part: part -> labels (a column a task)."""
     counts = {}
     for task, classes in tasks.items():
         found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
@@ -127,18 +118,6 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
     return figure
 
 
-def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
-    return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
-
-
-def splits(labels: pd.DataFrame, split: Sequence[str], tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
-    split = np.asarray(split)
-    parts = {name: labels[split == name] for name in ("train", "val", "test")}
-    return histograms(parts, tasks, share=True, synthetic=synthetic)
-
-
 @drawn
 def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
     """Where the images of each split are: a dot an image, columns lon and lat in degrees."""
@@ -151,15 +130,11 @@ def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- accuracy
-
-
 @drawn
 def residuals(frame: pd.DataFrame) -> Figure:
     """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``comparison.residuals``'s frame.
 
-    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the
-    box). With a single run a variant there are dots alone.
+    Dots are single runs (STC: all combinations, in the box). With a single run a variant there are dots alone.
     """
     variants = ordered(frame["variant"].unique())
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
@@ -172,8 +147,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
         if many:
             sns.boxplot(own, ax=ax, medianprops={"color": "#111111", "lw": 1.4}, **box, **shared)
             own = own[own["variant"] != "stc"]
-        np.random.seed(0)  # seaborn's jitter
-        sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
+        sns.swarmplot(own, ax=ax, size=2.6 if many else 5, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
         rows_axis(ax, [title(name) for name in variants])
         ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
@@ -185,10 +159,7 @@ def residuals(frame: pd.DataFrame) -> Figure:
 
 @drawn
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
-    """Mean F1 of each class by variant as a heat map (Fig. 10); a class without test images stays empty.
-
-    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``.
-    """
+    """Mean F1 of each class by variant (Fig. 10): ``comparison.class_scores`` of one backbone, ``Study.counts``."""
     test, options = counts.set_index(["task", "class"])["test"], {"vmin": 0, "vmax": 100, "cmap": "viridis"}
     return class_map(frame.assign(f1=100 * frame["f1"]), "f1", tasks, test, "F1 [%]", fmt=".0f", **options)
 
@@ -256,10 +227,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
 
 @drawn
 def times(costs: pd.DataFrame) -> Figure:
-    """Training time by variant: step time, epochs to the best weights, and both together as a share of STC's (Fig. 12).
-
-    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``.
-    """
+    """Time by variant (Fig. 12): of a step, epochs, and both together as a share of STC's (``evidence.cost``)."""
     names = ("time of a step, BL = 1", "epochs to the best weights", "training time / STC's")
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(costs) + 0.8), sharey=True)
     for ax, column, name in zip(axes, ("step", "epochs_to_best", "of_stc"), names, strict=True):
@@ -274,10 +242,7 @@ def times(costs: pd.DataFrame) -> Figure:
 
 @drawn
 def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch.
-
-    The network of all tasks is called "all", and one of a single task has the task's name.
-    """
+    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
     networks = list(frame.groupby("network", sort=False))
     size = (WIDTH, 1.5 * len(networks) + 0.9)
     figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
@@ -295,14 +260,8 @@ def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- tables and text
-
-
 def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
-    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold.
-
-    Labels come from users' tables and are shown as text, never as HTML.
-    """
+    """A pandas Styler for the book: names as text, never HTML, "–" for missing, the best of ``best`` columns in bold."""
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
     shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
     style = table.style.format(precision=decimals, **shown).format(precision=0, **shown, subset=whole)

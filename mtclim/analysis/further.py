@@ -75,10 +75,7 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Gain in mean F1 over the baseline by class and variant, a heat map for each task (``evidence.class_gains``).
-
-    Beside each class its share of the training images and the baseline's F1, in percent.
-    """
+    """Gain in mean F1 by class and variant (``evidence.class_gains``); each class with its share and the base's F1."""
     about, titles = table.groupby(["task", "class"])[["frequency", "base"]].first(), {}
     for (task, name), share, base in about.itertuples(name=None):
         numbers = f"{100 * share:.0f} | {base:.0f}".replace("nan", "–")

@@ -114,10 +114,7 @@ def figure(scores: pd.DataFrame) -> Figure:
 
 
 def write_grid(root: str | Path, out: str | Path) -> None:
-    """Write what the grid of cities says to the folder ``out``: grid_runs.csv, grid.csv, grid.txt and grid.svg.
-
-    Runs that grid_runs.csv already lists stay, so that a grid can be finished in parts and on several machines.
-    """
+    """Write what the grid says to ``out``: grid_runs.csv, whose runs stay, grid.csv, grid.txt and grid.svg."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = grid_scores(root, out / "grid_runs.csv")

@@ -18,8 +18,7 @@ from mtclim.metrics import codes, rescale, scores
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered
 
-BINS = 15
-"""Bins of equal width for the expected calibration error."""
+BINS = 15  # of equal width, for the expected calibration error
 KEYS = ["run", "backbone", "variant", "seed"]
 _LONG = ("calibration", "decoded")
 _FRAMES = ("runs", "test", *_LONG, "labelsets", "counts", "problems")
@@ -133,9 +132,6 @@ def calibration_gap(bins: pd.DataFrame) -> float:
     """Expected calibration error of bins (count, confidence, accuracy); NaN without an image."""
     gap = (bins["count"] * (bins["accuracy"] - bins["confidence"]).abs()).sum()
     return float(gap / bins["count"].sum()) if len(bins) else np.nan
-
-
-# ---------------------------------------------------------------- many runs
 
 
 def _read_tables(folder: Path) -> Study:

@@ -261,7 +261,7 @@ def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
 
 
 def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
-    """A pandas Styler for the book: names as text, never HTML, "–" for missing, the best of ``best`` columns in bold."""
+    """A pandas Styler for the book: names as text, never HTML, "–" for missing, the best of ``best`` in bold."""
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
     shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
     style = table.style.format(precision=decimals, **shown).format(precision=0, **shown, subset=whole)

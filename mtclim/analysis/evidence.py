@@ -54,13 +54,12 @@ def confused_pairs(study: Study, run: str) -> pd.DataFrame:
     """The three most frequent errors of a run per task: task, reference, predicted, count, share, images (up to 4)."""
     at, rows = list(study.runs["run"]).index(run), []
     for n, (task, classes) in enumerate(study.tasks.items()):
-        true, predicted, counts = study.true[:, n], study.predicted[at, :, n], confusions(study, task)[at]
-        off = counts * (1 - np.eye(len(classes), dtype=int))
-        for cell in np.argsort(-off.ravel(), kind="stable")[:3]:
-            i, j = divmod(int(cell), len(classes))
-            if off[i, j]:
-                images = study.test["image"][(true == i) & (predicted == j)].head(4).tolist()
-                rows.append([task, classes[i], classes[j], int(off[i, j]), off[i, j] / counts[i].sum(), images])
+        counts = pd.DataFrame(confusions(study, task)[at], classes, classes)
+        errors = counts.stack().drop(list(zip(classes, classes, strict=True))).nlargest(3)
+        for (reference, said), count in errors[errors > 0].items():
+            here = (study.true[:, n] == classes.index(reference)) & (study.predicted[at, :, n] == classes.index(said))
+            images = study.test["image"][here].head(4).tolist()
+            rows.append([task, reference, said, count, count / counts.loc[reference].sum(), images])
     return pd.DataFrame(rows, columns=["task", "reference", "predicted", "count", "share", "images"])
 
 

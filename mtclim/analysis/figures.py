@@ -67,7 +67,7 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     for edge in edges[1:-1]:
         ax.axhline(edge, color="#777777", lw=0.8)
         ax.axvline(edge, color="#777777", lw=0.8)
-    style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor", "va": "bottom"}
+    style = {"fontweight": "bold", "rotation": 25 if readable else 45, "rotation_mode": "anchor", "va": "bottom"}
     for middle, heading in zip(middles, headings, strict=True):
         ax.text(middle, -0.01 * tasks.total, heading, **style)
     if not readable:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -99,10 +98,9 @@ def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping
     figure, axes = plt.subplots(len(rows), len(shown) + 1, figsize=size, squeeze=False)
     for line, (image, heat, answers) in zip(axes, rows, strict=True):
         line[0].imshow(image)
-        extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
         for ax, task in zip(line[1:], shown, strict=True):
             ax.imshow(image)
-            ax.imshow(heat[task], cmap=mpl.colormaps["inferno"], alpha=0.5, vmin=0, vmax=1, extent=extent)
+            ax.imshow(heat[task], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
             ax.set_xlabel(shorten(tasks.title(task, answers[task]), int(side / 0.065)), fontsize=8, labelpad=2)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])

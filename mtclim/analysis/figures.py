@@ -79,15 +79,14 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
 @drawn
 def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
     """The 25 most frequent of ``labels.labelsets``, kept up to the cut-off and dropped beyond it (Fig. 7a)."""
-    shown, width = bins.head(25), max(8, 60 // len(tasks))
-    counts = shown[":count"]
+    shown, counts = bins.head(25), bins[":count"].head(25)
     parts = pd.DataFrame({"kept": counts.clip(upper=cut), "dropped": (counts - cut).clip(lower=0)})
-    names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
+    names = shown[list(tasks)].astype(object).fillna("?").astype(str).agg(" · ".join, axis=1)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
     parts.plot.barh(stacked=True, ax=ax, color=[PARTS["after"], PARTS["before"]], width=0.72)
     ax.axvline(cut, color="#222222", lw=1, ls="--")
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
-    rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
+    rows_axis(ax, [shorten(name, 70) for name in names])
     ax.set(xlabel="images", ylabel="")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"

@@ -183,7 +183,7 @@ def residuals(study: Study) -> pd.DataFrame:
 def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians and upper whiskers of ``residuals`` by variant, and the whiskers above STC's and BL's (section 4.2)."""
     groups = frame.groupby(["variant", "metric"])["value"]
-    boxes = pd.DataFrame({key: boxplot_stats(own)[0] for key, own in groups}).T
+    boxes = pd.DataFrame({key: boxplot_stats(own)[0] for key, own in groups}).T.rename_axis(["variant", "metric"])
     median, high = (boxes[what].astype(float).unstack()[["oa", "kappa"]] for what in ("med", "whishi"))
     parts = {"median": median, "upper whisker": high}
     parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}

@@ -95,8 +95,7 @@ def figure(scores: pd.DataFrame) -> Figure:
     picture, axes = plt.subplots(1, 1 + len(PAIRS), figsize=(WIDTH, 2.5))
     levels = sorted(scores["ambiguity"].unique())
     marks = dict(zip(levels, "osD^v" * len(levels), strict=False))
-    for variant, ambiguity in product(SHOWN, levels):
-        rows = scores[(scores["variant"] == variant) & (scores["ambiguity"] == ambiguity)]
+    for (variant, ambiguity), rows in scores.groupby(["variant", "ambiguity"]):
         mean = 100 * rows.groupby("interdependency")["mean:kappa"].mean()
         style = {"color": variant_colour(variant), "marker": marks[ambiguity], "ms": 4, "lw": 1.2}
         axes[0].plot(mean.index, mean, label=title(variant) if ambiguity == levels[0] else None, **style)

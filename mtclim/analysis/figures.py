@@ -91,7 +91,7 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
-    ax.legend(loc="lower right", ncols=2)
+    ax.legend(loc="center right")
     return figure
 
 
@@ -108,7 +108,7 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
     colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
     for ax, (task, found) in zip(axes, counts.items(), strict=True):
         found.plot.barh(ax=ax, color=colours, width=0.8, legend=False, xlabel="", ylabel="")
-        rows_axis(ax, found.index)
+        rows_axis(ax, [shorten(tasks.title(task, name)) for name in found.index])
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         ax.set_title(shorten(tasks.title(task), 24))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
@@ -160,25 +160,27 @@ def residuals(frame: pd.DataFrame) -> Figure:
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
     """Mean F1 of each class by variant (Fig. 10): ``comparison.class_scores`` of one backbone, ``Study.counts``."""
     test, options = counts.set_index(["task", "class"])["test"], {"vmin": 0, "vmax": 100, "cmap": "viridis"}
-    return class_map(frame.assign(f1=100 * frame["f1"]), "f1", tasks, test, "F1 [%]", fmt=".0f", **options)
+    return class_map(frame.assign(value=100 * frame["f1"]), tasks, test, "F1 [%]", {}, fmt=".0f", **options)
 
 
-def class_map(frame: pd.DataFrame, value: str, tasks: Tasks, counts: pd.Series, label: str, **options) -> Figure:
-    """One heat map of the mean of a column by class and variant; missing cells are light grey.
+def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, notes: Mapping, **options) -> Figure:
+    """One heat map of mean values by class and variant; missing cells are light grey.
 
-    ``frame`` has the columns task, class and variant; ``counts``: (task, class) -> how frequent the class is.
+    ``frame`` has the columns task, class, variant and value; ``counts`` and ``notes``: (task, class) -> how frequent
+    the class is, and what stands beside its name.
     """
-    mean = frame.groupby(["task", "class", "variant"])[value].mean().unstack("variant")
-    mean, parts = mean[ordered(mean)], []
+    mean = frame.groupby(["task", "class", "variant"])["value"].mean().unstack("variant")
+    mean, parts, rows = mean[ordered(mean)], [], []
     for task, classes in tasks.items():
         part = condensed(mean.loc[task].loc[list(classes)], counts[task][list(classes)], tasks, task, "mean")
         parts += [part.iloc[:0].reindex([""]), part]  # an empty row bears the task's name
+        rows += ["", *(shorten(tasks.title(task, name)) + notes.get((task, name), "") for name in part.index)]
     table = pd.concat(parts)
     names = [title(name) for name in table]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.165 * len(table) + 1.7))
     ax.set_facecolor("#f4f4f4")
     sns.heatmap(table.to_numpy(), ax=ax, annot=len(names) <= 24, annot_kws={"fontsize": 8}, cbar=False, **options)
-    ax.set_yticks(np.arange(len(table)) + 0.5, table.index, rotation=0)
+    ax.set_yticks(np.arange(len(table)) + 0.5, rows, rotation=0)
     ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0, pad=2)
@@ -196,8 +198,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     for task, classes in tasks.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
-        found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
-        parts[task] = found.rename(columns=lambda name: shorten(name, 14))
+        parts[task] = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
     lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
     for task, part in parts.items():
         if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:
@@ -214,7 +215,12 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
-        sns.heatmap(percent, ax=ax, cbar=False, square=True, xticklabels=True, yticklabels=True, **style)
+        names = [tasks.title(task, name) for name in part]
+        style |= {
+            "yticklabels": [shorten(name) for name in names],
+            "xticklabels": [shorten(name, 14) for name in names],
+        }
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)

@@ -75,15 +75,14 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
 @drawn
 def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
     """Gain in mean F1 by class and variant (``evidence.class_gains``); each class with its share and the base's F1."""
-    about, titles = table.groupby(["task", "class"])[["frequency", "base"]].first(), {}
-    for (task, name), share, base in about.itertuples(name=None):
-        numbers = f"{100 * share:.0f} | {base:.0f}".replace("nan", "–")
-        titles[f"{task}:{name}"] = f"{tasks.title(task, name)}  {numbers}"
-    named, limit = Tasks(tasks, tasks.titles | titles), table["gain"].abs().quantile(0.97)
+    about, notes = table.groupby(["task", "class"])[["frequency", "base"]].first(), {}
+    for place, share, base in about.itertuples(name=None):
+        notes[place] = f"  {100 * share:.0f} | {base:.0f}".replace("nan", "–")
+    limit = table["gain"].abs().quantile(0.97)
     limit = 1 if np.isnan(limit) else limit
     text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
     options = {"vmin": -limit, "vmax": limit, "cmap": "PuOr", "fmt": "+.0f"}
-    return class_map(table, "gain", named, about["frequency"], text, **options)
+    return class_map(table.assign(value=table["gain"]), tasks, about["frequency"], text, notes, **options)
 
 
 @drawn

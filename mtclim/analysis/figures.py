@@ -215,12 +215,8 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
-        names = [tasks.title(task, name) for name in part]
-        style |= {
-            "yticklabels": [shorten(name) for name in names],
-            "xticklabels": [shorten(name, 14) for name in names],
-        }
-        sns.heatmap(percent, ax=ax, cbar=False, square=True, **style)
+        rows, columns = ([shorten(tasks.title(task, name), width) for name in part] for width in (30, 14))
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, yticklabels=rows, xticklabels=columns, **style)
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)

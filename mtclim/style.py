@@ -66,14 +66,14 @@ def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
     return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())
 
 
-def condensed(table: pd.DataFrame, counts: Sequence[float], tasks: Tasks, task: str, rest: str = "sum") -> pd.DataFrame:
+def condensed(table: pd.DataFrame, counts: Sequence[float], rest: str = "sum") -> pd.DataFrame:
     """A frame with a row for each class as a figure shows it: at most ``TOP`` one by one, the others in a last row.
 
     ``counts`` says how frequent each class is; ``rest`` of the others is shown, their "sum" or "mean".
     """
     shown = most_frequent(counts)
     others = np.setdiff1d(np.arange(len(table)), shown)
-    found = table.iloc[shown].set_axis([tasks[task][k] for k in shown])
+    found = table.iloc[shown].set_axis(list(table.index[shown]))
     if len(others):
         found.loc[f"{'mean of ' * (rest == 'mean')}{len(others)} more"] = table.iloc[others].agg(rest)
     return found

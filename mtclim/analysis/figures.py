@@ -103,7 +103,7 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
         found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
         found = found.reindex(list(classes)).fillna(0)
         shown = 100 * found / found.sum().clip(lower=1) if share else found
-        counts[task] = condensed(shown, found.sum(axis=1), tasks, task)
+        counts[task] = condensed(shown, found.sum(axis=1))
     figure, axes = masonry([len(found) for found in counts.values()], 2, 0.16 + 0.03 * len(parts), 2.4)
     colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
     for ax, (task, found) in zip(axes, counts.items(), strict=True):
@@ -172,7 +172,7 @@ def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, 
     mean = frame.groupby(["task", "class", "variant"])["value"].mean().unstack("variant")
     mean, parts, rows = mean[ordered(mean)], [], []
     for task, classes in tasks.items():
-        part = condensed(mean.loc[task].loc[list(classes)], counts[task][list(classes)], tasks, task, "mean")
+        part = condensed(mean.loc[task].loc[list(classes)], counts[task][list(classes)], "mean")
         parts += [part.iloc[:0].reindex([""]), part]  # an empty row bears the task's name
         rows += ["", *(shorten(tasks.title(task, name)) + notes.get((task, name), "") for name in part.index)]
     table = pd.concat(parts)
@@ -198,7 +198,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     for task, classes in tasks.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
-        parts[task] = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
+        parts[task] = condensed(condensed(found, frequent).T, frequent).T
     lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
     for task, part in parts.items():
         if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:

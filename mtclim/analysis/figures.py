@@ -91,7 +91,7 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
-    ax.legend(loc="center right")
+    ax.legend(loc="lower right")
     return figure
 
 

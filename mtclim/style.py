@@ -14,17 +14,15 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from mtclim.tasks import Tasks, ordinal
+from mtclim.variants import CONTROLS, VARIANTS
 
-WIDTH = 7.5
-"""Inches: 750 px at 100 dpi, a page of the book."""
-TOP = 20
-"""Classes of a task that a figure shows one by one, the most frequent; the others share one line."""
+WIDTH = 7.5  # inches: 750 px at 100 dpi, a page of the book
+TOP = 20  # classes of a task that a figure shows one by one, the most frequent; the others share one line
 STYLE = mpl.rc_params_from_file(files("mtclim") / "figures.mplstyle", use_default_template=False)
+# Paul Tol's bright scheme, its grey darkened to show on white, and his discrete rainbow, for colour-blind readers too.
 BRIGHT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#7F7F7F")
-"""Paul Tol's bright scheme, its grey darkened to show on white."""
 RAINBOW = ("#D1BBD7", "#AE76A3", "#882E72", "#1965B0", "#5289C7", "#7BAFDE", "#4EB265", "#90C987", "#CAE0AB", "#F7F056",
            "#F6C141", "#F1932D", "#E8601C", "#DC050C", "#72190E", "#42150A")  # fmt: skip
-"""Paul Tol's discrete rainbow: neighbours stay apart for colour-blind readers."""
 FAMILIES = {"stc": "#7F7F7F", "bl": "#222222", "clim": "#4477AA", "tlim": "#228833", "lim": "#AA3377"}
 CONTROL, RIVAL = "#EE6677", "#CC8800"
 PARTS = {"before": "#8DB4D9", "after": "#E08214", "train": BRIGHT[0], "val": BRIGHT[3], "test": BRIGHT[1]}
@@ -37,7 +35,6 @@ BACKBONES = {
     "mobilenetv3_large_100": "MobileNetV3-Large",
     "test_byobnet": "timm's 0.2 M test network",
 }
-"""Readable names of backbones; others are shown by timm's name."""
 
 
 def backbone_title(name: str) -> str:
@@ -69,14 +66,14 @@ def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
     return sorted(np.argsort(-np.asarray(counts, float), kind="stable")[:most].tolist())
 
 
-def condensed(table: pd.DataFrame, counts: Sequence[float], tasks: Tasks, task: str, rest: str = "sum") -> pd.DataFrame:
-    """A frame with a row for each class as a figure shows it: under readable names, at most ``TOP`` one by one.
+def condensed(table: pd.DataFrame, counts: Sequence[float], rest: str = "sum") -> pd.DataFrame:
+    """A frame with a row for each class as a figure shows it: at most ``TOP`` one by one, the others in a last row.
 
-    ``counts`` says how frequent each class is; the last row holds the ``rest`` of them, their "sum" or "mean".
+    ``counts`` says how frequent each class is; ``rest`` of the others is shown, their "sum" or "mean".
     """
-    shown, names = most_frequent(counts), [shorten(tasks.title(task, name)) for name in tasks[task]]
+    shown = most_frequent(counts)
     others = np.setdiff1d(np.arange(len(table)), shown)
-    found = table.iloc[shown].set_axis([names[k] for k in shown])
+    found = table.iloc[shown].set_axis(list(table.index[shown]))
     if len(others):
         found.loc[f"{'mean of ' * (rest == 'mean')}{len(others)} more"] = table.iloc[others].agg(rest)
     return found
@@ -86,20 +83,18 @@ def palette(tasks: Tasks) -> dict[str, dict[str, str]]:
     """Task -> class -> "#rrggbb": rising ranges (heights) in a sequential map, others Tol's bright or rainbow."""
     rainbow, chosen = LinearSegmentedColormap.from_list("tol", RAINBOW, N=1024), {}
     for task, classes in tasks.items():
-        k = len(classes)
-        if ordinal(classes):
-            colours = [to_hex(c) for c in mpl.colormaps["viridis_r"](np.linspace(0.08, 1, k))]
-        else:
-            colours = BRIGHT if k <= len(BRIGHT) else [to_hex(c) for c in rainbow(np.linspace(0, 1, k))]
-        chosen[task] = dict(zip(classes, colours, strict=False))
+        colours = mpl.colormaps["viridis_r"](np.linspace(0.08, 1, len(classes)))
+        if not ordinal(classes):
+            colours = BRIGHT if len(classes) <= len(BRIGHT) else rainbow(np.linspace(0, 1, len(classes)))
+        chosen[task] = dict(zip(classes, map(to_hex, colours), strict=False))
     return chosen
 
 
 def variant_colour(variant: str) -> str:
     """Grey STC, black BL family, blue CLIM, green TLIM, purple LIM; red a control, ochre a rival."""
-    if variant == "bl_fc" or variant.endswith(("-detach", "-own", "-shuffled")):
-        return CONTROL
-    return RIVAL if "-" in variant else FAMILIES.get(variant.split("_")[0], RIVAL)
+    if variant in VARIANTS:
+        return FAMILIES[variant.split("_")[0]]
+    return CONTROL if variant in CONTROLS else RIVAL
 
 
 def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -110,11 +105,10 @@ def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
         with plt.rc_context(STYLE):
             figure = function(*args, **options)
             if synthetic:
-                style = {"x": 0.995, "ha": "right", "fontsize": 8, "color": "#8a5a00", "style": "italic"}
-                if figure.get_supxlabel():  # taken: beside it, on the same line
-                    figure.text(y=0.01, s="synthetic data", va="bottom", **style)
-                else:
-                    figure.supxlabel("synthetic data", **style)
+                style = {"ha": "right", "va": "bottom", "color": "#8a5a00", "style": "italic"}
+                figure.text(0.995, 0.01, "synthetic data", **style)
+                if not figure.get_supxlabel():
+                    figure.supxlabel(" ", fontsize=8)  # keeps the line free
             plt.close(figure)
         return figure
 
@@ -136,7 +130,8 @@ def masonry(sizes: Sequence[float], columns: int, unit: float, extra: float) -> 
 
 
 def rows_axis(ax: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top, without ticks."""
+    """Names down the y axis, the first on top, without ticks, and a grid for the values."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")

@@ -1,27 +1,24 @@
 """The paper's tables from a study's runs (sections 3 and 4.2), and the scores that every comparison rests on.
 
-Scores are fractions in frames of single runs, percent in tables. Functions take a ``Study`` and return data frames;
-``effects`` says what differs, ``evidence`` looks beyond accuracy, ``figures`` draws.
+Scores are fractions in frames of single runs, percent in tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import yaml
+from matplotlib.cbook import boxplot_stats
 from scipy import stats
 
 from mtclim.analysis.study import KEYS, Study
-from mtclim.metrics import from_confusion
+from mtclim.metrics import confusion, from_confusion
 from mtclim.tasks import SANTIAGO, Tasks
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, ordered, title
 
-COMBINATIONS = 200_000
-"""Of more combinations of STC's networks a sample of so many is taken."""
-BACKBONES = ("densenet121", "tf_efficientnetv2_b3")
-"""The paper's."""
+COMBINATIONS = 200_000  # of more combinations of STC's networks a sample of so many is taken
+BACKBONES = ("densenet121", "tf_efficientnetv2_b3")  # the paper's
 
 
 def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float:
@@ -39,27 +36,20 @@ def delta_m(scores: Mapping[str, float], baseline: Mapping[str, float]) -> float
     return float(100 * (ours / base - 1).sum(skipna=False))
 
 
-# ---------------------------------------------------------------- scores of single runs
-
-
 def confusions(study: Study, task: str) -> np.ndarray:
     """Confusion matrices (runs, K, K), rows reference, of one task; only annotated test images count."""
     k, n = len(study.tasks[task]), list(study.tasks).index(task)
-    true = study.true[:, n]
-    predicted = study.predicted[:, true >= 0, n].astype(np.int64)
-    cells = (np.arange(len(predicted))[:, None] * k + true[true >= 0]) * k + predicted
-    return np.bincount(cells.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)
+    return np.stack([confusion(study.true[:, n], predicted, k) for predicted in study.predicted[:, :, n]])
 
 
 def run_scores(study: Study) -> pd.DataFrame:
     """OA and kappa (fractions) of each run and task, and of the task "mean": run, backbone, variant, seed, task, ..."""
-    keys, parts = study.runs[KEYS], []
+    parts = []
     for task in study.tasks:
         oa, kappa, _ = from_confusion(confusions(study, task))
-        parts.append(keys.assign(task=task, oa=oa, kappa=kappa))
-    frame = pd.concat(parts, ignore_index=True)
-    mean = frame.groupby("run")[["oa", "kappa"]].mean().reset_index()
-    return pd.concat([frame, keys.merge(mean, on="run").assign(task="mean")], ignore_index=True)
+        parts.append(study.runs[KEYS].assign(task=task, oa=oa, kappa=kappa))
+    mean = pd.concat(parts).groupby(level=0)[["oa", "kappa"]].mean()
+    return pd.concat([*parts, study.runs[KEYS].assign(task="mean").join(mean)], ignore_index=True)
 
 
 def class_scores(study: Study) -> pd.DataFrame:
@@ -72,13 +62,9 @@ def class_scores(study: Study) -> pd.DataFrame:
 
 
 def best_run(study: Study) -> str:
-    """The run that all looks inside show (the paper's Figs 11 and 13): of the highest mean kappa on validation images.
-
-    Only the twelve variants of Table 2 can be chosen, unless the study has none of them.
-    """
-    runs = study.runs[study.runs["variant"].isin(VARIANTS)]
-    runs = runs if len(runs) else study.runs
-    return runs.loc[runs["val_kappa"].fillna(-1).idxmax(), "run"]
+    """The run of the highest mean kappa on validation images, if possible of a variant of Table 2 (Figs 11 and 13)."""
+    runs = study.runs.assign(twelve=study.runs["variant"].isin(VARIANTS))
+    return runs.sort_values(["twelve", "val_kappa"], ascending=False)["run"].iloc[0]
 
 
 def finished(study: Study) -> pd.DataFrame:
@@ -93,14 +79,10 @@ def finished(study: Study) -> pd.DataFrame:
     )
 
 
-# ---------------------------------------------------------------- the paper's tables
-
-
 def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
     """Table 1: input size in pixels and ImageNet accuracy (the paper's), and parameters in millions.
 
-    Columns ("input", "paper"), ("ImageNet top-1 [%]", "paper") and (variant, "here" | "paper"), as counted and as
-    printed; missing where the paper has no such backbone or other tasks.
+    Columns (name, "here" | "paper"), as counted and as printed; missing where the paper has no such backbone or tasks.
     """
     import torch
 
@@ -109,23 +91,22 @@ def table1(tasks: Tasks, backbones: Iterable[str] = BACKBONES) -> pd.DataFrame:
     rows = {}
     for backbone in backbones:
         paper = paper_numbers()["table1"].get(backbone, {})
-        row = {(name, "paper"): paper.get(name, np.nan) for name in ("input", "ImageNet top-1 [%]")}
+        row = {(name, "paper"): paper.get(name) for name in ("input", "ImageNet top-1 [%]")}
         for name in ("stc", "bl", "lim_ms_all"):
             with torch.device("meta"):  # shapes without memory
                 row[title(name), "here"] = create_model(name, tasks, backbone).parameters_count() / 1e6
-            row[title(name), "paper"] = paper.get(name, np.nan) if tasks == SANTIAGO else np.nan
+            row[title(name), "paper"] = paper.get(name) if tasks == SANTIAGO else None
         rows[backbone] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("backbone")
 
 
 def table2(variants: Iterable[str] = (*VARIANTS, *CONTROLS)) -> pd.DataFrame:
     """Table 2 from the code's own definition: modules, classification feature vector and losses of each variant."""
-    rows = {}
+    kinds, rows = {"x": "x_{}", "p": "P(Y_T | x_{})"}, {}
     for name in variants:
         variant = VARIANT_TABLE[name]
-        parts = [part.split("_", 1) for part in variant.features]
-        vector = [f"P(Y_T | x_{which.upper()})" if kind == "p" else f"x_{which.upper()}" for kind, which in parts]
-        modules = ", ".join(module.upper() for module in variant.modules) or "-"
+        vector = [kinds[part[0]].format(part[2:].upper()) for part in variant.features]  # such as "p_clim"
+        modules = ", ".join(variant.modules).upper() or "-"
         rows[title(name)] = [modules, f"[{', '.join(vector)}]", ", ".join(variant.losses)]
     columns = ["modules", "feature vector", "supervision"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("experiment")
@@ -142,29 +123,23 @@ def table3(study: Study) -> pd.DataFrame:
     columns = [(task, metric) for task in [*study.tasks, "mean"] for metric in ("OA", "kappa")]
     wide = wide.loc[mean.index.droplevel("task").unique(), columns]
     tasks = [task for task in study.tasks if wide[task].notna().all(axis=None)]
-    is_stc = wide.index.get_level_values("variant") == "stc"
     for metric in ("OA", "kappa"):
         own = wide.xs(metric, axis=1, level=1)[tasks]
-        stc = own[is_stc].droplevel("variant").reindex(own.index.get_level_values("backbone")).to_numpy()
-        wide[":delta_m", metric] = 100 * (own / np.where(stc != 0, stc, np.nan) - 1).sum(axis=1, skipna=False)
-        wide.loc[is_stc, (":delta_m", metric)] = np.nan
+        stc = own[own.index.get_level_values("variant") == "stc"].droplevel("variant")
+        gains = own.div(stc.where(stc != 0), level="backbone").sub(1).sum(axis=1, skipna=False)
+        wide[":delta_m", metric] = 100 * gains.drop("stc", level="variant", errors="ignore")
     wide[":runs", ""] = study.runs.groupby(["backbone", "variant"]).size()
     return wide.rename_axis(columns=["task", "metric"])
 
 
-@cache
 def paper_table3() -> pd.DataFrame:
     """The paper's Table 3 (percent, means of 11 realisations), in the shape of ``table3``."""
     return pd.read_csv(files("mtclim.analysis") / "paper_table3.csv", header=[0, 1], index_col=[0, 1])
 
 
-@cache
 def paper_numbers() -> dict:
     """The paper's other published numbers: Table 1, Fig. 9's whiskers, Fig. 12's hours, section 4.2's classes."""
     return yaml.safe_load((files("mtclim.analysis") / "paper.yaml").read_text(encoding="utf-8"))
-
-
-# ---------------------------------------------------------------- residuals against the median STC (Fig. 9)
 
 
 def stc_combinations(lengths: Sequence[int]) -> tuple[np.ndarray, bool]:
@@ -179,15 +154,15 @@ def residuals(study: Study) -> pd.DataFrame:
 
     The baseline is the STC combination of (lower) median cross-task mean kappa. Columns variant, metric ("oa",
     "kappa"), value; ``attrs``: "combinations" drawn, whether "sampled", and "left_out", the tasks for which a run has
-    the score 0 or none, so that there is no relative gain. Without another task it is empty. There must be runs of STC.
+    the score 0 or none. Without another task it is empty. There must be runs of STC.
     """
     frame = run_scores(study).query("task != 'mean'")
     wide = frame.pivot(index=["variant", "seed"], columns="task", values=["oa", "kappa"])
     usable = (wide.notna() & (wide != 0)).all().unstack("task").all()
     tasks, left_out = ([task for task in study.tasks if usable[task] == kind] for kind in (True, False))
     if not tasks:
-        empty = pd.DataFrame({"variant": [], "metric": [], "value": []})
-        empty.attrs = {"combinations": 0, "sampled": False, "left_out": left_out}
+        empty = pd.DataFrame(columns=["variant", "metric", "value"])
+        empty.attrs["left_out"] = left_out
         return empty
     stc = {metric: wide.loc["stc", metric][tasks].to_numpy() for metric in ("oa", "kappa")}  # (runs, N)
     chosen, sampled = stc_combinations([len(stc["kappa"])] * len(tasks))
@@ -206,23 +181,13 @@ def residuals(study: Study) -> pd.DataFrame:
 
 
 def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Medians and upper whiskers (1.5 interquartile ranges) of ``residuals``, and the whiskers above STC's and BL's.
-
-    A row a variant; columns (what, metric). Section 4.2 of the paper compares whiskers.
-    """
-
-    def whisker(values: pd.Series) -> float:
-        first, third = values.quantile([0.25, 0.75])
-        return values[values <= third + 1.5 * (third - first)].max()
-
+    """Medians and upper whiskers of ``residuals`` by variant, and the whiskers above STC's and BL's (section 4.2)."""
     groups = frame.groupby(["variant", "metric"])["value"]
-    median, high = (groups.agg(what).unstack("metric")[["oa", "kappa"]] for what in ("median", whisker))
+    boxes = pd.DataFrame({key: boxplot_stats(own)[0] for key, own in groups}).T.rename_axis(["variant", "metric"])
+    median, high = (boxes[what].astype(float).unstack()[["oa", "kappa"]] for what in ("med", "whishi"))
     parts = {"median": median, "upper whisker": high}
     parts |= {f"above {title(name)}'s": high - high.reindex([name]).iloc[0] for name in ("stc", "bl")}
     return pd.concat(parts, axis=1).loc[ordered(high.index)]
-
-
-# ---------------------------------------------------------------- uncertainty
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:

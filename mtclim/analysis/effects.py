@@ -1,7 +1,6 @@
 """What differs between variants, and how surely: main effects, contrasts, verdicts, and what a number of runs can show.
 
-Everything is in percentage points of the mean over tasks. An interval covers both realisations and test images: in each
-draw the seeds and the test blocks are drawn anew.
+Everything is in points of the mean over tasks. Intervals cover both realisations and test images.
 """
 
 from collections.abc import Mapping
@@ -17,20 +16,16 @@ from mtclim.analysis.study import Study
 from mtclim.files import whole_or_absent
 from mtclim.variants import CONTROLS, VARIANT_TABLE, VARIANTS, title
 
-MARGIN = 0.3
-"""Points: a difference that is surely smaller is no effect worth having."""
-REALISATIONS = 11
-"""The paper's, and the least of a study."""
+MARGIN = 0.3  # points: a difference that is surely smaller is no effect worth having
+REALISATIONS = 11  # the paper's
 VERDICTS = ("effect", "no effect worth having", "cannot be told")
-MULTITASK = tuple(name for name in VARIANTS if name not in ("stc", "bl"))
-"""The ten variants whose modules and stacked probabilities form a factorial design."""
-FACTORS = {
+MULTITASK = VARIANTS[2:]  # all but STC and BL: their modules and stacked probabilities form a factorial design
+FACTORS = {  # factor -> the parts of the feature vector that it adds, one of which each variant of it has
     "CLIM": {"x_clim"},
     "TLIM": {"x_tlim"},
     "stacking BL's probabilities": {"p_bl"},
     "stacking the module's own": {"p_clim", "p_tlim"},
 }
-"""Factor -> the parts of the classification feature vector that it adds, one of which each variant of it has."""
 
 
 def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
@@ -39,14 +34,12 @@ def main_effects(runs: Mapping[str, int]) -> dict[str, dict[str, float]]:
     ``runs``: how many each variant has. A factor whose effect these variants cannot tell from the others' is left out.
     """
     names = [name for name in MULTITASK if runs.get(name)]
-    parts = [set(VARIANT_TABLE[name].features) for name in names]
-    design = np.array([[1, *(bool(own & added) for added in FACTORS.values())] for own in parts], dtype=float)
-    design = design.reshape(-1, 1 + len(FACTORS))
-    counts = np.array([runs[name] for name in names], dtype=float)
-    weights = np.linalg.pinv(design.T @ (counts[:, None] * design)) @ design.T * counts  # estimates: weights @ means
-    told = np.isclose(weights @ design, np.eye(1 + len(FACTORS)), atol=1e-9).all(axis=1)
-    rows = {factor: weights[k].tolist() for k, factor in enumerate(FACTORS, 1) if told[k]}
-    return {factor: dict(zip(names, row, strict=True)) for factor, row in rows.items()}
+    columns = [[not added.isdisjoint(VARIANT_TABLE[name].features) for name in names] for added in FACTORS.values()]
+    design, root = np.array([np.ones(len(names)), *columns]), np.sqrt([runs[name] for name in names])
+    weights = np.linalg.pinv((root * design).T) * root  # the mean and the factors = weights @ means of variants
+    told = np.isclose(weights @ design.T, np.eye(len(design)), atol=1e-9).all(axis=1)
+    rows = zip(FACTORS, weights[1:].tolist(), told[1:], strict=True)
+    return {factor: dict(zip(names, row, strict=True)) for factor, row, known in rows if known}
 
 
 def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]]:
@@ -55,12 +48,12 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
     Families: "main effect", "primary" (fixed before the study's runs), "against BL", "against BL-FC" and "the paper's
     steps". ``runs``: how many each variant has.
     """
-    multitask = [name for name in VARIANT_TABLE if name not in ("stc", "bl")]
+    recurrent = [name for name in MULTITASK if name != "bl_ms"]
     pairs = {
         "primary": [("bl", "stc"), ("bl_ms", "bl_fc"), ("recurrent", "bl_fc"), ("lim_ms_all", "bl")]
         + [("lim_ms_all", other) for other in CONTROLS],
-        "against BL": [(name, "bl") for name in multitask],
-        "against BL-FC": [(name, "bl_fc") for name in ("bl", *multitask) if name != "bl_fc"],
+        "against BL": [(name, "bl") for name in VARIANT_TABLE if name not in ("stc", "bl")],
+        "against BL-FC": [(name, "bl_fc") for name in VARIANT_TABLE if name not in ("stc", "bl_fc")],
         "the paper's steps": [("bl", "stc"), ("bl_ms", "bl")]
         + [(name, "bl_ms") for name in ("clim", "tlim", "lim")]
         + [(f"{name}_ms_{of}", name) for name in ("clim", "tlim", "lim") for of in ("bl", "all")],
@@ -68,7 +61,7 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
     found = {("main effect", factor): weights for factor, weights in main_effects(runs).items()}
     for family, of_family in pairs.items():
         for a, b in of_family:
-            first = [name for name in MULTITASK if name != "bl_ms"] if a == "recurrent" else [a]
+            first = recurrent if a == "recurrent" else [a]
             if all(runs.get(name) for name in (*first, b)):
                 name = "mean of the recurrent variants" if a == "recurrent" else title(a)
                 found[family, f"{name} - {title(b)}"] = dict.fromkeys(first, 1 / len(first)) | {b: -1.0}
@@ -76,22 +69,20 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
 
 
 def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFrame:
-    """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks.
+    """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks, by a two-way bootstrap.
 
-    ``metric`` is "kappa" or "oa", and ``draws`` is the number of the two-way bootstrap. Deviations of seeds are widened
-    for their small number (Hesterberg, 2015). The columns are family, contrast, estimate, low, high (points; NaN limits
-    with a single realisation), runs (realisations of the variant that has fewest), paired (whether the same seeds are
-    compared, as they are where correlation is above 0), correlation (of variants across seeds, the mean over pairs) and
-    verdict.
+    ``metric`` is "kappa" or "oa". Deviations of seeds are widened for their small number (Hesterberg, 2015). Columns:
+    family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (the fewest of a
+    variant), paired (by seed, where correlation, the mean between variants, is above 0), correlation and verdict.
     """
     scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
-    at = {name: dict(zip(rows["seed"], rows.index, strict=True)) for name, rows in scores.groupby("variant")}
+    at = scores.reset_index().pivot(index="seed", columns="variant", values="index")
     correlation, rng, rows = seed_correlation(scores, metric), np.random.default_rng(1), []
-    for (family, name), weights in contrasts({variant: len(seeds) for variant, seeds in at.items()}).items():
-        common = sorted(set.intersection(*(set(at[variant]) for variant in weights)))
+    for (family, name), weights in contrasts(at.count().to_dict()).items():
+        common = at[list(weights)].dropna()
         paired = correlation > 0 and len(common) > 1
-        used = {v: [at[v][seed] for seed in (common if paired else sorted(at[v]))] for v in weights}
+        used = {v: (common if paired else at)[v].dropna().astype(int).to_numpy() for v in weights}
         if family == "main effect":  # least squares weights each of these runs alike
             weights = main_effects({v: len(own) for v, own in used.items()})[name]
         estimate = sum(weight * table[used[v]].mean() for v, weight in weights.items())
@@ -126,16 +117,16 @@ def sentence(row, metric: str = "kappa") -> str:
     size = f"{row.estimate:+.2f} points of mean {'OA' if metric == 'oa' else metric}"
     if np.isnan(row.low):
         return f"{row.contrast}: {size} in one realisation; a single run has no interval, so nothing can be told."
-    said = ("this is an effect", "there is no effect worth having", "whether there is an effect cannot be told")
-    said = dict(zip(VERDICTS, said, strict=True))[row.verdict]
+    words = ("this is an effect", "there is no effect worth having", "whether there is an effect cannot be told")
+    said = words[VERDICTS.index(row.verdict)]
     return f"{row.contrast}: {size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations); {said}."
 
 
 def power(difference: float, sd: float, runs: int) -> float:
-    """Power of a two-sided t-test at 5 % on ``runs`` realisations for a true difference.
+    """Power of a two-sided t-test at 5 % on ``runs`` realisations for a true difference; NaN without a scatter.
 
-    ``sd`` is the standard deviation of the difference between two single runs: of paired ones, or, unpaired, the root
-    of the sum of both variances (the degrees of freedom are then taken as runs - 1, which is cautious).
+    ``sd`` is the standard deviation of the difference between two single runs. The degrees of freedom are taken as
+    runs - 1, which is cautious for unpaired ones.
     """
     if runs < 2 or not sd > 0:
         return np.nan
@@ -144,10 +135,10 @@ def power(difference: float, sd: float, runs: int) -> float:
 
 
 def powers(study: Study, metric: str = "kappa") -> pd.DataFrame:
-    """What eleven realisations can show, from the scatter of a pilot (the runs of one backbone).
+    """What eleven realisations can show, from the scatter of one backbone's runs: contrast, sd, pilot, power, needed.
 
-    One row a primary contrast: contrast, sd (of the difference of two single runs, points), pilot (its realisations),
-    power for a true difference of the margin, and needed, the realisations that give 80 % power for it (up to 200).
+    ``sd`` (points) is of the difference of two single runs, ``pilot`` how many realisations it comes from, ``power``
+    that for a true difference of the margin, and ``needed`` the realisations for a power of 80 % (up to 200).
     """
     scores, rows = run_scores(study).query("task == 'mean'"), []
     paired = seed_correlation(scores, metric) > 0
@@ -165,14 +156,11 @@ def paper_powers() -> pd.DataFrame:
     """Which differences of the paper's Table 3 (mean kappa) could eleven runs with its own scatter show?
 
     The paper prints no standard deviation. Its best run lies 0.53 points above the mean of its variant's eleven; the
-    best of eleven lies 1.59 standard deviations above the mean on average. One row a backbone and primary contrast:
-    backbone, contrast, difference, sd (of the difference of two runs), power. The test images are taken as given.
+    best of eleven lies 1.586 standard deviations above the mean on average. One row a backbone and contrast: backbone,
+    contrast, difference, sd (of the difference of two runs), power. The test images are taken as given.
     """
     best, table = paper_numbers()["best_run"], paper_table3()["mean", "kappa"]
-    normal = stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000)
-    expected = (11 * normal * stats.norm.cdf(normal) ** 10).mean()  # of the largest of eleven normal values
-    one = (best["kappa"] - table[best["backbone"], best["variant"]]) / expected
-    rows = []
+    one, rows = (best["kappa"] - table[best["backbone"], best["variant"]]) / 1.586, []
     for backbone, means in table.groupby(level="backbone"):
         means = means.droplevel("backbone")
         for (family, name), weights in contrasts(dict.fromkeys(means.index, 1)).items():
@@ -185,19 +173,17 @@ def paper_powers() -> pd.DataFrame:
 
 
 def write_summaries(study: Study, results: str | Path) -> None:
-    """Write effects.csv and joint.csv beside the tables of a study, of the backbone with most runs.
+    """Write effects.csv (points of kappa; source: "city" or the folder's name) and joint.csv beside a study's tables.
 
-    effects.csv has the main effects and primary contrasts in points of kappa; their source is "city" or the folder's
-    name. joint.csv has what answers reach that each task gives by itself, and joint ones (``evidence.decodings``).
+    They have the main effects and primary contrasts, and ``evidence.decodings``, of the backbone with most runs.
     """
     one, results = study.only(study.backbones[0]), Path(results)
-    told = effects(one).query("family in ('main effect', 'primary')")
+    told = effects(one).query("family in ('main effect', 'primary')").round(4)
     told = told.assign(source="city" if study.synthetic else results.resolve().name)
-    joint = decodings(one).reset_index().rename(columns={"kappa": "mean_kappa"})
-    tables = {
-        "effects": told[["contrast", "estimate", "low", "high", "runs", "source"]].round(4),
-        "joint": joint[["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]].round(5),
-    }
-    for name, table in tables.items():
+    joint = decodings(one).reset_index().rename(columns={"kappa": "mean_kappa"}).round(5)
+    for name, table, columns in (
+        ("effects", told, ["contrast", "estimate", "low", "high", "runs", "source"]),
+        ("joint", joint, ["variant", "decoding", "exact_match", "contradictions", "mean_kappa"]),
+    ):
         with whole_or_absent(results / f"{name}.csv") as beside:
-            table.to_csv(beside, index=False)
+            table.to_csv(beside, index=False, columns=columns)

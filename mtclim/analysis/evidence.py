@@ -1,7 +1,4 @@
-"""What a reviewer would ask beyond accuracy: do labels fit together, which errors, how sure, where, at what cost.
-
-Functions take a ``Study`` and return data frames.
-"""
+"""What a reviewer would ask beyond accuracy: do labels fit together, which errors, how sure, where, at what cost."""
 
 import json
 from pathlib import Path
@@ -45,10 +42,11 @@ def error_structure(study: Study) -> pd.DataFrame:
         if (names != "").all() and all(len(set(part)) < len(classes) for part in names.T):  # parts come again
             first, second = (part[:, None] != part for part in names.T)
             kinds |= {"first part only": first & ~second, "second part only": second & ~first, "both": first & second}
-        counts = confusions(study, task) * (1 - np.eye(len(classes)))
-        total = np.where(counts.any((1, 2)), counts.sum((1, 2)), np.nan)
+        counts = confusions(study, task)
+        errors = counts.sum((1, 2)) - counts.trace(axis1=1, axis2=2)
         for kind, cells in kinds.items():
-            parts.append(study.runs[KEYS].assign(task=task, kind=kind, share=(counts * cells).sum((1, 2)) / total))
+            share = pd.Series((counts * cells).sum((1, 2))) / errors  # 0 / 0 is NaN
+            parts.append(study.runs[KEYS].assign(task=task, kind=kind, share=share))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -56,21 +54,19 @@ def confused_pairs(study: Study, run: str) -> pd.DataFrame:
     """The three most frequent errors of a run per task: task, reference, predicted, count, share, images (up to 4)."""
     at, rows = list(study.runs["run"]).index(run), []
     for n, (task, classes) in enumerate(study.tasks.items()):
-        true, predicted, counts = study.true[:, n], study.predicted[at, :, n], confusions(study, task)[at]
-        off = counts * (1 - np.eye(len(classes), dtype=int))
-        for cell in np.argsort(-off.ravel(), kind="stable")[:3]:
-            i, j = divmod(int(cell), len(classes))
-            if off[i, j]:
-                images = study.test["image"][(true == i) & (predicted == j)].head(4).tolist()
-                rows.append([task, classes[i], classes[j], int(off[i, j]), off[i, j] / counts[i].sum(), images])
+        counts = pd.DataFrame(confusions(study, task)[at], classes, classes)
+        errors = counts.stack().drop(list(zip(classes, classes, strict=True))).nlargest(3)
+        for (reference, said), count in errors[errors > 0].items():
+            here = (study.true[:, n] == classes.index(reference)) & (study.predicted[at, :, n] == classes.index(said))
+            images = study.test["image"][here].head(4).tolist()
+            rows.append([task, reference, said, count, count / counts.loc[reference].sum(), images])
     return pd.DataFrame(rows, columns=["task", "reference", "predicted", "count", "share", "images"])
 
 
 def calibration_error(study: Study) -> pd.DataFrame:
     """Expected calibration error of each run and task: raw, scaled (by temperature), and perfect, the yardstick.
 
-    ``perfect`` is what a network whose confidence is exactly right would score with as many images: for each bin of
-    the scaled confidences the number right is drawn from its binomial distribution, and the mean of 200 draws is taken.
+    ``perfect`` is what a network whose confidence is exactly right would score with as many images (200 simulations).
     """
     rng, rows = np.random.default_rng(0), []
     for (run, task), bins in study.calibration.groupby(["run", "task"], sort=False):
@@ -83,17 +79,13 @@ def calibration_error(study: Study) -> pd.DataFrame:
 
 
 def class_gains(study: Study, baseline: str = "stc") -> pd.DataFrame:
-    """Mean F1 gain per class over ``baseline`` in points: backbone, variant, task, class, f1, base, gain, ...
-
-    ``frequency`` is the class's share of the annotated training images.
-    """
+    """Mean F1 gain per class over ``baseline`` in points: backbone, variant, task, class, f1, base, gain, frequency."""
     keys = ["backbone", "variant", "task", "class"]
     f1 = class_scores(study).groupby(keys, sort=False)["f1"].mean().mul(100).reset_index()
     base = f1[f1["variant"] == baseline].drop(columns="variant").rename(columns={"f1": "base"})
-    table = f1[f1["variant"] != baseline].merge(base, on=["backbone", "task", "class"])
     share = study.counts["train"] / study.counts.groupby("task")["train"].transform("sum")
-    frequency = study.counts[["task", "class"]].assign(frequency=share)
-    return table.assign(gain=table["f1"] - table["base"]).merge(frequency, on=["task", "class"])
+    table = f1[f1["variant"] != baseline].merge(base).merge(study.counts[["task", "class"]].assign(frequency=share))
+    return table.assign(gain=table["f1"] - table["base"])
 
 
 def rarity(gains: pd.DataFrame) -> pd.DataFrame:
@@ -111,7 +103,7 @@ def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
 
     ``benchmark`` is ``results/bench.json``, whose row 3 holds each variant's step time relative to BL's. Means per
     backbone and variant: parameters, step (in steps of BL, NaN where not measured), epochs_to_best and steps_to_best
-    (of STC's networks the sums), peak_memory_mb, total (step times steps, in BL's steps), of_stc (total / STC's), runs.
+    (of STC's networks the sums), peak_memory_mb, of_stc (time of all steps as a share of STC's), runs.
     """
     rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if Path(benchmark).exists() else []
     step = {row["what"].split(", ")[1]: row["ratio"] for row in rows if row["row"] == 3}
@@ -121,5 +113,4 @@ def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
     table.insert(1, "step", table.index.get_level_values("variant").map(step).astype(float))
     total = table["step"] / table.pop("networks") * table["steps_to_best"]  # a step of STC steps all its networks
     stc = total[total.index.get_level_values("variant") == "stc"].droplevel("variant")
-    of_stc = total / stc.reindex(total.index.get_level_values("backbone")).to_numpy()
-    return table.assign(total=total, of_stc=of_stc, runs=groups.size())
+    return table.assign(of_stc=total.div(stc, level="backbone"), runs=groups.size())

@@ -1,6 +1,7 @@
 """Looking inside a trained network: where in a photograph each of its answers comes from (Grad-CAM)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,8 @@ from mtclim.model import MultitaskModel, SingleTaskModel
 from mtclim.prepare import load_table
 from mtclim.results import normalised
 
-SHOWN = 6
-"""Tasks that are looked into, the first ones."""
-CELLS = 4
-"""Cells a side that a feature map needs to say where; on small images the last one may have a single cell."""
+SHOWN = 6  # tasks that are looked into, the first ones
+CELLS = 4  # a side that a feature map needs to say where; on small images the last one may have a single cell
 
 
 def image_files(study: Study, settings: Config) -> dict[str, Path]:
@@ -38,14 +37,11 @@ def network(root: str | Path, run: str) -> nn.Module | None:
 
 def read_images(paths: Sequence[str | Path], size: int) -> tuple[np.ndarray, list[int]]:
     """The readable ones of some image files as (n, size, size, 3) uint8, and their positions in ``paths``."""
-    images, rows = [np.zeros((0, size, size, 3), np.uint8)], []
+    images = {}
     for row, path in enumerate(paths):
-        try:
-            images.append(decode(path, size)[None])
-            rows.append(row)
-        except ImageError:
-            continue
-    return np.concatenate(images), rows
+        with suppress(ImageError):
+            images[row] = decode(path, size)
+    return np.array(list(images.values()), np.uint8).reshape(-1, size, size, 3), list(images)
 
 
 class _Logits(nn.Module):

@@ -1,8 +1,6 @@
 """The paper's figures from data frames: each function returns a matplotlib Figure 7.5 inches (750 px) wide.
 
-Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner. Tasks, classes and variants
-keep their order and bear readable names. Of a task with many classes the most frequent stand one by one, and one line
-holds the rest.
+Every function also takes ``synthetic=True``, which prints "synthetic data" in the corner.
 """
 
 import html
@@ -14,31 +12,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtclim.style import (
-    BRIGHT,
-    PARTS,
-    TOP,
-    WIDTH,
-    condensed,
-    drawn,
-    first_tasks,
-    in_words,
-    masonry,
-    rows_axis,
-    shorten,
-    variant_colour,
-)
+from mtclim.style import BRIGHT, PARTS, WIDTH, condensed, drawn, in_words, masonry, rows_axis, shorten, variant_colour
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
-
-PHOTOGRAPH = 0.58
-"""Inches: the side of a photograph on a sheet of examples."""
-
-
-# ---------------------------------------------------------------- labels, balance, splits
 
 
 @drawn
@@ -48,7 +26,8 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
     ``images``: (task, class or any words) -> arrays (H, W, 3) uint8 of one size; words may stand on several lines. Of
     many classes only the first of each task are shown, so that the figure is at most some 18 lines high.
     """
-    width = max(PHOTOGRAPH * max(map(len, images.values()), default=1), 1.75)
+    side = 0.58  # inches of a photograph
+    width = max(side * max(map(len, images.values()), default=1), 1.75)
     more = max((name.count("\n") for _, name in images), default=0)  # lines of text beyond the first
     across = max(1, int(WIDTH / (width + 0.12)))
     blocks, lines = list(dict.fromkeys(task for task, _ in images)), []
@@ -56,7 +35,7 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
         found = [(name, pictures) for (own, name), pictures in images.items() if own == task and len(pictures)]
         found = found[: across * max(1, 18 // len(blocks))]
         lines += [(task, found[i : i + across], i == 0) for i in range(0, len(found), across)]
-    size = (WIDTH, (PHOTOGRAPH + 0.4 + 0.14 * more) * len(lines))
+    size = (WIDTH, (side + 0.4 + 0.14 * more) * len(lines))
     figure, axes = plt.subplots(len(lines), across, figsize=size, squeeze=False, subplot_kw={"anchor": "W"})
     for ax in axes.flat:
         ax.set_axis_off()
@@ -74,16 +53,13 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
 
 @drawn
 def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Conditional probabilities of labels, row = condition (Fig. 4): ``labels.cooccurrence``'s matrix.
-
-    Undefined cells are grey. With more classes than can be read only the tasks are named.
-    """
+    """P(column | row) of the labels (Fig. 4): ``labels.cooccurrence``'s matrix; undefined cells are grey."""
     edges, side = np.cumsum([0, *tasks.sizes]), WIDTH - 1.5
     middles, cell = (edges[:-1] + edges[1:]) / 2, 72 * side / tasks.total
     readable = cell >= 8
     names = [shorten(tasks.title(task, name), 20) for task in tasks for name in tasks[task]] if readable else False
     headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
-    figure, ax = plt.subplots(figsize=(WIDTH, side + (1.3 if readable else 1.7)))
+    figure, ax = plt.subplots(figsize=(WIDTH, side + 1.3))
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
     style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
     ax.set_facecolor("#e2dccf")
@@ -91,73 +67,54 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     for edge in edges[1:-1]:
         ax.axhline(edge, color="#777777", lw=0.8)
         ax.axvline(edge, color="#777777", lw=0.8)
-    ax.tick_params(length=0, pad=1.5)
-    if readable:
-        for at, heading in zip(middles, headings, strict=True):
-            style = {"fontweight": "bold", "rotation": 25, "rotation_mode": "anchor"}
-            ax.text(at, -0.01 * tasks.total, heading, va="bottom", **style)
-    else:
-        ax.set_xticks(middles, headings, rotation=45, ha="right", rotation_mode="anchor")
+    style = {"fontweight": "bold", "rotation": 25 if readable else 45, "rotation_mode": "anchor", "va": "bottom"}
+    for middle, heading in zip(middles, headings, strict=True):
+        ax.text(middle, -0.01 * tasks.total, heading, **style)
+    if not readable:
         ax.set_yticks(middles, headings, rotation=0)
+    ax.tick_params(length=0, pad=1.5)
     return figure
 
 
 @drawn
 def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
-    """The 25 most frequent labelsets, kept up to the cut-off and dropped beyond it (Fig. 7a).
-
-    ``bins``: one row a labelset in descending order, columns the tasks and ":count" (``labels.labelsets``).
-    """
-    shown, width = bins.head(25), max(8, 60 // len(tasks))
-    counts, y = shown[":count"].to_numpy(), np.arange(len(shown))
-    names = shown[list(tasks)].astype(object).fillna("?").map(lambda label: shorten(str(label), width))
+    """The 25 most frequent of ``labels.labelsets``, kept up to the cut-off and dropped beyond it (Fig. 7a)."""
+    shown, counts = bins.head(25), bins[":count"].head(25)
+    parts = pd.DataFrame({"kept": counts.clip(upper=cut), "dropped": (counts - cut).clip(lower=0)})
+    names = shown[list(tasks)].astype(object).fillna("?").astype(str).agg(" · ".join, axis=1)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.19 * len(shown) + 0.9))
-    ax.barh(y, np.minimum(counts, cut), color=PARTS["after"], height=0.72, label="kept")
-    ax.barh(y, np.maximum(counts - cut, 0), left=cut, color=PARTS["before"], height=0.72, label="dropped")
+    parts.plot.barh(stacked=True, ax=ax, color=[PARTS["after"], PARTS["before"]], width=0.72)
     ax.axvline(cut, color="#222222", lw=1, ls="--")
     ax.annotate(f"cut-off {cut:,}", (cut, len(shown) - 0.6), (3, 0), textcoords="offset points")
-    rows_axis(ax, [shorten(" · ".join(row), 70) for row in names.to_numpy()])
-    ax.set(xlabel="images")
+    rows_axis(ax, [shorten(name, 70) for name in names])
+    ax.set(xlabel="images", ylabel="")
     kept, total = int(bins[":count"].clip(upper=cut).sum()), int(bins[":count"].sum())
     text = f"{kept:,} of {total:,} images kept ({kept / total:.1%}); {len(shown)} of {len(bins):,} labelsets shown"
     figure.suptitle(text, fontsize=8.5, fontweight="bold", x=0.01, ha="left")
-    ax.legend(loc="lower right", ncols=2)
+    ax.legend(loc="lower right")
     return figure
 
 
 @drawn
 def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
-    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
+    """How many images have each class (Figs 7b and 8), a bar for each part: part -> labels (a column a task)."""
     counts = {}
     for task, classes in tasks.items():
         found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
         found = found.reindex(list(classes)).fillna(0)
         shown = 100 * found / found.sum().clip(lower=1) if share else found
-        counts[task] = condensed(shown, found.sum(axis=1), tasks, task)
-    columns = 3 if max(len(tasks.title(task, c)) for task in tasks for c in tasks[task]) < 16 else 2
-    figure, axes = masonry([len(found) for found in counts.values()], columns, 0.16 + 0.03 * len(parts), 2.4)
+        counts[task] = condensed(shown, found.sum(axis=1))
+    figure, axes = masonry([len(found) for found in counts.values()], 2, 0.16 + 0.03 * len(parts), 2.4)
     colours = [PARTS.get(part, BRIGHT[0]) for part in parts]
     for ax, (task, found) in zip(axes, counts.items(), strict=True):
         found.plot.barh(ax=ax, color=colours, width=0.8, legend=False, xlabel="", ylabel="")
-        rows_axis(ax, found.index)
+        rows_axis(ax, [shorten(tasks.title(task, name)) for name in found.index])
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         ax.set_title(shorten(tasks.title(task), 24))
     figure.supxlabel("share of the part's images [%]" if share else "images", fontsize=8)
     if len(parts) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
     return figure
-
-
-def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
-    return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
-
-
-def splits(labels: pd.DataFrame, split: Sequence[str], tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
-    split = np.asarray(split)
-    parts = {name: labels[split == name] for name in ("train", "val", "test")}
-    return histograms(parts, tasks, share=True, synthetic=synthetic)
 
 
 @drawn
@@ -172,21 +129,11 @@ def places(frame: pd.DataFrame, split: Sequence[str]) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- accuracy
-
-
-def _variants_axis(ax: Axes, variants: Sequence[str]) -> None:
-    """Variants down the y axis, the first on top."""
-    rows_axis(ax, [title(name) for name in variants])
-    ax.grid(axis="x")
-
-
 @drawn
 def residuals(frame: pd.DataFrame) -> Figure:
     """Boxplots of Delta_m(median) per variant for OA and kappa (Fig. 9): ``comparison.residuals``'s frame.
 
-    Boxes: quartiles and median; whiskers: 1.5 interquartile ranges; dots: single runs (STC: all combinations, in the
-    box). With a single run a variant there are dots alone.
+    Dots are single runs (STC: all combinations, in the box). With a single run a variant there are dots alone.
     """
     variants = ordered(frame["variant"].unique())
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.27 * len(variants) + 0.9), sharey=True)
@@ -199,10 +146,9 @@ def residuals(frame: pd.DataFrame) -> Figure:
         if many:
             sns.boxplot(own, ax=ax, medianprops={"color": "#111111", "lw": 1.4}, **box, **shared)
             own = own[own["variant"] != "stc"]
-        np.random.seed(0)  # seaborn's jitter
-        sns.stripplot(own, ax=ax, size=2.6 if many else 5, jitter=0.18 if many else 0, **shared)
+        sns.swarmplot(own, ax=ax, size=2.6 if many else 5, **shared)
         ax.axvline(0, color="#555555", lw=0.8)
-        _variants_axis(ax, variants)
+        rows_axis(ax, [title(name) for name in variants])
         ax.set(xlabel=f"Δₘ(median), {name} [%]", ylabel="")
     if (count := frame.attrs.get("combinations", 0)) > 1:
         kind = "a sample of" if frame.attrs["sampled"] else "all"
@@ -212,33 +158,33 @@ def residuals(frame: pd.DataFrame) -> Figure:
 
 @drawn
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
-    """Mean F1 of each class by variant as a heat map (Fig. 10); a class without test images stays empty.
+    """Mean F1 of each class by variant (Fig. 10): ``comparison.class_scores`` of one backbone, ``Study.counts``."""
+    test, options = counts.set_index(["task", "class"])["test"], {"vmin": 0, "vmax": 100, "cmap": "viridis"}
+    return class_map(frame.assign(value=100 * frame["f1"]), tasks, test, "F1 [%]", {}, fmt=".0f", **options)
 
-    ``frame``: ``comparison.class_scores`` of one backbone; ``counts``: ``Study.counts``, which says how frequent
-    classes are.
+
+def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, notes: Mapping, **options) -> Figure:
+    """One heat map of mean values by class and variant; missing cells are light grey.
+
+    ``frame`` has the columns task, class, variant and value; ``counts`` and ``notes``: (task, class) -> how frequent
+    the class is, and what stands beside its name.
     """
-    variants = ordered(frame["variant"].unique())
-    mean = 100 * frame.groupby(["task", "class", "variant"])["f1"].mean().unstack("variant")[variants]
-    test = counts.set_index(["task", "class"])["test"]
-    parts = {
-        task: condensed(mean.loc[task].loc[list(classes)], test.loc[task][list(classes)], tasks, task, "mean")
-        for task, classes in tasks.items()
-    }
-    return class_map(parts, tasks, "F1 [%]", vmin=0, vmax=100, cmap="viridis", fmt=".0f")
-
-
-def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **options) -> Figure:
-    """One heat map of classes (rows, under the names of their tasks) by variant; missing cells are light grey."""
-    table = pd.concat([pd.concat([part.iloc[:0].reindex([""]), part]) for part in parts.values()])
+    mean = frame.groupby(["task", "class", "variant"])["value"].mean().unstack("variant")
+    mean, parts, rows = mean[ordered(mean)], [], []
+    for task, classes in tasks.items():
+        part = condensed(mean.loc[task].loc[list(classes)], counts[task][list(classes)], "mean")
+        parts += [part.iloc[:0].reindex([""]), part]  # an empty row bears the task's name
+        rows += ["", *(shorten(tasks.title(task, name)) + notes.get((task, name), "") for name in part.index)]
+    table = pd.concat(parts)
     names = [title(name) for name in table]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.165 * len(table) + 1.7))
     ax.set_facecolor("#f4f4f4")
     sns.heatmap(table.to_numpy(), ax=ax, annot=len(names) <= 24, annot_kws={"fontsize": 8}, cbar=False, **options)
-    ax.set_yticks(np.arange(len(table)) + 0.5, table.index, rotation=0)
+    ax.set_yticks(np.arange(len(table)) + 0.5, rows, rotation=0)
     ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0, pad=2)
-    for row, task in zip(np.flatnonzero(table.index == ""), parts, strict=True):
+    for row, task in zip(np.flatnonzero(table.index == ""), tasks, strict=True):
         ax.axhspan(row, row + 1, color="white")
         ax.text(0, row + 0.55, shorten(tasks.title(task), 60), fontweight="bold", va="center")
     figure.supxlabel(label, fontsize=8, x=0.01, ha="left")
@@ -247,16 +193,12 @@ def class_map(parts: Mapping[str, pd.DataFrame], tasks: Tasks, label: str, **opt
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
-    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey.
-
-    At most ``TOP`` tasks are shown.
-    """
-    parts, (shown, left_out) = {}, first_tasks(tasks)
-    for task, classes in shown.items():
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
+    parts = {}
+    for task, classes in tasks.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
-        found = condensed(condensed(found, frequent, tasks, task).T, frequent, tasks, task).T
-        parts[task] = found.rename(columns=lambda name: shorten(name, 14))
+        parts[task] = condensed(condensed(found, frequent).T, frequent).T
     lines: list[list[str]] = [[]]  # as many matrices side by side as the page holds, at a fifth of an inch a cell
     for task, part in parts.items():
         if lines[-1] and sum(len(parts[own]) + 9 for own in lines[-1]) + len(part) + 9 > 40:
@@ -268,36 +210,32 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         widths = [len(parts[task]) + 9 for task in line]
         axes += list(side.subplots(1, len(line), squeeze=False, width_ratios=widths)[0])
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
-        percent = 100 * part.div(part.sum(axis=1).where(part.sum(axis=1) > 0), axis=0)
+        percent = 100 * part.div(part.sum(axis=1), axis=0)  # an empty row is NaN
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
-        sns.heatmap(percent, ax=ax, cbar=False, square=True, xticklabels=True, yticklabels=True, **style)
+        rows, columns = ([shorten(tasks.title(task, name), width) for name in part] for width in (30, 14))
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, yticklabels=rows, xticklabels=columns, **style)
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)
         ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
-    figure.supxlabel(text + left_out, fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
 
 
 @drawn
 def times(costs: pd.DataFrame) -> Figure:
-    """Training time by variant: step time, epochs to the best weights, and both together as a share of STC's (Fig. 12).
-
-    ``costs``: ``evidence.cost(study, benchmark).loc[backbone]``.
-    """
-    variants = list(costs.index)
-    columns = [("time of a step, BL = 1", costs["step"]), ("epochs to the best weights", costs["epochs_to_best"])]
-    columns += [("training time, STC = 100 %", 100 * costs["of_stc"])]
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(variants) + 0.8), sharey=True)
-    for ax, (name, values) in zip(axes, columns, strict=True):
-        ax.barh(range(len(variants)), values, 0.66, color=[variant_colour(v) for v in variants], alpha=0.85)
-        ax.set_xlabel(name)
-        _variants_axis(ax, variants)
-        ax.set_xlim(left=0)
+    """Time by variant (Fig. 12): of a step, epochs, and both together as a share of STC's (``evidence.cost``)."""
+    names = ("time of a step, BL = 1", "epochs to the best weights", "training time / STC's")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.24 * len(costs) + 0.8), sharey=True)
+    for ax, column, name in zip(axes, ("step", "epochs_to_best", "of_stc"), names, strict=True):
+        values = costs[column]
+        ax.barh(range(len(costs)), values, 0.66, color=[variant_colour(v) for v in costs.index], alpha=0.85)
+        ax.set(xlabel=name, xlim=(0, None))
+        rows_axis(ax, [title(variant) for variant in costs.index])
         if values.isna().all():
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
     return figure
@@ -305,11 +243,8 @@ def times(costs: pd.DataFrame) -> Figure:
 
 @drawn
 def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch.
-
-    The network of all tasks is called "all", and one of a single task has the task's name.
-    """
-    networks = list(frame.groupby("network", sort=False))[:TOP]
+    """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
+    networks = list(frame.groupby("network", sort=False))
     size = (WIDTH, 1.5 * len(networks) + 0.9)
     figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
     for (left, right), (network, rows) in zip(axes, networks, strict=True):
@@ -326,27 +261,18 @@ def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- tables and text
-
-
 def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
-    """A pandas Styler for the book: fixed decimals, "–" for missing, the best of each of the columns ``best`` in bold.
-
-    Labels come from users' tables and are shown as text, never as HTML.
-    """
-    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
-    style = table.style.format(precision=decimals, **shown)
-    for axis in (0, 1):
-        style = style.format_index(escape="html", axis=axis)
+    """A pandas Styler for the book: names as text, never HTML, "–" for missing, the best of ``best`` in bold."""
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
-    style = style.format(precision=0, **shown, subset=whole) if whole else style
+    shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
+    style = table.style.format(precision=decimals, **shown).format(precision=0, **shown, subset=whole)
+    style = style.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     return style.highlight_max(subset=list(best), props="font-weight: bold") if len(best) and len(table) > 1 else style
 
 
 def named(frame: pd.DataFrame, tasks: Tasks, classes: Sequence[str] = ("class",)) -> pd.DataFrame:
     """The frame with readable names in its column task and in its columns ``classes`` of classes of that task."""
-    pairs = {column: zip(frame["task"], frame[column], strict=True) for column in classes}
-    shown = {column: [tasks.title(*pair) for pair in found] for column, found in pairs.items()}
+    shown = {column: list(map(tasks.title, frame["task"], frame[column])) for column in classes}
     return frame.assign(task=frame["task"].map(tasks.title), **shown)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -11,40 +10,39 @@ from matplotlib.figure import Figure
 from mtclim.analysis.effects import MARGIN, VERDICTS
 from mtclim.analysis.figures import class_map
 from mtclim.analysis.study import calibration_gap
-from mtclim.style import BRIGHT, WIDTH, condensed, drawn, masonry, rows_axis, shorten
+from mtclim.style import BRIGHT, WIDTH, drawn, masonry, rows_axis, shorten
 from mtclim.tasks import Tasks
-from mtclim.variants import ordered
 
 COLOURS = dict(zip(VERDICTS, ("#2166AC", "#228833", "#888888"), strict=True))
+MARKS = "osD^v<>"
 
 
 @drawn
 def effects(table: pd.DataFrame, metric: str = "kappa") -> Figure:
     """Differences with 95 % intervals (``effects.effects``), a panel a family; the band is the equivalence margin.
 
-    Blue: an effect; green: surely no effect worth having; grey: cannot be told. Several data sets stand side by side
-    where ``table`` has a column source; they differ in their marks.
+    Blue: an effect; green: surely no effect worth having; grey: cannot be told. Marks tell data sets apart where
+    ``table`` has a column source.
     """
-    table = table.assign(source=table["source"] if "source" in table else "")
-    families, sources = list(dict.fromkeys(table["family"])), list(dict.fromkeys(table["source"]))
+    table = table.assign(source=table.get("source", ""))
+    families, sources = table["family"].unique(), list(table["source"].unique())
     sizes = [table.loc[table["family"] == family, "contrast"].nunique() for family in families]
     figure, axes = masonry(sizes, 1, 0.2 + 0.06 * (len(sources) - 1), 2.0)
     for ax, family in zip(axes, families, strict=True):
         rows = table[table["family"] == family]
-        names = list(dict.fromkeys(rows["contrast"]))
+        names = list(rows["contrast"].unique())
         ax.axvspan(-MARGIN, MARGIN, color="#eeeeee", lw=0)
         for row in rows.itertuples():
-            k = sources.index(row.source)
-            y, colour = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25, COLOURS[row.verdict]
+            k, colour = sources.index(row.source), COLOURS[row.verdict]
+            y = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25
             ax.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
-            ax.plot(row.estimate, y, "osD^v<>"[k % 7], ms=4.5, color="white", mec=colour, mew=1.4)
+            ax.plot(row.estimate, y, MARKS[k % len(MARKS)], ms=4.5, color="white", mec=colour, mew=1.4)
         ax.axvline(0, color="#333333", lw=0.8)
         rows_axis(ax, [name.replace(" - ", " − ") for name in names])
-        ax.grid(axis="x")
         ax.set_title(f"{family[0].upper()}{family[1:]}")
-    for k, source in enumerate(sources if len(sources) > 1 else ()):
-        axes[0].plot([], [], "osD^v<>"[k % 7], color="#888888", label=source)
     if len(sources) > 1:
+        for k, source in enumerate(sources):
+            axes[0].plot([], [], MARKS[k % len(MARKS)], color="#888888", label=source)
         figure.legend(loc="outside upper right", ncols=4)
     name = "OA" if metric == "oa" else "κ"
     figure.supxlabel(f"difference of mean {name} [points]; grey band: no effect worth having", fontsize=8, x=0.4)
@@ -64,11 +62,8 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
         ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
         for scaled, colour, name in ((False, BRIGHT[1], "as trained"), (True, BRIGHT[0], "temperature-scaled")):
             part = bins[(bins["task"] == task) & (bins["scaled"] == scaled)]
-            ax.plot(part["confidence"], part["accuracy"], color=colour, lw=1, label=name)
-            size = 4 + 40 * part["count"] / part["count"].max()
-            ax.scatter(part["confidence"], part["accuracy"], s=size, color=colour)
-            style = {"color": colour, "ha": "right", "transform": ax.transAxes}
-            ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", **style)
+            ax.plot(part["confidence"], part["accuracy"], "o-", ms=3, color=colour, lw=1, label=name)
+            ax.text(0.97, 0.15 - 0.12 * scaled, f"ECE {100 * calibration_gap(part):.1f} %", color=colour, ha="right")
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_title(shorten(tasks.title(task), 80 // columns))
     figure.supxlabel("confidence", fontsize=8)
@@ -79,24 +74,15 @@ def reliability(bins: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def gains(table: pd.DataFrame, tasks: Tasks) -> Figure:
-    """Gain in mean F1 over the baseline by class and variant, a heat map for each task (``evidence.class_gains``).
-
-    Beside each class its share of the training images and the baseline's F1, in percent.
-    """
-    variants, parts = ordered(table["variant"].unique()), {}
-    for task, classes in tasks.items():
-        own = table[table["task"] == task]
-        about = own.drop_duplicates("class").set_index("class").loc[list(classes)]
-        wide = own.pivot(index="class", columns="variant", values="gain").loc[list(classes), variants]
-        wide = wide.assign(share=100 * about["frequency"], base=about["base"])
-        part = condensed(wide, about["frequency"], tasks, task, "mean")
-        about = zip(part.index, part.pop("share"), part.pop("base"), strict=True)
-        names = [f"{name}  {share:.0f} | {base:.0f}".replace("nan", "–") for name, share, base in about]
-        parts[task] = part.set_axis(names)
-    every = np.abs(np.concatenate([part.to_numpy().ravel() for part in parts.values()]))
-    limit = np.nanpercentile(every, 97) if np.isfinite(every).any() else 1
+    """Gain in mean F1 by class and variant (``evidence.class_gains``); each class with its share and the base's F1."""
+    about, notes = table.groupby(["task", "class"])[["frequency", "base"]].first(), {}
+    for place, share, base in about.itertuples(name=None):
+        notes[place] = f"  {100 * share:.0f} | {base:.0f}".replace("nan", "–")
+    limit = table["gain"].abs().quantile(0.97)
+    limit = 1 if np.isnan(limit) else limit
     text = "gain in F1 [points]; beside each class: its share of the training images | F1 of the baseline [%]"
-    return class_map(parts, tasks, text, vmin=-limit, vmax=limit, cmap="PuOr", fmt="+.0f")
+    options = {"vmin": -limit, "vmax": limit, "cmap": "PuOr", "fmt": "+.0f"}
+    return class_map(table.assign(value=table["gain"]), tasks, about["frequency"], text, notes, **options)
 
 
 @drawn
@@ -111,12 +97,10 @@ def attention(rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping
     figure, axes = plt.subplots(len(rows), len(shown) + 1, figsize=size, squeeze=False)
     for line, (image, heat, answers) in zip(axes, rows, strict=True):
         line[0].imshow(image)
-        extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
         for ax, task in zip(line[1:], shown, strict=True):
             ax.imshow(image)
-            ax.imshow(heat[task], cmap=mpl.colormaps["inferno"], alpha=0.5, vmin=0, vmax=1, extent=extent)
-            answer = tasks.title(task, answers.get(task, ""))
-            ax.set_xlabel(shorten(answer, int(side / 0.065)), fontsize=8, labelpad=2)
+            ax.imshow(heat[task], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+            ax.set_xlabel(shorten(tasks.title(task, answers[task]), int(side / 0.065)), fontsize=8, labelpad=2)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)

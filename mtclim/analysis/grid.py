@@ -23,9 +23,9 @@ PAIRS = (("lim_ms_all", "bl"), ("lim_ms_all", "bl_fc"), ("bl_fc", "bl"))
 def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
     """Kappa (fractions) of each finished run of a grid of cities: those in the CSV ``stored`` and those below ``root``.
 
-    One row a run: interdependency, ambiguity, variant, seed, code, date, then ``mean:kappa`` and ``<task>:kappa``. A
-    run below ``root`` takes the place of a stored one. Raises FileNotFoundError without a run, and ValueError where the
-    runs were made by different states of the code.
+    Columns: interdependency, ambiguity, variant, seed, code, date, ``mean:kappa`` and ``<task>:kappa``. A run below
+    ``root`` takes the place of a stored one. Raises FileNotFoundError without a run, and ValueError where the runs were
+    made by different states of the code.
     """
     frames = [pd.read_csv(stored, keep_default_na=False, na_values=[""])] if Path(stored).exists() else []
     rows = []
@@ -54,25 +54,25 @@ def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.D
 
 def grid_report(scores: pd.DataFrame) -> list[str]:
     """What the grid says in plain sentences made from its numbers: each network's own change, then the differences."""
-    said = [_trend(scores, name, dial) for name in SHOWN for dial in DIALS]
-    for a, b in PAIRS:
-        gains = grid_gains(scores, a, b)
-        if gains.empty:
-            said.append(f"No point of the grid has a run of both {title(a)} and {title(b)}, so nothing can be said.")
-            continue
-        known, counts = gains.dropna(subset="low"), sorted({gains["n"].min(), gains["n"].max()})
-        least, most = (
-            f"{row.mean:+.2f} points (interdependency {row.interdependency:g}, ambiguity {row.ambiguity:g})"
-            for row in gains.sort_values("mean").iloc[[0, -1]].itertuples()
-        )
-        above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
-        told = f"Of its {len(known)} intervals {above} lie above zero and {below} below."
-        told = told if len(known) else "With one realisation a point there is no interval, so nothing can be told."
-        said.append(
-            f"The difference of mean kappa between {title(a)} and {title(b)} ranges from {least} to {most}. "
-            f"Realisations a point: {' to '.join(map(str, counts))}. {told}"
-        )
-    return said
+    return [_trend(scores, *which) for which in product(SHOWN, DIALS)] + [_difference(scores, *pair) for pair in PAIRS]
+
+
+def _difference(scores: pd.DataFrame, a: str, b: str) -> str:
+    """Between what points the difference of two variants ranges, and how many intervals exclude zero."""
+    gains = grid_gains(scores, a, b)
+    if gains.empty:
+        return f"No point of the grid has a run of both {title(a)} and {title(b)}, so nothing can be said."
+    least, most = (
+        f"{row.mean:+.2f} points (interdependency {row.interdependency:g}, ambiguity {row.ambiguity:g})"
+        for row in gains.sort_values("mean").iloc[[0, -1]].itertuples()
+    )
+    known = gains["low"].notna().sum()
+    told = f"Of its {known} intervals {(gains['low'] > 0).sum()} lie above zero and {(gains['high'] < 0).sum()} below."
+    told = told if known else "With one realisation a point there is no interval, so nothing can be told."
+    return (
+        f"The difference of mean kappa between {title(a)} and {title(b)} ranges from {least} to {most}. "
+        f"Realisations a point: {' to '.join(map(str, sorted({gains['n'].min(), gains['n'].max()})))}. {told}"
+    )
 
 
 def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
@@ -95,8 +95,7 @@ def figure(scores: pd.DataFrame) -> Figure:
     picture, axes = plt.subplots(1, 1 + len(PAIRS), figsize=(WIDTH, 2.5))
     levels = sorted(scores["ambiguity"].unique())
     marks = dict(zip(levels, "osD^v" * len(levels), strict=False))
-    for variant, ambiguity in product(SHOWN, levels):
-        rows = scores[(scores["variant"] == variant) & (scores["ambiguity"] == ambiguity)]
+    for (variant, ambiguity), rows in scores.groupby(["variant", "ambiguity"]):
         mean = 100 * rows.groupby("interdependency")["mean:kappa"].mean()
         style = {"color": variant_colour(variant), "marker": marks[ambiguity], "ms": 4, "lw": 1.2}
         axes[0].plot(mean.index, mean, label=title(variant) if ambiguity == levels[0] else None, **style)
@@ -114,10 +113,7 @@ def figure(scores: pd.DataFrame) -> Figure:
 
 
 def write_grid(root: str | Path, out: str | Path) -> None:
-    """Write what the grid of cities says to the folder ``out``: grid_runs.csv, grid.csv, grid.txt and grid.svg.
-
-    Runs that grid_runs.csv already lists stay, so that a grid can be finished in parts and on several machines.
-    """
+    """Write what the grid says to ``out``: grid_runs.csv, whose runs stay, grid.csv, grid.txt and grid.svg."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = grid_scores(root, out / "grid_runs.csv")

@@ -30,9 +30,8 @@ class Decoded(NamedTuple):
 class Joint:
     """The labelsets of training and how much they count; made by ``fit_joint``.
 
-    ``strength`` is the prior's weight in the posterior of labelsets, where the tasks have the weight 1: for the most
-    probable labelset, and for counts of labelsets. ``weights`` (N + 1,) of the tasks and of the prior are those of the
-    marginals; None: 1 and 0.
+    For the most probable labelset, and for counts of labelsets, the tasks have the weight 1 and the prior that of
+    ``strength``. The marginals have the ``weights`` (N + 1,) of the tasks and of the prior; None: 1 and 0.
     """
 
     tasks: Tasks
@@ -52,35 +51,35 @@ class Joint:
         """The posterior (n, L) of each training labelset, for counts; keep n small."""
         return softmax(self.evidence(probabilities).sum(axis=0) + self.strength * self.log_ratio, axis=1)
 
-    def evidence(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Log probability of each task's label in each labelset, (N, n, L); 0 where it is missing."""
-        logs = [np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30)) for task in self.tasks]
-        return np.stack([np.where(own >= 0, log[:, own], 0) for log, own in zip(logs, self.labelsets.T, strict=True)])
+    def evidence(self, probabilities: Mapping[str, np.ndarray], guess: bool = False) -> np.ndarray:
+        """Log probability of each task's label in each labelset, (N, n, L); a missing one's is 0, or the highest."""
+        found = []
+        for task, own in zip(self.tasks, self.labelsets.T, strict=True):
+            log = np.log(np.maximum(np.asarray(probabilities[task], float), 1e-30))
+            missing = log.max(axis=1) if guess else np.zeros(len(log))
+            found.append(np.column_stack([log, missing])[:, own])  # the last column has the position -1
+        return np.stack(found)
 
-    def _decode(self, probabilities: Mapping[str, np.ndarray]) -> Decoded:
-        p = [np.asarray(probabilities[task], float) for task in self.tasks]
-        absent, evidence = (self.labelsets < 0).astype(float), self.evidence(probabilities)  # (L, N), (N, n, L)
-        # The most probable labelset: where training had no label, the task's own most probable class joins in.
-        guess = np.log(np.maximum(np.stack([own.max(axis=1) for own in p], axis=1), 1e-30)) @ absent.T
-        labels = self.labelsets[(evidence.sum(axis=0) + self.strength * self.log_ratio + guess).argmax(axis=1)]
-        labels = np.where(labels < 0, np.stack([own.argmax(axis=1) for own in p], axis=1), labels)
-        weights = np.append(np.ones(len(p)), 0.0) if self.weights is None else self.weights
-        posterior = softmax(np.tensordot(weights[:-1], evidence, 1) + weights[-1] * self.log_ratio, axis=1)
+    def _decode(self, p: Mapping[str, np.ndarray]) -> Decoded:
+        score = self.evidence(p, guess=True).sum(axis=0) + self.strength * self.log_ratio
+        labels = self.labelsets[score.argmax(axis=1)]
+        labels = np.where(labels < 0, np.stack([p[task].argmax(axis=1) for task in self.tasks], axis=1), labels)
+        weights = np.append(np.ones(len(self.tasks)), 0.0) if self.weights is None else self.weights
+        posterior = softmax(np.tensordot(weights[:-1], self.evidence(p), 1) + weights[-1] * self.log_ratio, axis=1)
         marginals = {}
-        for n, (task, own) in enumerate(zip(self.tasks, p, strict=True)):
-            member = np.eye(own.shape[1] + 1)[self.labelsets[:, n], :-1]  # (L, K); no class where the label is missing
-            marginals[task] = posterior @ member + (posterior @ absent[:, n])[:, None] * own
+        for task, own in zip(self.tasks, self.labelsets.T, strict=True):
+            mass = posterior @ np.eye(len(self.tasks[task]) + 1)[own]  # (n, K + 1), in the last column without a label
+            marginals[task] = mass[:, :-1] + mass[:, -1:] * p[task]
         return Decoded(labels, marginals)
 
 
 def fit_joint(
     probabilities: Mapping[str, np.ndarray], true: np.ndarray, labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks
 ) -> Joint:
-    """Fit the strength of the prior for the best exact match, and the weights for the most likely marginals.
+    """Fit the strength of the prior for the best exact match, and the weights (0 to 1) for the most likely marginals.
 
-    ``probabilities``: task -> (n, K), calibrated, of validation images; ``true``: (n, N) reference positions;
-    ``labelsets`` and ``counts``: (L, N) distinct labelsets of training and (L,) how many images have each; -1 = not
-    annotated. The weights maximise the mean log probability of the true classes, within 0 to 1.
+    ``probabilities``: task -> (n, K), calibrated, and ``true``: (n, N) reference positions, of validation images;
+    ``labelsets`` and ``counts``: (L, N) distinct labelsets of training and (L,) their images; -1 = not annotated.
     """
     labelsets, counts = completed(np.asarray(labelsets, np.int64), np.array(counts, float))
     ratio = np.log(counts / counts.sum())

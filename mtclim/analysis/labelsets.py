@@ -7,9 +7,6 @@ from scipy.stats import entropy
 
 from mtclim.tasks import Tasks
 
-SETTLES = 0.5
-"""A task settles another where its label removes at least this share of the other's entropy in the training labels."""
-
 
 def completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Deal the images of a labelset with missing labels out to those that complete it, where training has any."""
@@ -24,10 +21,7 @@ def completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np
 
 
 def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
-    """Whether each labelset (M, N) of positions, -1 = missing, agrees with none of the training labelsets (L, N).
-
-    Two labelsets agree when they have the same class in every task that both have.
-    """
+    """Whether each labelset (M, N), -1 = missing, differs from every training one (L, N) in a task that both have."""
     unique, inverse = np.unique(labels, axis=0, return_inverse=True)
     known = [((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any() for own in unique]
     return ~np.array(known, bool)[inverse.ravel()]
@@ -36,9 +30,9 @@ def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
 def excluded(labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks) -> list[tuple[int, int, np.ndarray]]:
     """Pairs of labels that contradict a relation of the training labels: (task, task, matrix of the contradictions).
 
-    Two tasks are related where the label of one removes at least half of the other's entropy (``SETTLES``), as SBST
-    does with material and height. Of these tasks a pair of labels that training never shows is a contradiction.
-    ``labelsets`` (L, N) with -1 = missing and ``counts`` (L,): only images with both labels count.
+    Two tasks are related where the label of one removes at least half of the other's entropy, as SBST does with
+    material and height. Of these tasks a pair of labels that training never shows is a contradiction. ``labelsets``
+    (L, N) with -1 = missing and ``counts`` (L,): only images with both labels count.
     """
     found = []
     for a, b in combinations(range(len(tasks)), 2):
@@ -47,7 +41,7 @@ def excluded(labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks) -> list[tu
         np.add.at(joint, (labelsets[both, a], labelsets[both, b]), counts[both])
         first, second, total = (entropy(part) for part in (joint.sum(axis=1), joint.sum(axis=0), joint.ravel()))
         least = min((part for part in (first, second) if part > 0), default=np.inf)
-        if first + second - total >= SETTLES * least:
+        if first + second - total >= 0.5 * least:
             found.append((a, b, joint == 0))
     return found
 

@@ -1,14 +1,10 @@
-"""A study: the finished runs of one table of images and one state of the code, reduced to a few small tables.
-
-``load_study`` reads them from run folders or from the tables that ``collect`` keeps in git; both give the same frames.
-"""
+"""A study: the finished runs of one table of images and one state of the code, reduced to a few small tables."""
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +18,11 @@ from mtclim.metrics import codes, rescale, scores
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered
 
-BINS = 15
-"""Bins of equal width for the expected calibration error."""
+BINS = 15  # of equal width, for the expected calibration error
 KEYS = ["run", "backbone", "variant", "seed"]
 _LONG = ("calibration", "decoded")
+_FRAMES = ("runs", "test", *_LONG, "labelsets", "counts", "problems")
 _KEPT = ["steps_to_best", "parameters", "date", "device", "hardware", "commit", "code", "table"]
-_PROBLEMS = ["run", "problem"]
 
 
 @dataclass
@@ -44,9 +39,8 @@ class Study:
     calibration: pd.DataFrame
     """run, task, scaled (by the run's temperature or not), bin, count, confidence (mean), accuracy."""
     decoded: pd.DataFrame
-    """run, decoding ("argmax": each task by itself; "joint"), oa, kappa, ece (means over tasks; of the joint answer its
-    consistent marginals'); shares of images: exact_match (right in every annotated task), unseen (``labelsets.unseen``)
-    and contradictions (``excluded``; NaN without a relation), of the joint answer its most probable labelset's."""
+    """run, decoding ("argmax": each task by itself; "joint"), oa, kappa, ece (means over tasks; joint: of marginals);
+    exact_match (right in every annotated task), unseen and contradictions (shares of most probable labelsets)."""
     labelsets: pd.DataFrame
     """Labelsets of the training split: ``<task>:true`` positions and ``:count``."""
     counts: pd.DataFrame
@@ -72,21 +66,20 @@ class Study:
     @property
     def true(self) -> np.ndarray:
         """Reference positions (test images, tasks), -1 = not annotated."""
-        return self.test[[f"{task}:true" for task in self.tasks]].to_numpy(np.int64)
+        return self.test.filter(like=":true").to_numpy(np.int64)
 
     @property
     def training(self) -> tuple[np.ndarray, np.ndarray]:
         """Labelsets (L, N) of the training images, -1 = not annotated, and how many images have each (L,)."""
-        columns = [f"{task}:true" for task in self.tasks]
-        return self.labelsets[columns].to_numpy(np.int64), self.labelsets[":count"].to_numpy(np.int64)
+        return self.labelsets.drop(columns=":count").to_numpy(np.int64), self.labelsets[":count"].to_numpy(np.int64)
 
     def only(self, backbone: str) -> "Study":
         """The same study with the runs of one backbone."""
         return self.take(self.runs["backbone"] == backbone)
 
-    def take(self, rows: Sequence[int] | pd.Series) -> "Study":
+    def take(self, rows: Sequence) -> "Study":
         """The same study with some runs, by position and in that order, or by a mask."""
-        rows = np.flatnonzero(rows) if isinstance(rows, pd.Series) else rows
+        rows = np.asarray(rows)
         runs = self.runs.iloc[rows].reset_index(drop=True)
         kept = {name: runs[["run"]].merge(getattr(self, name), on="run") for name in _LONG}
         return replace(self, runs=runs, predicted=self.predicted[rows], **kept)
@@ -95,9 +88,9 @@ class Study:
 def load_study(folder: str | Path, code: str = "") -> Study:
     """Read a study from run folders (any depth below ``folder``) or from tables that ``collect`` wrote.
 
-    Runs that are unfinished, unreadable, of another table, other tasks or other test images than most are left out and
-    listed in ``problems``; so are runs of another code where ``code``, a digest or its first digits, picks one. Raises
-    FileNotFoundError without a finished run, and ValueError where runs of several states of the code would be mixed.
+    Runs that cannot be read or compared are left out and listed in ``problems``; so are runs of another code where
+    ``code``, a digest or its first digits, picks one. Raises FileNotFoundError without a finished run, and ValueError
+    where runs of several states of the code would be mixed.
     """
     folder = Path(folder)
     for tables in (folder, folder / "tables"):
@@ -113,13 +106,14 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     other tasks, another table or test set, or another state of the code (``code`` as in ``load_study``).
     """
     study, tables = _scan(Path(runs_root)), Path(results_dir) / "tables"
+    fresh = tables.with_name("tables.new")
     if (tables / "study.json").exists():
         old = _read_tables(tables)
         if _key(old) != _key(study):
             found = "a study of other tasks, another table or other test images"
             raise ValueError(f"{tables}: holds {found}; choose another folder or delete this one.")
         study = _join([old.take(~old.runs["run"].isin(study.runs["run"])), study])
-    study, fresh = _checked(study, Path(runs_root), code), tables.with_name("tables.new")
+    study = _checked(study, Path(runs_root), code)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     # All runs' answers for an image stand together, since they are mostly equal and so compress well.
@@ -130,7 +124,7 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
         frame.to_parquet(fresh / f"{name}.parquet", index=False, compression="zstd")
     write_json(fresh / "study.json", {"tasks": study.tasks.to_dict(), "titles": study.tasks.titles})
     shutil.rmtree(tables, ignore_errors=True)
-    os.replace(fresh, tables)
+    fresh.rename(tables)
     return study
 
 
@@ -138,9 +132,6 @@ def calibration_gap(bins: pd.DataFrame) -> float:
     """Expected calibration error of bins (count, confidence, accuracy); NaN without an image."""
     gap = (bins["count"] * (bins["accuracy"] - bins["confidence"]).abs()).sum()
     return float(gap / bins["count"].sum()) if len(bins) else np.nan
-
-
-# ---------------------------------------------------------------- many runs
 
 
 def _read_tables(folder: Path) -> Study:
@@ -176,7 +167,7 @@ def _scan(root: Path) -> Study:
     begun = [str(path.relative_to(root)).removesuffix(".partial") for path in folders.unfinished(root)]
     problems += [(name, "unfinished: in work, stopped or failed") for name in begun]
     joined = _join([study for run, study in found.items() if keys[run] == most])
-    return replace(joined, problems=pd.DataFrame(problems, columns=_PROBLEMS, dtype="str"))
+    return replace(joined, problems=_listed(problems))
 
 
 def _key(study: Study) -> tuple:
@@ -188,9 +179,8 @@ def _join(studies: list[Study]) -> Study:
     """One study of the runs of several, sorted, with the problems of the last."""
     frames = {name: pd.concat([getattr(own, name) for own in studies], ignore_index=True) for name in ("runs", *_LONG)}
     joined = replace(studies[-1], predicted=np.concatenate([own.predicted for own in studies]), **frames)
-    rank = {name: i for i, name in enumerate(joined.variants)}
-    order = joined.runs.assign(variant=joined.runs["variant"].map(rank)).sort_values(["backbone", "variant", "seed"])
-    return joined.take(order.index.to_numpy())
+    variant = pd.Categorical(joined.runs["variant"], joined.variants)
+    return joined.take(joined.runs.assign(variant=variant).sort_values(["backbone", "variant", "seed"]).index)
 
 
 def _checked(study: Study, where: Path, code: str) -> Study:
@@ -204,50 +194,48 @@ def _checked(study: Study, where: Path, code: str) -> Study:
         mend = "give `code` one of these digests, or train the runs anew with one state"
         raise ValueError(f"{where}: the runs were made by different states of the code ({listed}); {mend}.")
     picked, others = study.take(fits), study.runs[~fits]
-    problems = [(run, f"made by the code {digest}: left out") for run, digest in others[["run", "code"]].to_numpy()]
+    problems = [(row.run, f"made by the code {row.code}: left out") for row in others.itertuples()]
     for (backbone, variant), seeds in picked.runs.groupby(["backbone", "variant"])["seed"]:
         absent = sorted(set(range(seeds.max())) - set(seeds))
         problems += [(f"{backbone}/{variant}/seed-{seed}", "missing: there are runs of later seeds") for seed in absent]
-    listed = pd.concat([study.problems, pd.DataFrame(problems, columns=_PROBLEMS, dtype="str")])
-    return replace(picked, problems=listed.drop_duplicates("run", ignore_index=True))
+    every = pd.concat([study.problems, _listed(problems)])
+    return replace(picked, problems=every.drop_duplicates("run", ignore_index=True))
 
 
 def _read_run(folder: Path) -> Study:
     """A study of one run."""
     settings = folders.read_settings(folder)
-    origin, temperatures, metrics = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("provenance", "calibration", "metrics")
-    )
+    about = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    origin, temperatures = about["provenance"], about["calibration"]
     tasks, networks = Tasks(settings["tasks"], settings["titles"]), pd.DataFrame(origin["networks"])
     row = {name: settings[name] for name in ("backbone", "variant", "seed", "synthetic")}
     row |= {
         "run": "{backbone}/{variant}/seed-{seed}".format(**settings),
-        "val_kappa": np.float64(metrics["val"]["mean"]["kappa"]),  # None: not annotated
+        "val_kappa": np.float64(about["metrics"]["val"]["mean"]["kappa"]),  # None: not annotated
         "peak_memory_mb": np.float64(origin["peak_memory_mb"]),  # None: not measured on this system
         "networks": len(networks),
         "epochs": networks["epochs"].sum(),
         "stopped": (networks["epochs"] < settings["max_epochs"]).sum(),
         "epochs_to_best": (networks["best_epoch"] + 1).sum(),
     }
-    test, validation = (pd.read_parquet(folder / f"{name}.parquet") for name in ("predictions", "validation"))
-    test = test.assign(image=test["image"].astype("str")).sort_values("image", kind="stable", ignore_index=True)
+    frames = {"val": pd.read_parquet(folder / "validation.parquet")}
+    test = pd.read_parquet(folder / "predictions.parquet").astype({"image": "str"})
+    test = frames["test"] = test.sort_values("image", kind="stable", ignore_index=True)
     block = test.get("block", test["image"]).fillna(test["image"])  # without blocks each image stands alone
     training = pd.read_csv(folder / "labelsets.csv", dtype="str", keep_default_na=False, na_values=[""])
     counts = training[":count"].to_numpy(np.int64)
-    train = _positions(training.add_suffix(":true"), tasks, "true")
+    train = _positions(training, tasks)
     true, raw, tuned = {}, {}, {}
-    for split, frame in (("val", validation), ("test", test)):
-        true[split] = _positions(frame, tasks, "true")
+    for split, frame in frames.items():
+        true[split] = _positions(frame, tasks, ":true")
         raw[split] = {task: frame[[f"{task}:p:{c}" for c in names]].to_numpy(float) for task, names in tasks.items()}
         tuned[split] = {task: rescale(p, temperatures[task]["temperature"]) for task, p in raw[split].items()}
     joint = fit_joint(tuned["val"], true["val"], train, counts, tasks).decode(tuned["test"])
     own = np.stack([p.argmax(axis=1) for p in tuned["test"].values()], axis=1)
-    relations = excluded(train, counts, tasks)
-    decoded = []
+    relations, decoded = excluded(train, counts, tasks), []
     for decoding, labels, p in (("argmax", own, tuned["test"]), ("joint", joint.labels, joint.marginals)):
         shares = {"unseen": unseen(labels, train).mean(), "contradictions": contradictions(labels, relations)}
-        decoded.append(_quality(p, labels, true["test"]).assign(decoding=decoding, **shares))
+        decoded.append(_quality(p, labels, true["test"]) | {"decoding": decoding} | shares)
     bins = [
         reliability(p["test"][task], true["test"][:, n]).assign(run=row["run"], task=task, scaled=p is tuned)
         for p in (raw, tuned)
@@ -259,18 +247,23 @@ def _read_run(folder: Path) -> Study:
         tasks=tasks,
         runs=pd.DataFrame([row | {name: origin[name] for name in _KEPT}]),
         test=pd.concat([test["image"], block.astype("str").rename("block"), positions], axis=1),
-        predicted=_positions(test, tasks, "pred")[None].astype(np.int16),
+        predicted=_positions(test, tasks, ":pred")[None].astype(np.int16),
         calibration=pd.concat(bins, ignore_index=True),
-        decoded=pd.concat(decoded, ignore_index=True).assign(run=row["run"]),
+        decoded=pd.DataFrame(decoded).assign(run=row["run"]),
         labelsets=pd.DataFrame(train, columns=columns).assign(**{":count": counts}),
         counts=pd.DataFrame(origin["counts"]),
-        problems=pd.DataFrame(columns=_PROBLEMS, dtype="str"),
+        problems=_listed([]),
     )
 
 
-def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str) -> np.ndarray:
-    """``<task>:<kind>`` as positions (n, N), -1 = missing."""
-    return np.stack([codes(frame[f"{task}:{kind}"], classes) for task, classes in tasks.items()], axis=1)
+def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str = "") -> np.ndarray:
+    """The columns ``<task><kind>`` as positions (n, N), -1 = missing."""
+    return np.stack([codes(frame[f"{task}{kind}"], classes) for task, classes in tasks.items()], axis=1)
+
+
+def _listed(problems: list[tuple[str, str]]) -> pd.DataFrame:
+    """The frame of problems."""
+    return pd.DataFrame(problems, columns=["run", "problem"], dtype="str")
 
 
 def reliability(probabilities: np.ndarray, true: np.ndarray) -> pd.DataFrame:
@@ -282,14 +275,11 @@ def reliability(probabilities: np.ndarray, true: np.ndarray) -> pd.DataFrame:
     return groups.mean().assign(count=groups.size()).reset_index()
 
 
-def _quality(probabilities: Mapping[str, np.ndarray], labels: np.ndarray, true: np.ndarray) -> pd.DataFrame:
-    """One row: means over tasks of oa, kappa and ece from probabilities, and the exact match of labelsets (n, N)."""
+def _quality(probabilities: Mapping[str, np.ndarray], labels: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Means over tasks of oa, kappa and ece from probabilities, and the exact match of labelsets (n, N)."""
     parts = []
     for p, own in zip(probabilities.values(), true.T, strict=True):
         oa, kappa, _ = scores(own, p.argmax(axis=1), p.shape[1])
         parts.append({"oa": oa, "kappa": kappa, "ece": calibration_gap(reliability(p, own))})
     right = ((labels == true) | (true < 0)).all(axis=1)[(true >= 0).any(axis=1)]
-    return pd.DataFrame(parts).mean().to_frame().T.assign(exact_match=pd.Series(right).mean())
-
-
-_FRAMES = [field.name for field in fields(Study) if field.name not in ("tasks", "predicted")]
+    return pd.DataFrame(parts).mean().to_dict() | {"exact_match": pd.Series(right).mean()}

@@ -24,18 +24,17 @@ from mtclim.tasks import Tasks
 
 PAGE_BYTES = 4_500_000
 """About the largest size of a page; beyond it, it shows a fixed random sample of the façades."""
-_THUMBNAIL = 64  # pixels
 
 
 def _packed(array: np.ndarray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, dtype=kind).tobytes()).decode()
+    return base64.b64encode(np.asarray(array).astype(kind).tobytes()).decode()
 
 
 def _picture(path: Path) -> str:
     """A small JPEG in base64; "" where the photograph cannot be read."""
     try:
         jpeg = io.BytesIO()
-        Image.fromarray(decode(path, _THUMBNAIL)).save(jpeg, "JPEG", quality=60)
+        Image.fromarray(decode(path, 64)).save(jpeg, "JPEG", quality=60)
         return base64.b64encode(jpeg.getvalue()).decode()
     except ImageError:
         return ""
@@ -60,33 +59,27 @@ def write_page(
     frame, colours, path = points(predictions), palette(tasks), Path(path)
     size = tasks.total + 40 + frame["image"].str.len().mean() + 1800 * embedded  # bytes a façade, about
     if size * len(frame) > PAGE_BYTES:
-        shown = frame.sample(int(PAGE_BYTES / size), random_state=0).sort_index()
-        note = f"{note} A random sample of {len(shown):,} of {len(frame):,} façades.".strip()
-        frame = shown
-    x, y = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
-    middle = x.mean(), y.mean()
-    simple = [layer.set_geometry(layer.to_crs(frame.crs).simplify(2.0)) for layer in reversed(polygons)]
+        total, frame = len(frame), frame.sample(int(PAGE_BYTES / size), random_state=0).sort_index()
+        note = f"{note} A random sample of {len(frame):,} of {total:,} façades.".strip()
+    middle = frame.geometry.x.mean(), frame.geometry.y.mean()
+    simple = [layer.to_crs(frame.crs).simplify(2.0) for layer in reversed(polygons)]
     rings = [(ring - middle).round().astype(int).ravel().tolist() for layer in simple for ring in outlines(layer)]
     entries = []
     for task, classes in tasks.items():
-        p = probabilities(frame, task, classes)
-        packed = {"codes": _packed(codes(frame[f"{task}:pred"], classes), "<u2"), "p": _packed((p * 200).round(), "u1")}
-        names = [tasks.title(task, name) for name in classes]
-        fills = [colours[task][name] for name in classes]
-        entries.append({"name": tasks.title(task), "classes": names, "colours": fills, **packed})
-    images, nothing = frame["image"].astype(str).tolist(), pd.Series(np.nan, frame.index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "title": title, "note": note, "tasks": entries, "rings": rings,
-        "x": _packed(x - middle[0], "<f4"), "y": _packed(y - middle[1], "<f4"),
-        "bearing": _packed(frame.get("bearing", nothing).to_numpy(float), "<f4"), "images": images,
-        "training": _packed(frame.get("in_training", nothing).eq(True), "u1"),
-        "folder": None if folder is None or embedded else Path(os.path.relpath(folder, path.parent)).as_posix(),
-        "pictures": [_picture(Path(folder, name)) for name in images] if embedded else [],
-    }  # fmt: skip
+        names, fills = [tasks.title(task, name) for name in classes], [colours[task][name] for name in classes]
+        p = _packed((200 * probabilities(frame, task, classes)).round(), "u1")
+        labels = _packed(codes(frame[f"{task}:pred"], classes), "<u2")
+        entries.append({"name": tasks.title(task), "classes": names, "colours": fills, "codes": labels, "p": p})
+    known, images = frame.reindex(columns=["bearing", "in_training"]), frame["image"].astype(str).tolist()
+    content = {"title": title, "note": note, "tasks": entries, "rings": rings, "images": images}
+    content |= {"x": _packed(frame.geometry.x - middle[0], "<f4"), "y": _packed(frame.geometry.y - middle[1], "<f4")}
+    content |= {"bearing": _packed(known["bearing"], "<f4"), "training": _packed(known["in_training"].eq(True), "u1")}
+    content["folder"] = None if folder is None or embedded else Path(os.path.relpath(folder, path.parent)).as_posix()
+    content["pictures"] = [_picture(Path(folder, name)) for name in images] if embedded else []
     text = json.dumps(content, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     page = (files("mtclim.mapping") / "map.html").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page.replace("/*CONTENT*/", text))
     return path

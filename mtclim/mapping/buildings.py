@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from pyproj import Transformer
+from scipy.special import softmax
 
 from mtclim.data.reading import row_count, some
 from mtclim.mapping.areas import entropy, read_polygons
@@ -32,13 +33,12 @@ def read_gate(gate: str, tasks: Tasks) -> tuple[str, str, float]:
 
     Without a probability it is 0, and the class has to be the most probable one.
     """
-    found = re.fullmatch(r"(.*?)\s*>=\s*(0?\.\d+|1)\s*", gate)
-    name = found[1] if found else gate
+    name, least = re.fullmatch(r"\s*(.*?)\s*(?:>=\s*(0?\.\d+|1)\s*)?", gate, re.S).groups()
     known = {f"{task}={label}": (task, label) for task, classes in tasks.items() for label in classes}
-    if name.strip() not in known:
+    if name not in known:
         form = "task=class or task=class >= 0.8"
         raise ValueError(f"gate: found {gate!r}; expected {form}, with one of {some(known)}.")
-    return *known[name.strip()], float(found[2]) if found else 0.0
+    return *known[name], float(least or 0)
 
 
 def passes(predictions: pd.DataFrame, tasks: Tasks, gate: str) -> np.ndarray:
@@ -62,14 +62,14 @@ def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
     columns = [name for name in NUMBERS if name in layer and layer[name].notna().all()]
     if "building" in columns and not layer["building"].astype(str).str.contains(r"\d").any():
         columns.remove("building")  # a tag, as in OpenStreetMap: yes, house ...
-    numbers = layer[columns[0]] if columns else pd.Series(np.arange(1, len(layer) + 1))
+    numbers = pd.Series(layer[columns[0]] if columns else layer.index + 1)
     numbers = numbers.astype(int if pd.api.types.is_float_dtype(numbers) else object).astype(str)
     twice = numbers[numbers.duplicated()].unique()
     if len(twice):
         mend = "join the parts of a building to one polygon, or rename the column"
         raise ValueError(f"{path}: column {columns[0]!r} has {some(twice, 5)} on more than one polygon; {mend}.")
-    frame = gpd.GeoDataFrame({"building": numbers.astype(object)}, geometry=layer.geometry.to_numpy(), crs=layer.crs)
     notes.append(f"Buildings have the numbers of {f'column {columns[0]!r}' if columns else 'their rows'}.")
+    frame = gpd.GeoDataFrame({"building": numbers.astype(object)}, geometry=layer.geometry)
     frame.attrs["notes"] = notes
     return frame
 
@@ -88,39 +88,36 @@ def assign(
     share of the next building) and reason (why it is not clear, else ""). ValueError for settings out of range, and
     where footprints have no CRS or no view has a position and a bearing.
     """
-    frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
+    frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float).reset_index(drop=True)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
     if not (frame["field_of_view"].between(0, 180, "right").all() and 0 < reach < np.inf):
         raise ValueError("views: expected a field_of_view above 0 and up to 180 degrees, and a reach above 0 metres.")
     if footprints.crs is None:
         raise ValueError("footprints: found no coordinate reference system; set it, for example with set_crs(4326).")
-    unplaced, unturned = frame[["lon", "lat"]].isna().any(axis=1).to_numpy(), frame["bearing"].isna().to_numpy()
-    used = np.flatnonzero(~unplaced & ~unturned)
-    if not len(used):
+    unplaced, used = frame[["lon", "lat"]].isna().any(axis=1), frame.dropna()
+    if used.empty:
         what = "position (lon, lat)" if unplaced.all() else "bearing"
         raise ValueError(f"views: found none with a {what} among {row_count(len(frame))}; add it to the table.")
-    lon, lat, bearing, fov = frame.iloc[used].to_numpy().T
+    lon, lat, bearing, fov = used.to_numpy().T
     east = np.degrees(np.angle(np.exp(1j * np.radians(lon)).mean()))  # views may lie on both sides of 180 degrees
     crs = f"+proj=tmerc +lat_0={lat.mean():.4f} +lon_0={east:.4f} +units=m"
     to_metres = Transformer.from_crs(4326, crs, always_xy=True)
     camera, north = (np.array([1, 1j]) @ to_metres.transform(lon, lat + step) for step in (0, 1e-5))
     ahead = np.exp(1j * (np.angle(north - camera) - np.radians(bearing)))
-    shapes = footprints.geometry.to_crs(crs).to_numpy()
-    seen, inside = _seen(camera, ahead, np.radians(fov), shapes, reach)
-    best, next_ = seen.drop_duplicates("view"), seen[seen.duplicated("view")].drop_duplicates("view")
-    first, share, second = np.full(len(frame), -1), np.zeros(len(frame)), np.zeros(len(frame))
-    first[used[best["view"]]], share[used[best["view"]]] = best["building"], best["share"]
-    second[used[next_["view"]]] = next_["share"]
+    seen, inside = _seen(camera, ahead, np.radians(fov), footprints.geometry.to_crs(crs).to_numpy(), reach)
+    ranked = seen.assign(view=used.index[seen["view"]]).groupby("view")
+    first, second = (ranked.nth(k).set_index("view").reindex(frame.index, fill_value=0) for k in (0, 1))
     reasons = {
         "no position": unplaced,
-        "no bearing": unturned,
-        "the position lies inside a building": np.isin(np.arange(len(frame)), used[inside]),
-        f"no building within {reach:g} m": share == 0,
-        "two buildings fill it alike": second >= NEARLY * share,
+        "no bearing": frame["bearing"].isna(),
+        "the position lies inside a building": frame.index.isin(used.index[inside]),
+        f"no building within {reach:g} m": first["share"] == 0,
+        "two buildings fill it alike": second["share"] >= NEARLY * first["share"],
     }
     reason = np.select(list(reasons.values()), list(reasons), "")
-    building = np.where(reason == "", footprints["building"].to_numpy(object)[first], None)
-    return pd.DataFrame({"building": building, "share": share, "second": second, "reason": reason}, frame.index)
+    building = np.where(reason == "", footprints["building"].to_numpy(object)[first["building"]], None)
+    found = {"building": building, "share": first["share"], "second": second["share"], "reason": reason}
+    return pd.DataFrame(found).set_index(views.index)
 
 
 def assign_file(views: str | Path, footprints: str | Path, out: str | Path, field_of_view: float, reach: float):
@@ -142,11 +139,10 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
 
     Points of the plane are complex numbers; ``ahead`` (n,) are the directions of view, of length 1.
     """
-    parts, owner = shapely.get_parts(shapes, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
+    rings, owner = shapely.get_parts(shapely.boundary(shapes), return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     points, wall = points @ [1, 1j], np.flatnonzero(ring[1:] == ring[:-1])  # a wall leads to the next point of its ring
-    owner = owner[part[ring[wall]]]
+    owner = owner[ring[wall]]
     begin = np.searchsorted(owner, np.arange(len(shapes) + 1))
     tree, places, found = shapely.STRtree(shapes), shapely.points(camera.real, camera.imag), []
     chunk = int(max(1, _CHUNK * min(1, (50 / reach) ** 2)))
@@ -163,11 +159,11 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
         aim = np.exp(1j * ((ray + 0.5) / _RAYS - 0.5) * fov[view])
         with np.errstate(divide="ignore", invalid="ignore"):
             far = (p.conj() * along).imag / (aim.conj() * along).imag
-        far[~(far <= reach)] = np.inf
-        place, nearest = (view - start) * _RAYS + ray, np.full(chunk * _RAYS, np.inf)
-        np.minimum.at(nearest, place, far)
-        ends = np.isfinite(far) & (far <= nearest[place] + 1e-6)  # of two walls in one place both count
-        found.append(pd.DataFrame({"view": view, "building": owner[own[hit]]})[ends].value_counts().reset_index())
+        hits = pd.DataFrame({"view": view, "building": owner[own[hit]], "ray": view * _RAYS + ray, "far": far})
+        hits = hits[hits["far"] <= reach]
+        nearest = hits.groupby("ray")["far"].transform("min")
+        ends = hits["far"] <= nearest + 1e-6  # of two walls in one place both count
+        found.append(hits.loc[ends, ["view", "building"]].value_counts().reset_index())
     seen = pd.concat(found, ignore_index=True)
     return seen.assign(share=seen["count"] / _RAYS), np.unique(tree.query(places, "within")[0])
 
@@ -194,12 +190,11 @@ def fuse(
     rows, weight = predictions[clear], assigned["share"].to_numpy(float)[clear]
     names, building = np.unique(assigned["building"][clear].to_numpy(str), return_inverse=True)
     how = {"lon": "mean", "lat": "mean"} | {name: "first" for name in ("block", "municipality") if name in rows}
-    frame = rows.groupby(building).agg(how).assign(building=names, views=np.bincount(building, minlength=len(names)))
+    frame = rows.groupby(building).agg(how).assign(building=names, views=np.bincount(building))
     for task, classes in tasks.items():
         logs = weight[:, None] * np.log(np.maximum(probabilities(rows, task, classes), 1e-12))
-        sums = pd.DataFrame(logs).groupby(building).sum().to_numpy()
-        p = np.exp(sums / np.bincount(building, weight, len(names))[:, None])
-        p /= p.sum(1, keepdims=True)
+        means = pd.DataFrame(logs).groupby(building).sum().to_numpy() / np.bincount(building, weight)[:, None]
+        p = softmax(means, axis=1)
         columns = {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
         columns |= {f"{task}:pred": np.asarray(classes, object)[p.argmax(1)], f"{task}:entropy": entropy(p)}
         frame = frame.assign(**columns)

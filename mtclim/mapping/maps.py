@@ -85,7 +85,7 @@ def _frame(ax, bounds: Sequence[float], tile=None, layers: Sequence[Sequence[np.
     west, south, east, north = bounds
     margin = 0.03 * max(east - west, north - south, 100.0)
     ax.set(xlim=(west - margin, east + margin), ylim=(south - margin, north + margin), aspect="equal")
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     ax.spines[:].set_visible(False)
     for artist in ax.collections:
         artist.set_in_layout(False)  # they fill the axes; measuring them would take longer than drawing

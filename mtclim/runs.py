@@ -184,12 +184,10 @@ def _plain(node: Any) -> Any:
 
 def commit() -> str:
     """The checkout's commit, with "+" where the package's files differ from it; "unknown" outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
-
+    commands = "git rev-parse --short=12 HEAD", "git status --porcelain -- ."
+    how = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     try:
-        return git("rev-parse", "--short=12", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "--", "."))
+        head, changes = (subprocess.run(command.split(), **how).stdout for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return head.strip() + "+" * bool(changes)

@@ -32,6 +32,7 @@ from mtclim.style import TOP, WIDTH, drawn, first_tasks, masonry, most_frequent,
 from mtclim.tasks import Tasks
 
 LAND, LINE, FEW = "#f1efea", "#c9c4b8", "#d9d9d9"
+_BARE = {"xticks": [], "yticks": [], "frame_on": False}
 FEWEST = 20
 """Façades: an area with fewer is drawn in grey, because its shares say little."""
 
@@ -85,8 +86,7 @@ def _frame(ax, bounds: Sequence[float], tile=None, layers: Sequence[Sequence[np.
     west, south, east, north = bounds
     margin = 0.03 * max(east - west, north - south, 100.0)
     ax.set(xlim=(west - margin, east + margin), ylim=(south - margin, north + margin), aspect="equal")
-    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
-    ax.spines[:].set_visible(False)
+    ax.set(xlabel="", ylabel="")
     for artist in ax.collections:
         artist.set_in_layout(False)  # they fill the axes; measuring them would take longer than drawing
 
@@ -145,7 +145,7 @@ def fig13(
         if rest:
             text += f" ({rest} rarer classes, {100 * (1 - shares.sum()):.1f} %, not shown)"
         part.suptitle(text, fontsize=9, x=0.01, ha="left")
-        axes = part.subplots(n, columns, squeeze=False).ravel()
+        axes = part.subplots(n, columns, squeeze=False, subplot_kw=_BARE).flat
         for ax, (name, share) in zip(axes, shares.items(), strict=False):
             here = frame.geometry[frame[f"{task}:pred"] == name]
             ax.scatter(here.x, here.y, s=size, color=colours[task][name], linewidths=0, zorder=3, rasterized=True)
@@ -153,8 +153,6 @@ def fig13(
             f1 = score.get("f1", {}).get(name)
             text = f"{100 * share:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
             ax.set_title(f"{_short(tasks.title(task, name), 22)}\n{text}", fontsize=8, pad=2, weight="normal")
-        for ax in axes[len(shares) :]:
-            ax.set_axis_off()
     north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
@@ -179,7 +177,8 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
     highest[highest.index.str.endswith(":entropy")] = shown.filter(regex=":entropy$").max(axis=None)
     columns = min(3, len(titles))
     rows = -(-len(titles) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, (WIDTH / columns + 0.6) * rows + 0.3), squeeze=False)
+    size = WIDTH, (WIDTH / columns + 0.6) * rows + 0.3
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, subplot_kw=_BARE)
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")  # geopandas draws the whole figure after each map, which its layout makes slow
     for ax, (column, title) in zip(axes.flat, titles.items(), strict=False):
@@ -191,8 +190,6 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
         areas.plot(percent * shown[column], ax=ax, legend=True, legend_kwds=legend, **look)
         _frame(ax, areas.total_bounds)
         ax.set_title(_short(title, 34), fontsize=9)
-    for ax in axes.flat[len(titles) :]:
-        ax.set_axis_off()
     figure.set_layout_engine(engine)
     engine.set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])

@@ -19,7 +19,7 @@ AREAS = ("hexagon", "block", "municipality")
 
 def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
     """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
-    placed = predictions[predictions["lon"].notna() & predictions["lat"].notna()]
+    placed = predictions.dropna(subset=["lon", "lat"])
     if not len(placed):
         raise ValueError("map: found no prediction with a position (lon, lat); expected at least one.")
     geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)

@@ -8,25 +8,19 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Tasks": "tasks",
-    "SANTIAGO": "tasks",
-    "Table": "data.table",
-    "TableError": "data.table",
-    "read_table": "data.table",
-    "cooccurrence": "data.labels",
-    "lprus": "data.labels",
-    "partition": "data.labels",
-    "VARIANTS": "variants",
-    "create_model": "model",
-    "Config": "config",
-    "load_config": "config",
-    "fit": "training",
-    "load": "runs",
-    "delta_m": "analysis.comparison",
-    "predict": "mapping.predict",
+_MODULES = {
+    "tasks": ("Tasks", "SANTIAGO"),
+    "data.table": ("Table", "TableError", "read_table"),
+    "data.labels": ("cooccurrence", "lprus", "partition"),
+    "variants": ("VARIANTS",),
+    "model": ("create_model",),
+    "config": ("Config", "load_config"),
+    "training": ("fit",),
+    "runs": ("load",),
+    "analysis.comparison": ("delta_m",),
+    "mapping.predict": ("predict",),
 }
-
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted([*_HOME, "city"])
 
 

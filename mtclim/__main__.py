@@ -20,8 +20,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command):
         text, _, examples = inspect.getdoc(command).partition("\n\n")
-        super().__init__(f"mtclim {command.__name__}", description=text, epilog=examples, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        look = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(f"mtclim {command.__name__}", description=text, epilog=examples, **look)
 
     def error(self, message: str) -> NoReturn:
         """One line, where argparse would print the usage as well."""
@@ -39,15 +39,13 @@ def train(arguments: Sequence[str]) -> None:
 
     Several devices work on one network; batch_size is the batch of all of them together.
     """
-    parser = _with_settings(Parser(train))
+    parser = Parser(train)
     parser.add_argument("--devices", type=_positive, default=1, help="GPUs, or processes of a CPU, of each node (1)")
     parser.add_argument("--nodes", type=_positive, default=1, help="machines that train the run together (1)")
-    given = vars(parser.parse_args(arguments))
-    devices, nodes = given.pop("devices"), given.pop("nodes")
-    config = _config(given)
+    config, others = _settings(parser, arguments)
     from mtclim.training import fit, rank
 
-    folder = fit(config, devices, nodes)
+    folder = fit(config, **others)
     if rank() == 0:
         print(folder)
 
@@ -94,18 +92,17 @@ def views(arguments: Sequence[str]) -> None:
 
     Photographs that are no panoramas are copied. What cannot be used is in listed.csv, with the reason.
     """
-    from mtclim.mapping.views import cut_views
-
     parser = Parser(views)
     parser.add_argument("source", help="a folder of panoramas, or a table of them")
     parser.add_argument("out", help="the folder to write to")
-    parser.add_argument(
-        "--sides", type=float, nargs="+", default=[-90, 90], help="degrees from the heading (%(default)s)"
-    )
+    parser.add_argument("--sides", type=float, nargs="+", default=[-90, 90], help="from the heading (%(default)s)")
     parser.add_argument("--towards", type=float, help="one bearing in degrees from north, in place of --sides")
     parser.add_argument("--field-of-view", type=float, default=90, help="degrees (%(default)s)")
     parser.add_argument("--size", type=int, default=512, help="pixels (%(default)s)")
-    print(cut_views(**vars(parser.parse_args(arguments))))
+    options = vars(parser.parse_args(arguments))
+    from mtclim.mapping.views import cut_views
+
+    print(cut_views(**options))
 
 
 def buildings(arguments: Sequence[str]) -> None:
@@ -122,10 +119,10 @@ def buildings(arguments: Sequence[str]) -> None:
     parser.add_argument("out", help="the CSV file")
     parser.add_argument("--field-of-view", type=float, default=60, help="of a view, in degrees (%(default)s)")
     parser.add_argument("--reach", type=float, default=50, help="how far a view reaches, in metres (%(default)s)")
-    given = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
     from mtclim.mapping.buildings import assign_file
 
-    print(*assign_file(**vars(given)), sep="\n")
+    print(*assign_file(**options), sep="\n")
 
 
 def city(arguments: Sequence[str]) -> None:
@@ -157,7 +154,7 @@ def prepare(arguments: Sequence[str]) -> None:
       mtclim prepare --data photos.csv
       mtclim prepare --config study --set city_labelled=2000
     """
-    config = _config(vars(_with_settings(Parser(prepare)).parse_args(arguments)))
+    config, _ = _settings(Parser(prepare), arguments)
     from mtclim.prepare import prepare as prepared
 
     data = prepared(config)
@@ -173,10 +170,10 @@ def grid(arguments: Sequence[str]) -> None:
     parser = Parser(grid)
     parser.add_argument("root", nargs="?", default="runs/grid", help="the folder of the grid's runs")
     parser.add_argument("out", nargs="?", default="results", help="the folder to write to")
-    given = vars(parser.parse_args(arguments))
+    options = vars(parser.parse_args(arguments))
     from mtclim.analysis.grid import write_grid
 
-    write_grid(**given)
+    write_grid(**options)
 
 
 def collect(arguments: Sequence[str]) -> None:
@@ -201,23 +198,20 @@ def collect(arguments: Sequence[str]) -> None:
 COMMANDS = {command.__name__: command for command in (train, predict, views, buildings, city, prepare, grid, collect)}
 
 
-def _with_settings(parser: Parser) -> Parser:
-    """The parser with the settings of a configuration."""
+def _settings(parser: Parser, arguments: Sequence[str]):
+    """The configuration that the arguments describe, and what else they say; its threads go into the environment."""
     parser.add_argument("--config", default="", help="a preset (demo, photos, study, paper) or the path of a YAML file")
-    for name in ("variant", "backbone", "seed", "data", "tasks", "out"):
+    names = ("variant", "backbone", "seed", "data", "tasks", "out")
+    for name in names:
         parser.add_argument(f"--{name}", help=f"the setting {name}, in place of the preset's")
     pair = _two("=", str, "NAME=VALUE, for example max_epochs=3")
     parser.add_argument("--set", nargs="+", action="extend", default=[], type=pair, help="other settings, NAME=VALUE")
-    return parser
-
-
-def _config(given: dict):
-    """The configuration that ``given`` describes; the number of threads goes into the environment."""
+    given = vars(parser.parse_args(arguments))
     from mtclim.config import load_config
 
-    config = load_config(given.pop("config"), dict(given.pop("set")), **given)
+    config = load_config(given.pop("config"), dict(given.pop("set")), **{name: given.pop(name) for name in names})
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or cores()))
-    return config
+    return config, given
 
 
 def _two(mark: str, kind: type, expected: str):

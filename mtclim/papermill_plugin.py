@@ -1,8 +1,8 @@
 """Lets ``papermill notebooks/train.ipynb -p variant lim_ms_all`` work without an output path.
 
-papermill imports its ``papermill.engine`` entry points, this module among them, before it reads its arguments. On that
-import, and only in the process of papermill's own command, the notebook's place under ``runs/`` is added to
-``sys.argv`` where no output path is given and the notebook is a source notebook of this project: its metadata hold an
+papermill imports its ``papermill.engine`` entry points, this module among them, before it runs its command. In the
+process of that command, and only there, the import wraps the call of the command. The notebook's place under ``runs/``
+becomes its output path where none is given and the notebook is a source notebook of this project: its metadata hold an
 entry ``mtclim`` (``{"output": "run"}`` for one that fills a run folder) and it has not been executed. Parameters that
 the notebook lacks or the configuration refuses stop the command; all else is left to papermill. (papermill 2.7 without
 an output path asks for one in a terminal, writes to stdout in a pipe and over the notebook itself when stdin is one.)
@@ -18,37 +18,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
-
-PAIRS = ("-p --parameters", "-r --parameters_raw")
-READERS = {
-    "-b --parameters_base64": base64.b64decode,
-    "-f --parameters_file": lambda path: Path(path).read_text(encoding="utf-8"),
-    "-y --parameters_yaml": str,
-}
-OTHERS = (
-    "--engine", "--autosave-cell-every", "-k --kernel", "-l --language", "--cwd", "--stdout-file", "--stderr-file",
-    "--log-level", "--start-timeout --start_timeout", "--execution-timeout",
-)  # fmt: skip
-"""papermill's options that take values: its command does not exist yet at this import (a test compares them)."""
-
-
-def parse(arguments: list[str]) -> tuple[list[str], dict]:
-    """The positional arguments and the parameters of a papermill command line."""
-    import click
-
-    options = {names: click.Option([*names.split(), f"option{i}"], nargs=2 if names in PAIRS else 1, multiple=True)
-               for i, names in enumerate((*PAIRS, *READERS, *OTHERS))}  # fmt: skip
-    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
-    ignoring = {"ignore_unknown_options": True}
-    command = click.Command("papermill", ignoring, params=[words, *options.values()], add_help_option=False)
-    found = command.make_context("papermill", list(arguments), resilient_parsing=True).params
-    given: dict = {}
-    for names, read in READERS.items():
-        for text in found[options[names].name] or ():
-            given |= yaml.safe_load(read(text)) or {}
-    for names in PAIRS:
-        given |= dict(found[options[names].name] or ())
-    return [word for word in found["words"] or () if word == "-" or not word.startswith("-")], given
 
 
 def assigned(source: str) -> dict:
@@ -95,38 +64,48 @@ def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
     return (folder if config.out else folder.parents[2]) / notebook.name
 
 
-def supply(arguments: list[str]) -> None:
-    """Append the output path to papermill's ``arguments`` if it is ours to choose; check the names of parameters."""
+def supply(options: dict) -> None:
+    """Add the output path to the ``options`` of papermill's command if it is ours to choose; check the parameters."""
     try:
-        words, given = parse(arguments)
-        path = Path(words[0])
+        path, given = Path(options["notebook_path"]), {}
         notebook = json.loads(path.read_text(encoding="utf-8"))
         metadata = notebook["metadata"]
         cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+        texts = [base64.b64decode(text) for text in options["parameters_base64"]]
+        texts += [Path(name).read_text(encoding="utf-8") for name in options["parameters_file"]]
+        for text in [*texts, *options["parameters_yaml"]]:
+            given |= yaml.safe_load(text) or {}
+        given |= dict(options["parameters"]) | dict(options["parameters_raw"])
     except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError):
         return  # no notebook, or parameters that cannot be read: papermill says so itself
-    asked = {"-h", "--help", "--help-notebook", "--version"} & set(arguments)
-    if asked or "mtclim" not in metadata or "papermill" in metadata:
+    if options["help_notebook"] or "mtclim" not in metadata or "papermill" in metadata:
         return
     defaults = assigned("".join(cell["source"]))
     require_known(given, defaults, str(path))
-    if len(words) == 1:
+    if not options["output_path"]:
         try:
             output = output_path(path, metadata, defaults | given)
         except ValueError as error:
             raise SystemExit(f"{path}: {error}") from None
         output.parent.mkdir(parents=True, exist_ok=True)
         # papermill fills the output path in like a format string, so that braces of the user's are doubled
-        arguments.append(os.path.relpath(output).replace("{", "{{").replace("}", "}}"))
+        options["output_path"] = os.path.relpath(output).replace("{", "{{").replace("}", "}}")
 
 
 program = Path(sys.argv[0]).name if sys.argv else ""
 if program in ("papermill", "papermill.exe") or (program == "-m" and "papermill" in sys.orig_argv):
+    import click
+
     try:
         os.fstat(0)
     except OSError:  # stdin is closed, which papermill cannot stand: give it an empty one
         os.open(os.devnull, os.O_RDONLY)
         os.set_inheritable(0, True)
-    added = sys.argv[1:]
-    supply(added)
-    sys.argv[1:] = added
+    invoke = click.Command.invoke
+
+    def supplied(command: click.Command, context: click.Context):
+        """Call papermill's command, which does not exist yet, with the output path."""
+        supply(context.params)
+        return invoke(command, context)
+
+    click.Command.invoke = supplied

@@ -26,6 +26,7 @@ from mtclim.files import write_text
 from mtclim.tasks import Tasks
 
 MARKER = "COMPLETE"
+_CODE = "tasks variants metrics model rivals weights prepare learner training results data/labels data/images city/*"
 
 
 class RunError(RuntimeError):
@@ -55,14 +56,12 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises RunError where another process makes the same run, the begun run has other settings, or the disk is full.
     """
-    lock, partial = FileLock(f"{folder}.lock", timeout=0), folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock:
+        with FileLock(f"{folder}.lock", timeout=0):
             if folder.exists() and not is_complete(folder):
-                raise RunError(
-                    f"{folder}: holds files but no finished run; expected a folder that isn't there. Move it away."
-                )
+                raise RunError(f"{folder}: holds files but no finished run. Move it away, or give another `out`.")
             partial.mkdir(exist_ok=True)
             for left in partial.glob(".*"):  # files that a kill left half-written
                 left.unlink()
@@ -75,16 +74,14 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
             write_text(partial / MARKER, "")
             partial.rename(folder)
     except Timeout:
-        raise RunError(
-            f"{folder}: another process is making this very run; wait for it, or choose another seed or `out`."
-        ) from None
+        mend = "wait for it, or choose another seed or `out`"
+        raise RunError(f"{folder}: another process is making this very run; {mend}.") from None
     except Exception as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or re.search(r"No space left|Disk quota exceeded|os error 28", str(error)):  # as libraries say it
-            raise RunError(
-                f"{folder}: no space left on the disk to write the run ({str(error)[:200]}). What was finished is "
-                "kept: free some space and repeat the command."
-            ) from error
+            problem = f"no space left on the disk to write the run ({str(error)[:200]})"
+            mend = "What was finished is kept: free some space and repeat the command"
+            raise RunError(f"{folder}: {problem}. {mend}.") from error
         raise
 
 
@@ -97,10 +94,8 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     names = [name for name in {**found, **settings} if name not in ("data", "image_root")]
     differ = [f"{k}: {found.get(k)!r} there, {settings.get(k)!r} now" for k in names if found.get(k) != settings.get(k)]
     if differ:
-        raise RunError(
-            f"{path.parent}: a run with other settings ({'; '.join(differ[:5])}). Give another `out`, or delete that "
-            "folder."
-        )
+        problem = f"a run with other settings ({'; '.join(differ[:5])})"
+        raise RunError(f"{path.parent}: {problem}. Give another `out`, or delete that folder.")
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -108,10 +103,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not is_complete(folder):
         begun = folder.with_name(f"{folder.name}.partial").exists()
-        state = "was begun but is not finished" if begun else "is not there"
-        raise RunError(
-            f"{folder}: the run {state}; expected a folder with the marker {MARKER}. Repeat its training command."
-        )
+        problem = f"the run {'was begun but is not finished' if begun else 'is not there'}"
+        raise RunError(f"{folder}: {problem}; expected a folder with the marker {MARKER}. Repeat its training command.")
     return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
@@ -128,17 +121,15 @@ def load(folder: str | Path):
 
     folder, settings = Path(folder), read_settings(folder)
     tasks = Tasks(settings.get("model_tasks", settings["tasks"]), settings["titles"])
+    how = {name: settings[name] for name in ("clim_units", "tlim_units")}
     try:
         weights = load_file(folder / "model.safetensors")
-        model = create_model(
-            settings["variant"], tasks, settings["timm_name"], clim_units=settings["clim_units"],
-            tlim_units=settings["tlim_units"], labelsets=weights.get("labelsets"), order=weights.get("order"),
-        )  # fmt: skip
+        how |= {name: weights.get(name) for name in ("labelsets", "order")}
+        model = create_model(settings["variant"], tasks, settings["timm_name"], **how)
         model.load_state_dict(weights)
     except Exception as error:  # damaged and foreign files raise anything
-        raise RunError(
-            f"{folder}/model.safetensors: does not hold this run's weights ({error}). Train it anew."
-        ) from error
+        problem = f"does not hold this run's weights ({error}). Train it anew"
+        raise RunError(f"{folder}/model.safetensors: {problem}.") from error
     model.image_size, model.mean, model.std = settings["image_size"], settings["mean"], settings["std"]
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     model.temperatures = {task: entry["temperature"] for task, entry in calibration.items()}
@@ -149,11 +140,10 @@ def provenance() -> dict[str, Any]:
     """Date, machine, versions, commit and digest of the code: what a result must be able to say of itself."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = ("torch", "torchvision", "timm", "lightning", "numpy", "pandas", "pillow")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": gpu or "CPU",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
@@ -173,12 +163,8 @@ def code_digest() -> str:
     Comments, docstrings and layout do not count, so that a better wording is no other code. What the readers of tables
     and of configurations do is not counted either: a run records the outcome, its settings and its table's digest.
     """
-    here = Path(__file__).parent
-    names = (
-        "tasks variants metrics model rivals weights prepare learner training results data/labels data/images city/*"
-    )
-    patterns = [*(f"{name}.py" for name in names.split()), "city/*.csv", "city/*.json"]
-    texts = []
+    here, texts = Path(__file__).parent, []
+    patterns = [*(f"{name}.py" for name in _CODE.split()), "city/*.csv", "city/*.json"]
     for path in sorted(path for pattern in patterns for path in here.glob(pattern)):
         text = path.read_text(encoding="utf-8")
         meaning = _plain(ast.parse(text)) if path.suffix == ".py" else text
@@ -198,12 +184,10 @@ def _plain(node: Any) -> Any:
 
 def commit() -> str:
     """The checkout's commit, with "+" where the package's files differ from it; "unknown" outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
-
+    commands = "git rev-parse --short=12 HEAD", "git status --porcelain -- ."
+    how = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     try:
-        return git("rev-parse", "--short=12", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "--", "."))
+        head, changes = (subprocess.run(command.split(), **how).stdout for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return head.strip() + "+" * bool(changes)

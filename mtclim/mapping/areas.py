@@ -19,7 +19,7 @@ AREAS = ("hexagon", "block", "municipality")
 
 def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
     """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
-    placed = predictions[predictions["lon"].notna() & predictions["lat"].notna()]
+    placed = predictions.dropna(subset=["lon", "lat"])
     if not len(placed):
         raise ValueError("map: found no prediction with a position (lon, lat); expected at least one.")
     geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
@@ -79,24 +79,22 @@ def aggregate(
     check_areas(by, width)
     frame = points(predictions)
     if by == "hexagon":
-        cells = hexagons(shapely.get_coordinates(frame.geometry), width)
-        middles = shapely.get_coordinates(shapely.centroid(cells)).round().astype(int)
-        key = np.array([f"{x}_{y}" for x, y in middles])
-    elif by in frame:
-        key = frame[by].fillna("none").to_numpy(str)
-    else:
+        frame.geometry = hexagons(shapely.get_coordinates(frame.geometry), width)
+        middles = shapely.get_coordinates(frame.centroid).round().astype(int)
+        frame[by] = [f"{x}_{y}" for x, y in middles]
+    elif by not in frame:
         raise ValueError(f"by: found no column {by!r} in these predictions; expected hexagon, or add it to the table.")
-    names, first, group = np.unique(key, return_index=True, return_inverse=True)
-    total = np.bincount(group)
-    columns: dict[str, object] = {by: names, "façades": total}
-    answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)  # (n, N)
-    for own, (task, classes) in zip(answers.T, tasks.items(), strict=True):
-        counts = pd.crosstab(group, own).reindex(columns=range(len(classes)), fill_value=0).to_numpy()
-        columns |= {f"{task}:n:{name}": counts[:, k] for k, name in enumerate(classes)}
-        columns |= {f"{task}:share:{name}": counts[:, k] / total for k, name in enumerate(classes)}
-        columns[f"{task}:entropy"] = np.bincount(group, entropy(probabilities(frame, task, classes))) / total
-        columns[f"{task}:mode"] = np.asarray(classes, object)[counts.argmax(1)]
+    key = frame[by] = frame[by].fillna("none").astype(str)
+    total = key.value_counts().sort_index().rename("façades")
+    parts = [total]
+    for task, classes in tasks.items():
+        counts = pd.crosstab(key, frame[f"{task}:pred"]).reindex(columns=list(classes), fill_value=0)
+        unsure = pd.Series(entropy(probabilities(frame, task, classes)), frame.index).groupby(key).mean()
+        parts += [counts.add_prefix(f"{task}:n:"), counts.div(total, axis=0).add_prefix(f"{task}:share:")]
+        parts += [unsure.rename(f"{task}:entropy"), counts.idxmax(axis=1).rename(f"{task}:mode")]
     if labelsets is not None:
-        columns["unseen"] = np.bincount(group, unseen(answers, labelsets)) / total
-    geometry = cells[first] if by == "hexagon" else frame.dissolve(group).convex_hull.to_numpy()
-    return gpd.GeoDataFrame(columns, geometry=geometry, crs=frame.crs)
+        answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)
+        parts.append(pd.Series(unseen(answers, labelsets), frame.index, name="unseen").groupby(key).mean())
+    areas = pd.concat(parts, axis=1).rename_axis(by).reset_index()
+    shapes = frame[[by, "geometry"]].drop_duplicates().dissolve(by).convex_hull
+    return gpd.GeoDataFrame(areas, geometry=shapes.to_numpy(), crs=frame.crs)

@@ -14,7 +14,20 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from mtclim.style import BRIGHT, PARTS, WIDTH, condensed, drawn, in_words, masonry, rows_axis, shorten, variant_colour
+from mtclim.style import (
+    BRIGHT,
+    PARTS,
+    TOP,
+    WIDTH,
+    condensed,
+    drawn,
+    first_tasks,
+    in_words,
+    masonry,
+    rows_axis,
+    shorten,
+    variant_colour,
+)
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
@@ -97,7 +110,7 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
 
 @drawn
 def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
-    """How many images have each class (Figs 7b and 8), a bar for each part: part -> labels (a column a task)."""
+    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
     counts = {}
     for task, classes in tasks.items():
         found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
@@ -115,6 +128,17 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
     if len(parts) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts))
     return figure
+
+
+def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
+    return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
+
+
+def splits(labels: pd.DataFrame, split: pd.Series, tasks: Tasks, synthetic: bool = False) -> Figure:
+    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
+    parts = {name: labels[np.asarray(split) == name] for name in ("train", "val", "test")}
+    return histograms(parts, tasks, share=True, synthetic=synthetic)
 
 
 @drawn
@@ -193,9 +217,12 @@ def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, 
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
-    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey."""
-    parts = {}
-    for task, classes in tasks.items():
+    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey.
+
+    At most ``TOP`` tasks are shown.
+    """
+    parts, (shown, left_out) = {}, first_tasks(tasks)
+    for task, classes in shown.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
         parts[task] = condensed(condensed(found, frequent).T, frequent).T
@@ -222,7 +249,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         ax.tick_params(length=0, pad=2)
         ax.set_title(shorten(tasks.title(task), 20) + right)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
-    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(text + left_out, fontsize=8, x=0.01, ha="left")
     return figure
 
 
@@ -244,7 +271,7 @@ def times(costs: pd.DataFrame) -> Figure:
 @drawn
 def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
     """Loss and mean validation accuracy by epoch (history.csv), a row for each network; a dot marks the best epoch."""
-    networks = list(frame.groupby("network", sort=False))
+    networks = list(frame.groupby("network", sort=False))[:TOP]
     size = (WIDTH, 1.5 * len(networks) + 0.9)
     figure, axes = plt.subplots(len(networks), 2, figsize=size, squeeze=False, sharex=True)
     for (left, right), (network, rows) in zip(axes, networks, strict=True):

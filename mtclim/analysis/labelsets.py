@@ -21,7 +21,10 @@ def completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np
 
 
 def unseen(labels: np.ndarray, labelsets: np.ndarray) -> np.ndarray:
-    """Whether each labelset (M, N), -1 = missing, differs from every training one (L, N) in a task that both have."""
+    """Whether each labelset (M, N) of positions, -1 = missing, agrees with none of the training labelsets (L, N).
+
+    Two labelsets agree when they have the same class in every task that both have.
+    """
     unique, inverse = np.unique(labels, axis=0, return_inverse=True)
     known = [((labelsets == own) | (own < 0) | (labelsets < 0)).all(axis=1).any() for own in unique]
     return ~np.array(known, bool)[inverse.ravel()]

@@ -62,7 +62,8 @@ def drawn(study) -> dict:
         "gains": (further.gains, evidence.class_gains(study), tasks),
         "history": (figures.history, pd.DataFrame({"network": "all", "epoch": [0, 1], "train_loss": [2, 1],
                                                    "val_loss": 2.0, "val_oa": [0.5, 0.6]}), tasks),
-        "histograms": (figures.histograms, {"before": labels, "after": labels[::2]}, tasks),
+        "balanced": (figures.balanced, labels, labels[::2], tasks),
+        "splits": (figures.splits, labels, ["train", "val", "test", "train"] * 50, tasks),
         "lprus": (figures.lprus, bins, 3, tasks),
         "sheet": (figures.sheet, {(t, c): pictures for t, names in tasks.items() for c in names}, tasks),
         "cooccurrence": (figures.cooccurrence, cooccurrence(labels), tasks),
@@ -103,7 +104,7 @@ def test_figures_fit_the_page_and_say_that_data_are_synthetic(drawn):
         assert figure.get_figwidth() == WIDTH and "synthetic data" in texts(figure), name
         assert figure.get_figheight() < 20, f"{name}: higher than two screens"
         assert draws_alt_text(name), name
-    for name, label in {"f1": "F1 [%]", "reliability": "confidence", "histograms": "images"}.items():
+    for name, label in {"f1": "F1 [%]", "reliability": "confidence", "balanced": "images"}.items():
         assert label in texts(drawn[name]), "the mark takes no axis label's place"
 
 
@@ -167,10 +168,9 @@ def test_boxes_only_of_several_runs(study, drawn):
 
 def test_histograms_count_the_labels():
     labels = pd.DataFrame({"height": ["H1"] * 3 + ["H2", None], "roof": ["PIT"] * 5})
-    ax = figures.histograms({"before": labels, "after": labels[:2]}, TWO).findobj(mpl.axes.Axes)[0]
+    ax = figures.balanced(labels, labels[:2], TWO).findobj(mpl.axes.Axes)[0]
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 0, 2, 0, 0] and rows_of(ax) == list(TWO["height"])
-    parts = {"train": labels[:2], "val": labels[2:4], "test": labels[4:]}
-    shares = figures.histograms(parts, TWO, share=True).findobj(mpl.axes.Axes)[0]
+    shares = figures.splits(labels, ["train", "train", "val", "val", "test"], TWO).findobj(mpl.axes.Axes)[0]
     assert [bar.get_width() for bar in shares.patches] == [100, 0, 0, 50, 50, 0, 0, 0, 0]
 
 

@@ -4,11 +4,10 @@ What a class means in the taxonomy is a table (``mtclim/mapping/gem_santiago.csv
 replaces for other tasks. Several atoms of a class are separated by "/"; none means that the taxonomy cannot say it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, reduce
+from functools import cache
 from importlib.resources import files
-from itertools import compress
 from pathlib import Path
 from string import Template
 from xml.sax.saxutils import escape
@@ -17,13 +16,12 @@ import numpy as np
 import pandas as pd
 
 from mtclim.analysis.joint import Joint
-from mtclim.data.reading import read_frame, some
+from mtclim.data.reading import cells, number, read_frame, some
 from mtclim.files import write_text
 from mtclim.mapping.frequencies import calibrate, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
-SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
 METHODS = {"argmax": "most probable labels", "product": "product of the tasks", "joint": "joint"}
 """How façades are counted, with readable names: the product is that of the tasks' probabilities."""
 HOW = {
@@ -31,7 +29,8 @@ HOW = {
     True: "expected counts are sums of the joint posterior over the labelsets of training, calibrated",
 }
 """What the expected counts of an exposure model are, by whether they are consistent."""
-_MOST = 2_000_000  # combinations of classes that are counted
+_MOST = 100_000  # combinations of classes that are counted
+_CELLS = 1_000_000  # façades times combinations at a time, which bounds the memory
 
 # ---------------------------------------------------------------- the taxonomy
 
@@ -41,28 +40,25 @@ def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Their names are found in any case and without spaces at the ends, as in a table of images.
     """
-    source = read_frame(path, columns[0])
-    found, names = list(source.frame), [str(name).strip().lower() for name in source.frame]
+    frame = read_frame(path, columns[0]).frame
+    names = [str(name).strip().lower() for name in frame]
     if any(names.count(name) != 1 for name in columns):
-        raise ValueError(f"{path}: found the columns {found}; expected {', '.join(columns)}, each once.")
-    source = replace(source, frame=source.frame.set_axis(names, axis=1)[list(columns)])
-    cells = {name: source.cells(name, keep=source.missing) for name in columns}  # a class may be called "NA"
-    return pd.DataFrame({name: np.asarray(own, object) for name, own in cells.items()})
+        raise ValueError(f"{path}: found the columns {list(frame)}; expected {', '.join(columns)}, each once.")
+    frame = frame.set_axis(names, axis=1)
+    texts = {name: np.asarray(cells(frame[name], missing=()), object) for name in columns}  # a class may be called "NA"
+    return pd.DataFrame(texts)
 
 
 def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
     """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default."""
-    path = SANTIAGO_MAPPING if path is None else path
-    table = _read(path, ["task", "class", "gem"])
-    repeated = table[table.duplicated(["task", "class"])]
-    if len(repeated):
-        task, name, _ = repeated.iloc[0]
-        raise ValueError(f"{path}: {task}:{name} is mapped twice; keep one row.")
+    path = path or files("mtclim.mapping") / "gem_santiago.csv"
     mapping: dict[str, dict[str, tuple[str, ...]]] = {}
-    for task, name, gem in table.itertuples(index=False):
+    for task, name, gem in _read(path, ["task", "class", "gem"]).itertuples(index=False):
+        if name in mapping.setdefault(task, {}):
+            raise ValueError(f"{path}: {task}:{name} is mapped twice; keep one row.")
         if gem:
             _canonical(gem)
-        mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/")))
+        mapping[task][name] = tuple(filter(None, gem.split("/")))
     return mapping
 
 
@@ -92,8 +88,11 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
     ['CR/H:>12/RSH1']
     """
     mapping = mapping or read_mapping()
-    used = _used(labels.columns, mapping)
+    used = [task for task in mapping if task in labels]
+    if not used:
+        raise ValueError(f"GEM mapping: found the tasks {[*labels]}; expected at least one of {', '.join(mapping)}.")
 
+    @cache
     def string(row: tuple) -> str:
         atoms: dict[str, None] = {}  # in order, each once
         for task, label in zip(used, row, strict=True):
@@ -102,9 +101,8 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
             atoms |= dict.fromkeys(mapping[task].get(label, ()))
         return _canonical("/".join(atoms) or "UNK")
 
-    rows = list(labels[used].itertuples(index=False, name=None))
-    strings = {row: string(row) for row in set(rows)}
-    return pd.Series([strings[row] for row in rows], labels.index, name="gem", dtype=object)
+    strings = [string(row) for row in labels[used].itertuples(index=False, name=None)]
+    return pd.Series(strings, labels.index, name="gem", dtype=object)
 
 
 def covered(tasks: Tasks, mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
@@ -120,19 +118,12 @@ def covered(tasks: Tasks, mapping: Mapping) -> tuple[dict[str, Sequence[str]], l
     return used, left_out
 
 
-def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
-    used = [task for task in mapping if task in columns]
-    if not used:
-        raise ValueError(f"GEM mapping: found the tasks {[*columns]}; expected at least one of {', '.join(mapping)}.")
-    return used
-
-
 def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None = None) -> pd.DataFrame:
     """Flat attributes of each façade for a GIS: image, block, lon, lat ..., ``<task>:pred``, ``<task>:probability``.
 
     Where the mapping covers a task, gem is the string of the taxonomy of the tasks that it covers.
     """
-    known = ("image", "building", "weight", "block", "municipality", "lon", "lat", "bearing")
+    known = ["image", "building", "weight", "block", "municipality", "lon", "lat", "bearing"]
     frame = predictions[[name for name in known if name in predictions]].copy()
     for task, classes in tasks.items():
         label = pd.Index(classes).get_indexer(predictions[f"{task}:pred"])
@@ -154,15 +145,13 @@ def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
 
     Without that column every façade stands for itself, and so does a façade whose ``building`` is empty.
     """
+    alone = pd.Series([f"façade {n}" for n in range(len(predictions))], predictions.index)
+    building = predictions["building"].replace("", None).fillna(alone) if "building" in predictions else alone
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    frame = predictions[["lon", "lat", "block", *columns]].copy()
-    frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
-    if "building" not in predictions:
-        return frame
-    alone = pd.Series([f"façade {n}" for n in range(len(frame))], predictions.index)
-    groups = frame.groupby(predictions["building"].replace("", None).fillna(alone), sort=False)
+    weight = predictions["weight"].fillna(1.0).astype(float) if "weight" in predictions else 1.0
+    frame = predictions[["lon", "lat", *columns]].assign(weight=weight, block=predictions["block"].fillna("no block"))
     how = {"block": "first"} | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
-    return groups.agg(how).reset_index(drop=True)
+    return frame.groupby(building, sort=False).agg(how).reset_index(drop=True)
 
 
 def exposure(
@@ -185,54 +174,49 @@ def exposure(
     probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
     """
     mapping = mapping or read_mapping()
-    used = [task for task in tasks if task in _used(tasks, mapping)]
-    shape = tuple(len(tasks[task]) for task in used)
-    if np.prod(shape, dtype=float) > _MOST:
-        raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
     joint = joint or Joint(tasks, np.full((1, len(tasks)), -1), np.zeros(1))  # one labelset, in which nothing is known
-    stock, frames = buildings(predictions, tasks), []
-    for block, rows in stock.groupby(stock["block"].fillna("no block").astype(str)):
-        weight = rows["weight"].to_numpy()
-        p = {task: probabilities(rows, task, classes) for task, classes in tasks.items()}
-        best = np.ravel_multi_index([p[task].argmax(1) for task in used], shape)
-        argmax = np.bincount(best, weight, int(np.prod(shape)))
-        frame = pd.DataFrame({"expected": _expected(joint, p, used, weight), "argmax": argmax})
-        frame = frame.assign(block=block, lon=rows["lon"].mean(), lat=rows["lat"].mean())
-        frames.append(frame[(frame["expected"] > 0) | (frame["argmax"] > 0)])
-    whole = pd.concat(frames)  # indexed by the combination of classes
-    combinations, row = np.unique(whole.index, return_inverse=True)
-    codes = zip(used, np.unravel_index(combinations, shape), strict=True)
-    labels = pd.DataFrame({task: np.asarray(tasks[task], object)[own] for task, own in codes})
-    whole["taxonomy"] = gem_strings(labels, mapping).to_numpy()[row]
-    how = {"lon": "first", "lat": "first", "expected": "sum", "argmax": "sum"}
-    counts = whole.groupby(["block", "taxonomy"], as_index=False).agg(how)
-    counts["expected"] = counts.groupby("block")["expected"].transform(_without_tail, tail)
-    counts = counts[(counts["expected"] > 0) | (counts["argmax"] > 0)]
-    return counts[["block", "lon", "lat", "taxonomy", "expected", "argmax"]].reset_index(drop=True)
+    joint = _expanded(joint, mapping)
+
+    def taxonomy(labelsets: np.ndarray) -> pd.Series:
+        names = {task: np.asarray(tasks[task], object)[own] for task, own in zip(tasks, labelsets.T, strict=True)}
+        return gem_strings(pd.DataFrame(names), mapping).rename("taxonomy")
+
+    stock, strings = buildings(predictions, tasks), taxonomy(joint.labelsets)
+    p = {task: probabilities(stock, task, classes) for task, classes in tasks.items()}
+    best = taxonomy(np.stack([own.argmax(1) for own in p.values()], axis=1))
+    argmax = stock["weight"].groupby([stock["block"], best]).sum()
+    block, blocks = pd.factorize(stock["block"])
+    expected, step = np.zeros((len(blocks), len(strings))), max(1, _CELLS // len(strings))
+    for start in range(0, len(stock), step):
+        rows = slice(start, start + step)
+        posterior = joint.posterior({task: own[rows] for task, own in p.items()})
+        np.add.at(expected, block[rows], posterior * stock["weight"].to_numpy()[rows, None])
+    expected = pd.DataFrame(expected.T, strings, blocks.rename("block")).groupby(level=0).sum().unstack()
+    counts = pd.DataFrame({"expected": expected, "argmax": argmax}).fillna(0.0)
+    total = counts.groupby("block")["expected"].transform("sum")
+    least_first = (counts["expected"] / total).sort_values(kind="stable").groupby("block").cumsum()
+    counts["expected"] = counts["expected"].mask(least_first <= tail, 0.0)
+    counts["expected"] *= total / counts.groupby("block")["expected"].transform("sum")
+    counts = counts[(counts["expected"] > 0) | (counts["argmax"] > 0)].reset_index()
+    places = stock.groupby("block")[["lon", "lat"]].mean()
+    return counts.join(places, on="block")[["block", "lon", "lat", "taxonomy", "expected", "argmax"]]
 
 
-def _expected(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], weight: np.ndarray) -> np.ndarray:
-    """Sum over rows of weight times the posterior of each labelset, flattened over the classes of the tasks ``used``.
+def _expanded(joint: Joint, used: Collection[str]) -> Joint:
+    """The same joint, in which a labelset without a label of a task in ``used`` is there once for each of its classes.
 
-    Where a labelset has no label for a task, the task's own probabilities say how it is shared out.
+    It is the same because such a task answers by itself, with probabilities whose sum is 1.
     """
-    mass = weight[:, None] * joint.posterior(p)  # (n, L)
-    labelsets = joint.labelsets[:, [list(joint.tasks).index(task) for task in used]]
-    counts = np.zeros([len(joint.tasks[task]) for task in used])
-    whole = (labelsets >= 0).all(1)
-    np.add.at(counts, tuple(labelsets[whole].T), mass[:, whole].sum(0))
-    for labels, own in zip(labelsets[~whole], mass[:, ~whole].T, strict=True):
-        *first, last = own[:, None], *(p[task] for task in compress(used, labels < 0))
-        outer = reduce(lambda q, r: (q[:, :, None] * r[:, None, :]).reshape(len(own), -1), first)
-        here = counts[tuple(slice(None) if label < 0 else label for label in labels)]  # a view
-        here += (outer.T @ last).reshape(here.shape)
-    return counts.ravel()
-
-
-def _without_tail(counts: pd.Series, tail: float) -> pd.Series:
-    least_first = counts.sort_values(kind="stable")
-    kept = counts.mask(least_first.cumsum() <= tail * counts.sum(), 0.0)
-    return kept * (counts.sum() / kept.sum()) if kept.any() else counts
+    labelsets, log_ratio = joint.labelsets, joint.log_ratio
+    for n, (task, classes) in enumerate(joint.tasks.items()):
+        if task in used:
+            times = np.where(labelsets[:, n] < 0, len(classes), 1)
+            if times.sum() > _MOST:
+                raise ValueError(f"exposure: more than {_MOST:,} combinations of classes; map fewer tasks.")
+            labelsets, log_ratio = labelsets.repeat(times, axis=0), log_ratio.repeat(times)
+            missing = np.flatnonzero(labelsets[:, n] < 0)
+            labelsets[missing, n] = np.arange(len(missing)) % len(classes)
+    return replace(joint, labelsets=labelsets, log_ratio=log_ratio)
 
 
 def compare(
@@ -247,20 +231,17 @@ def compare(
     """
     training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
     outside = predictions[~training].drop(columns="building", errors="ignore").assign(city="city")
-    mapping = mapping or read_mapping()
-    taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping)
+    taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping).rename("taxonomy")
     rows = []
     for calibrated in (False, True):
         answers, own = (calibrate(f, validation, tasks) if calibrated else f for f in (outside, validation))
-        joint = fit(own)
-        for method in METHODS:
+        for method, joint in (("argmax", None), ("product", None), ("joint", fit(own))):
             kind = "argmax" if method == "argmax" else "expected"
-            ways = {"mapping": mapping, "joint": joint if method == "joint" else None}
-            lines = (exposure(answers, tasks, **ways)[kind] > 0).sum()
+            lines = (exposure(answers, tasks, mapping, joint)[kind] > 0).sum()
             for level in outside.columns.intersection(["city", "municipality"])[::-1]:
-                counts = exposure(answers.assign(block=answers[level]), tasks, **ways, tail=0.0)
+                counts = exposure(answers.assign(block=answers[level]), tasks, mapping, joint, tail=0.0)
                 counts = counts.set_index(["block", "taxonomy"])[kind]
-                true = taxonomy.groupby([outside[level].rename("block"), taxonomy.rename("taxonomy")]).size()
+                true = taxonomy.groupby([outside[level].rename("block"), taxonomy]).size()
                 difference = counts.sub(true, fill_value=0).abs().sum() / (2 * len(outside))
                 impossible = 1 - counts[counts.index.isin(true.index)].sum() / counts.sum()
                 rows.append((method, calibrated, level, difference, lines, impossible))
@@ -280,9 +261,9 @@ def read_conversions(path: str | Path) -> pd.DataFrame:
     blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
     if len(blank):
         raise ValueError(f"{path}: no conversion for {some(blank, 5)}; fill in the vulnerability class of each.")
-    table["weight"] = pd.to_numeric(table["weight"].str.replace(",", "."), errors="coerce")
-    sums = table.groupby("taxonomy")["weight"].sum(min_count=1)
-    wrong = sums[~(np.abs(sums - 1) < 1e-3)].index.union(table.loc[~(table["weight"] >= 0), "taxonomy"])
+    table["weight"] = table["weight"].map(number)
+    sums = table["weight"].where(table["weight"] >= 0, np.inf).groupby(table["taxonomy"]).sum()
+    wrong = sums.index[(sums - 1).abs() > 1e-3]
     if len(wrong):
         raise ValueError(f"{path}: the weights of {some(wrong, 5)} do not sum to 1; give each taxonomy shares of 1.")
     return table
@@ -316,7 +297,7 @@ def write_openquake(
     table = table[["id", "lon", "lat", "taxonomy", "number", "block"]].round({"lon": 5, "lat": 5, "number": 6})
     write_csv(table, folder / f"{stem}.csv", exact=True)
     text = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
-    description = f"{text}; {how}" if how else text
+    description = escape(f"{text}; {how}" if how else text)
     form = Template((files("mtclim.mapping") / "exposure.xml").read_text(encoding="utf-8"))
-    write_text(folder / f"{stem}.xml", form.substitute(id=stem, description=escape(description)))
+    write_text(folder / f"{stem}.xml", form.substitute(id=stem, description=description))
     return folder / f"{stem}.xml"

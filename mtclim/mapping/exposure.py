@@ -36,10 +36,7 @@ _CELLS = 1_000_000  # façades times combinations at a time, which bounds the me
 
 
 def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Columns of a table as text, "" where a cell is empty; ValueError where one of them is not there.
-
-    Their names are found in any case and without spaces at the ends, as in a table of images.
-    """
+    """Columns of a table as text, "" where a cell is empty; their names are found in any case, as in other tables."""
     frame = read_frame(path, columns[0]).frame
     names = [str(name).strip().lower() for name in frame]
     if any(names.count(name) != 1 for name in columns):
@@ -73,7 +70,7 @@ def _taxonomy():
 
 @cache
 def _canonical(text: str) -> str:
-    """The canonical form of a string, by the taxonomy's own validator; ValueError where it is none."""
+    """The canonical form of a string, by the taxonomy's own validator."""
     try:
         report = _taxonomy().validate(text)[-1]
     except ValueError as error:
@@ -124,7 +121,7 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
     Where the mapping covers a task, gem is the string of the taxonomy of the tasks that it covers.
     """
     known = ["image", "building", "weight", "block", "municipality", "lon", "lat", "bearing"]
-    frame = predictions[[name for name in known if name in predictions]].copy()
+    frame = predictions.filter(items=known)
     for task, classes in tasks.items():
         label = pd.Index(classes).get_indexer(predictions[f"{task}:pred"])
         p = probabilities(predictions, task, classes)[np.arange(len(label)), label]
@@ -132,8 +129,7 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
     mapping = mapping or read_mapping()
     used, _ = covered(tasks, mapping)
     if used:
-        labels = pd.DataFrame({task: predictions[f"{task}:pred"] for task in used})
-        frame["gem"] = gem_strings(labels, mapping)
+        frame["gem"] = gem_strings(pd.DataFrame({task: predictions[f"{task}:pred"] for task in used}), mapping)
     return frame
 
 
@@ -163,15 +159,14 @@ def exposure(
 ) -> pd.DataFrame:
     """Count buildings per block and taxonomy.
 
-    ``predictions`` are the networks' own, or for corrected counts those of
-    :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice. ``tasks`` are
-    all of theirs, and the ``mapping`` (see :func:`read_mapping`) says which make the taxonomy. With a ``joint``, from
-    :func:`mtclim.mapping.ensemble.joint_of`, combinations of classes that training never showed have no weight; without
-    it the tasks count as independent. Of each block's expected counts the least likely taxonomies that make up at most
-    the share ``tail`` are dropped, and the others are scaled to the block's total.
-
     The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
     probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
+
+    ``predictions`` are calibrated (:func:`mtclim.mapping.frequencies.calibrate`) or the networks' own, but not those of
+    the joint, which would then count twice. ``tasks`` are all of theirs, and the ``mapping`` (:func:`read_mapping`)
+    says which make the taxonomy. With a ``joint`` (:func:`mtclim.mapping.ensemble.joint_of`) what training never showed
+    has no weight; without it the tasks count as independent. Of each block the least likely taxonomies that make up at
+    most the share ``tail`` of its expected counts are dropped, and the others are scaled to its total.
     """
     mapping = mapping or read_mapping()
     joint = joint or Joint(tasks, np.full((1, len(tasks)), -1), np.zeros(1))  # one labelset, in which nothing is known
@@ -279,9 +274,8 @@ def write_openquake(
 ) -> Path:
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
-    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``).
-    Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
-    vulnerability class is to be filled in.
+    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and ``how``. Without ``conversions``
+    (see :func:`read_conversions`) the mapping file is a template, in which vulnerability classes are to be filled in.
     """
     folder, stem = Path(folder), f"exposure_{kind}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +291,7 @@ def write_openquake(
     table = table[["id", "lon", "lat", "taxonomy", "number", "block"]].round({"lon": 5, "lat": 5, "number": 6})
     write_csv(table, folder / f"{stem}.csv", exact=True)
     text = f"{kind} counts of {counted} per block and taxonomy, predicted from street-level photographs by mtclim"
-    description = escape(f"{text}; {how}" if how else text)
     form = Template((files("mtclim.mapping") / "exposure.xml").read_text(encoding="utf-8"))
+    description = escape(f"{text}; {how}" if how else text)
     write_text(folder / f"{stem}.xml", form.substitute(id=stem, description=description))
     return folder / f"{stem}.xml"

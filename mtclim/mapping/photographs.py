@@ -3,8 +3,8 @@
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,7 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
 
 def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
     """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
-    text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
-    name = text.strip("\0 \t\r\n").upper()
+    name = str(reference or "").strip("\0 \t\r\n").upper()
     if name[:1] not in signs:  # "S" may also be "South"
         raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected {' or '.join(signs)}")
     parts = np.atleast_1d(np.asarray(value, float))
@@ -89,13 +88,13 @@ def read_source(
     if web or not given:
         found = f"an address on the internet (URL), {web[0]!r}" if web else "an empty list"
         raise ValueError(f"source: found {found}; expected photographs, a folder or a table on this machine.")
-    one = Path(given[0]) if isinstance(source, (str, Path)) else None
-    if one is not None and one.is_dir():
-        frame = _read_folder(one)
-    elif one is None or one.suffix.lower() in images.SUFFIXES:
-        frame = _read_files([Path(path) for path in given], [str(path) for path in given])
+    paths = [Path(path) for path in given]
+    if isinstance(source, (str, Path)) and paths[0].is_dir():
+        frame = _read_folder(paths[0])
+    elif isinstance(source, (str, Path)) and paths[0].suffix.lower() not in images.SUFFIXES:
+        frame = _read_rows(paths[0], tasks, require_position, image_root, na_values)
     else:
-        frame = _read_rows(one, tasks, require_position, image_root, na_values)
+        frame = _read_files(paths, [str(path) for path in given])
     placed = frame.dropna(subset=["lon", "lat"])
     if len(placed) and frame["block"].isna().all():
         frame["block"] = grid_blocks(placed["lon"], placed["lat"], 500.0)
@@ -163,18 +162,17 @@ def decoded_batches(
     digest, the reason why it cannot be read, else "", and whether it is a panorama.
     """
 
-    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[Future]]:
+    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], Iterator]:
         batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-        return batch, [pool.submit(_decode, path, row, batch) for row, path in enumerate(paths)]
+        return batch, pool.map(_decode, paths, range(len(paths)), repeat(batch))
 
     with ThreadPoolExecutor(workers or machine.cores()) as pool:
         started = map(start, batches)
         waiting = deque(islice(started, 2))  # batches that are decoded while one is predicted; this bounds the memory
         while waiting:
-            batch, futures = waiting.popleft()
-            found = [future.result() for future in futures]
+            batch, found = waiting.popleft()
             waiting.extend(islice(started, 1))
-            yield batch, found
+            yield batch, list(found)
 
 
 # ---------------------------------------------------------------- files that people open

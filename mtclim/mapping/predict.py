@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
@@ -35,11 +34,10 @@ ANSWERS = {
 """What a prediction holds, by whether it was made ``consistent``; the metadata of a file say it."""
 
 
-def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm) -> pd.DataFrame:
-    """One row a photograph: what is known of it, the columns of each task, and whether it is a panorama.
-
-    ``unreadable`` says why a photograph cannot be read, in whose row the answers mean nothing, and is "" otherwise.
-    """
+def _answers(
+    rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm
+) -> tuple[pd.DataFrame, dict[str, list]]:
+    """One row for each photograph that can be read, [image, reason] of the others, and the names of panoramas."""
     paths, found, probabilities = rows["path"].tolist(), [], []
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     for pixels, decoded in decoded_batches(batches or [[]], ensemble.sizes, batch_size, workers):
@@ -47,8 +45,7 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         found += decoded
         bar.update(len(decoded))
     p = np.concatenate(probabilities)
-    frame = rows[["image", "lon", "lat", "bearing", "block", *(name for name in CARRIED if name in rows)]]
-    known = pd.DataFrame(found, rows.index, ["digest", "unreadable", "panorama"]).astype({"panorama": bool})
+    known = pd.DataFrame(found, rows.index, ["digest", "reason", "panorama"]).assign(image=rows["image"])
     columns: dict[str, object] = {"doubtful": rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)}
     if ensemble.splits is not None:
         split = known["digest"].map(ensemble.splits).astype(object)
@@ -59,8 +56,12 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         block, p = p[:, : len(classes)], p[:, len(classes) :]
         columns[f"{task}:pred"] = np.asarray(classes, object)[block.argmax(1)]
         columns |= {f"{task}:p:{name}": block[:, k] for k, name in enumerate(classes)}
-    frame = frame.assign(**columns, **known[["unreadable", "panorama"]])
-    return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint else frame
+    frame = rows.filter(items=["image", "lon", "lat", "bearing", "block", *CARRIED]).assign(**columns)
+    if ensemble.joint:
+        frame = make_consistent(frame, ensemble.tasks, ensemble.joint)
+    bad, panorama = known["reason"] != "", known["panorama"].astype(bool)
+    listed = known.loc[bad, ["image", "reason"]].to_numpy().tolist()
+    return frame[~bad], {"listed": listed, "panoramas": known.loc[panorama, "image"].tolist()}
 
 
 def predict(
@@ -99,19 +100,17 @@ def predict(
     ensemble = load_ensemble(model_or_runs, calibrated, consistent)
     rows = read_source(source, ensemble.tasks, False, image_root, na_values)
     with tqdm(total=len(rows), unit="img", desc="predict", disable=not progress) as bar:
-        frame = _answers(rows, ensemble, batch_size, workers, bar)
-    bad = frame["unreadable"] != ""
-    listed = frame.loc[bad, ["image", "unreadable"]].to_numpy().tolist()
-    panoramas = frame.loc[frame["panorama"], "image"].tolist()
+        frame, about = _answers(rows, ensemble, batch_size, workers, bar)
+    listed, panoramas = about["listed"], about["panoramas"]
     first = "; ".join(": ".join(entry) for entry in listed[:5])
-    if bad.all():
+    if frame.empty:
         raise ValueError(f"predict: none of {len(listed)} photographs can be read ({first}).")
     if listed:
         warnings.warn(f"{len(listed)} of {len(rows)} photographs cannot be read: {first}", stacklevel=2)
     if panoramas:
         warnings.warn(f"{len(panoramas)} panoramas are squeezed: {', '.join(panoramas[:5])}", stacklevel=2)
-    frame = frame[~bad].drop(columns=["unreadable", "panorama"]).dropna(axis=1, how="all").reset_index(drop=True)
-    frame.attrs = {"listed": listed, "panoramas": panoramas, "others": rows.attrs["others"]}
+    frame = frame.dropna(axis=1, how="all").reset_index(drop=True)
+    frame.attrs = about | {"others": rows.attrs["others"]}
     return frame
 
 
@@ -176,9 +175,9 @@ def predict_file(
     size = sum(len(shards[path]) for path in todo)
     with tqdm(total=size, unit="img", unit_scale=True, desc="predict", disable=not progress, smoothing=0.1) as bar:
         for path in todo:
-            answers = _answers(shards[path], ensemble, batch_size, workers, bar)
+            table = _table(*_answers(shards[path], ensemble, batch_size, workers, bar))
             with whole_or_absent(path) as beside:
-                pq.write_table(_table(answers), beside)
+                pq.write_table(table, beside)
     if part != (0, 1):
         return folder
     made = {"key": key, "runs": [str(run) for run in folders], "source": str(source)} | settings | about
@@ -205,34 +204,33 @@ def _key(rows: pd.DataFrame, settings: dict) -> str:
     return digest.hexdigest()[:16]
 
 
-def _table(frame: pd.DataFrame) -> pa.Table:
+def _table(frame: pd.DataFrame, about: dict[str, list]) -> pa.Table:
     """The frame with its points, with the same types in every shard, also where a shard has no value in a column."""
     kinds = {
         name: pa.from_numpy_dtype(kind) if kind.kind in "fb" else pa.string() for name, kind in frame.dtypes.items()
     }
     places = zip(frame["lon"].astype(float), frame["lat"].astype(float), strict=True)
     wkb = [None if np.isnan(lon + lat) else struct.pack("<BIdd", 1, 1, lon, lat) for lon, lat in places]
-    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False).replace_schema_metadata()
-    return table.append_column("geometry", pa.array(wkb, pa.binary()))
+    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False)
+    table = table.append_column("geometry", pa.array(wkb, pa.binary()))
+    return table.replace_schema_metadata({"about": json.dumps(about)})
 
 
 def _merge(shards: Sequence[Path], out: Path, made: dict, unplaced: pd.DataFrame) -> None:
     """Join the shards, one in memory at a time, into a GeoParquet file and the list of what was not predicted."""
-    known = pd.concat([pd.read_parquet(path, columns=["image", "unreadable", "panorama"]) for path in shards])
-    bad = known["unreadable"] != ""
-    listed = pd.concat([unplaced, known.loc[bad, ["image", "unreadable"]].set_axis(["image", "reason"], axis=1)])
-    panoramas = known.loc[known["panorama"], "image"].tolist()
-    made = made | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
+    schemas = [pq.read_schema(path) for path in shards]
+    about = [json.loads(schema.metadata[b"about"]) for schema in schemas]
+    listed = unplaced.to_numpy().tolist() + [entry for own in about for entry in own["listed"]]
+    panoramas = [name for own in about for name in own["panoramas"]]
+    made = made | {"rows": made["images"] - len(listed), "listed": len(listed), "panoramas": panoramas}
     columns = {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}}  # no "crs": OGC:CRS84, degrees
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": columns}
     metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(made)}
-    fields = [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")]
-    schema = pa.schema(fields, metadata)
-    write_csv(listed, f"{out}.listed.csv")
+    write_csv(pd.DataFrame(listed, columns=["image", "reason"]), f"{out}.listed.csv")
+    schema = schemas[0].with_metadata(metadata)
     with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for path in shards:
-            readable = pq.read_table(path, columns=schema.names, filters=pc.field("unreadable") == "")
-            writer.write_table(readable.replace_schema_metadata(metadata))
+            writer.write_table(pq.read_table(path).replace_schema_metadata(metadata))
 
 
 def provenance_of(out: str | Path) -> dict:

@@ -187,7 +187,7 @@ def exposure(
         posterior = joint.posterior({task: own[rows] for task, own in p.items()})
         np.add.at(expected, block[rows], posterior * stock["weight"].to_numpy()[rows, None])
     expected = pd.DataFrame(expected.T, strings, blocks.rename("block")).groupby(level=0).sum().unstack()
-    counts = pd.DataFrame({"expected": expected, "argmax": argmax}).fillna(0.0)
+    counts = pd.DataFrame({"expected": expected, "argmax": argmax}).fillna(0.0).sort_index()
     total = counts.groupby("block")["expected"].transform("sum")
     least_first = (counts["expected"] / total).sort_values(kind="stable").groupby("block").cumsum()
     counts["expected"] = counts["expected"].mask(least_first <= tail, 0.0)

@@ -109,9 +109,7 @@ def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
 
 
 def load_ensemble(
-    model_or_runs: torch.nn.Module | Run | Sequence[Run],
-    calibrated: bool = False,
-    consistent: bool = False,
+    model_or_runs: torch.nn.Module | Run | Sequence[Run], calibrated: bool = False, consistent: bool = False
 ) -> Ensemble:
     """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
 
@@ -135,7 +133,9 @@ def load_ensemble(
                 raise ValueError(f"{folder}: tasks {found} differ from {folders[0]}'s {first}.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         content = b"".join((folder / "model.safetensors").read_bytes() for folder in folders)
-        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": splits_of(folders)}
+        used = pd.concat([pd.read_parquet(folder / "split.parquet", columns=["digest", "split"]) for folder in folders])
+        used = used.sort_values("split", key=lambda split: split.map(SPLITS.index))  # "train" if any of the runs did
+        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": used.groupby("digest")["split"].first()}
         about["joint"] = joint_of(validation(folders, True), folders[0], tasks) if consistent else None
     temperatures = [dict(model.temperatures) if calibrated or consistent else {} for model in models]
     return Ensemble([arrange(model, device).eval() for model in models], temperatures, tasks, device, **about)
@@ -145,12 +145,6 @@ def tasks_of(run: Run) -> Tasks:
     """The tasks of a run, in the order of its table."""
     settings = runs.read_settings(run)
     return Tasks(settings["tasks"], settings.get("titles"))
-
-
-def splits_of(folders: Sequence[Run]) -> pd.Series:
-    """Digest of an image's content -> "train", "val" or "test" as the runs used it; "train" if any of them did."""
-    used = pd.concat([pd.read_parquet(Path(run) / "split.parquet", columns=["digest", "split"]) for run in folders])
-    return used.sort_values("split", key=lambda split: split.map(SPLITS.index)).groupby("digest")["split"].first()
 
 
 def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: str = "validation") -> pd.DataFrame:

@@ -36,10 +36,6 @@ class Ensemble:
     joint: Joint | None = None
     limit: int | None = None  # rows of a forward pass; set once memory was short
 
-    def __post_init__(self):
-        # The columns of each model in the order of ``tasks``: a run may have been trained in an order of its own.
-        self.orders = [[model.tasks.columns.index(name) for name in self.tasks.columns] for model in self.models]
-
     @property
     def sizes(self) -> list[int]:
         """The distinct image sizes in pixels."""
@@ -51,47 +47,46 @@ class Ensemble:
         ``batch`` holds the pictures (B, size, size, 3) uint8 at every size. On a CPU each thread takes a slice of the
         batch through the whole network: threads that share each operation would wait for one another at its end.
         """
-        rows, threads = len(next(iter(batch.values()))), torch.get_num_threads()
+        rows, threads = len(batch[self.sizes[0]]), torch.get_num_threads()
         if self.device.type == "cpu" and threads > 1:
             try:
                 with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    return np.concatenate(list(pool.map(self._forward, _slices(batch, -(-rows // threads)))))
+                    return np.concatenate(list(pool.map(self._forward, _slices(batch, rows, -(-rows // threads)))))
             finally:
                 torch.set_num_threads(threads)  # threads that start later take over what was set last
         while True:
             limit = self.limit or rows
             try:
-                return np.concatenate([self._forward(part) for part in _slices(batch, limit)])
+                return np.concatenate([self._forward(part) for part in _slices(batch, rows, limit)])
             except torch.cuda.OutOfMemoryError:
                 if limit == 1:
                     raise
-                self.limit = max(1, limit // 2)
+                self.limit = limit // 2
                 torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _forward(self, batch: dict[int, np.ndarray]) -> np.ndarray:
         total = 0.0
-        for model, temperature, order in zip(self.models, self.temperatures, self.orders, strict=True):
+        for model, temperature in zip(self.models, self.temperatures, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 p = model(normalised(batch[model.image_size], model)).probabilities
             # log p is the logits up to a constant
             scaled = [torch.softmax(p[task].float().log() / temperature.get(task, 1.0), 1) for task in model.tasks]
-            total = total + torch.cat(scaled, 1)[:, order]  # (B, S)
+            columns = model.tasks.columns  # which a run may have in an order of its own
+            total = total + torch.cat(scaled, 1)[:, [columns.index(name) for name in self.tasks.columns]]  # (B, S)
         return (total / len(self.models)).cpu().numpy()
 
 
-def _slices(batch: dict[int, np.ndarray], step: int) -> list[dict[int, np.ndarray]]:
-    rows = len(next(iter(batch.values())))
+def _slices(batch: dict[int, np.ndarray], rows: int, step: int) -> list[dict[int, np.ndarray]]:
     return [{size: pixels[i : i + step] for size, pixels in batch.items()} for i in range(0, rows, step)]
 
 
 def listed_runs(given: Run | Sequence[Run]) -> list[Path]:
     """One or several run folders as a list; a folder that holds finished runs stands for the best of them."""
-    given = [given] if isinstance(given, (str, Path)) else list(given)
+    given = [Path(run) for run in ([given] if isinstance(given, (str, Path)) else given)]
     if not given:
         raise ValueError("predict: found no run folder; name at least one.")
-    chosen = [choose_runs(run)[0] if not runs.is_complete(run) and runs.find(run) else [Path(run)] for run in given]
-    return [run for own in chosen for run in own]
+    return [run if runs.is_complete(run) or not runs.find(run) else choose_runs(run)[0][0] for run in given]
 
 
 def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
@@ -104,34 +99,31 @@ def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
     if not found:
         raise runs.RunError(f"{root}: found no finished run of this table; train one first, or name run folders.")
     found = [run for run in found if runs.read_settings(run)["variant"] in VARIANTS] or found
-    kappas = [json.loads((run / "metrics.json").read_text(encoding="utf-8"))["val"]["mean"]["kappa"] for run in found]
-    best = max(range(len(found)), key=lambda k: -1.0 if kappas[k] is None else kappas[k])
+    scores = [json.loads((run / "metrics.json").read_text(encoding="utf-8"))["val"]["mean"] for run in found]
+    kappas = pd.Series([score["kappa"] for score in scores], found, float).fillna(-1.0)  # where nothing is annotated
+    best = kappas.idxmax()
     why = f"the best of {len(found)} finished runs on validation images" if len(found) > 1 else "the only finished run"
-    kappa = "" if kappas[best] is None else f" (mean kappa {100 * kappas[best]:.1f} % there)"
-    settings = runs.read_settings(found[best])
-    return [found[best]], f"The network is {title(settings['variant'])}, seed {settings['seed']}: {why}{kappa}."
+    settings = runs.read_settings(best)
+    kappa = f" (mean kappa {100 * kappas[best]:.1f} % there)" if kappas[best] > -1 else ""
+    return [best], f"The network is {title(settings['variant'])}, seed {settings['seed']}: {why}{kappa}."
 
 
 def load_ensemble(
-    model_or_runs: torch.nn.Module | Run | Sequence[Run],
-    calibrated: bool = False,
-    consistent: bool = False,
-    device: str | None = None,
+    model_or_runs: torch.nn.Module | Run | Sequence[Run], calibrated: bool = False, consistent: bool = False
 ) -> Ensemble:
     """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
 
     ``calibrated`` probabilities are scaled by the temperatures that were fitted on validation. ``consistent`` answers
-    are the joint's over labelsets, of calibrated probabilities, for which run folders are needed. By default a loaded
-    model stays on its device, and run folders go to the GPU where there is one. ValueError where tasks differ.
+    are the joint's over labelsets, of calibrated probabilities, for which run folders are needed. A loaded model stays
+    on its device, and run folders go to the GPU where there is one. ValueError where tasks differ.
     """
-    calibrated = calibrated or consistent
     if isinstance(model_or_runs, torch.nn.Module):
         models, about, tasks = [model_or_runs], {}, model_or_runs.tasks
         if consistent:
             raise ValueError("consistent: a loaded model does not know its training labelsets; give its run folder.")
-        if getattr(models[0], "image_size", None) is None:
+        if not hasattr(models[0], "image_size"):
             raise ValueError("predict: the model has no image_size; expected one that mtclim.load(run_folder) returns.")
-        device = torch.device(device or next(models[0].parameters()).device)
+        device = next(models[0].parameters()).device
     else:
         folders = listed_runs(model_or_runs)
         models, tasks = [runs.load(folder) for folder in folders], tasks_of(folders[0])
@@ -139,11 +131,13 @@ def load_ensemble(
             if set(model.tasks.columns) != set(tasks.columns):
                 found, first = model.tasks.to_dict(), tasks.to_dict()
                 raise ValueError(f"{folder}: tasks {found} differ from {folders[0]}'s {first}.")
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         content = b"".join((folder / "model.safetensors").read_bytes() for folder in folders)
-        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": splits_of(folders)}
+        used = pd.concat([pd.read_parquet(folder / "split.parquet", columns=["digest", "split"]) for folder in folders])
+        used = used.sort_values("split", key=lambda split: split.map(SPLITS.index))  # "train" if any of the runs did
+        about = {"digest": hashlib.sha256(content).hexdigest(), "splits": used.groupby("digest")["split"].first()}
         about["joint"] = joint_of(validation(folders, True), folders[0], tasks) if consistent else None
-    temperatures = [dict(model.temperatures) if calibrated else {} for model in models]
+    temperatures = [dict(model.temperatures) if calibrated or consistent else {} for model in models]
     return Ensemble([arrange(model, device).eval() for model in models], temperatures, tasks, device, **about)
 
 
@@ -151,12 +145,6 @@ def tasks_of(run: Run) -> Tasks:
     """The tasks of a run, in the order of its table."""
     settings = runs.read_settings(run)
     return Tasks(settings["tasks"], settings.get("titles"))
-
-
-def splits_of(folders: Sequence[Run]) -> pd.Series:
-    """Digest of an image's content -> "train", "val" or "test" as the runs used it; "train" if any of them did."""
-    used = pd.concat([pd.read_parquet(Path(run) / "split.parquet", columns=["digest", "split"]) for run in folders])
-    return used.sort_values("split", key=lambda split: split.map(SPLITS.index)).groupby("digest")["split"].first()
 
 
 def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: str = "validation") -> pd.DataFrame:
@@ -183,20 +171,22 @@ def averaging(run: Run) -> pd.DataFrame:
     Rows "this realisation", "a realisation" (the mean of all) and "the average of n"; columns oa and kappa, means over
     tasks as fractions.
     """
-    shared, tasks, found = {"seed": None, "data": None, "image_root": None}, tasks_of(run), [Path(run)]
-    for own in runs.find(Path(run).parent):
-        if own != found[0] and runs.read_settings(own) | shared == runs.read_settings(run) | shared:
-            found.append(own)
+
+    def setting(own: Path) -> dict:
+        return runs.read_settings(own) | {"seed": None, "data": None, "image_root": None}
+
+    run, tasks = Path(run), tasks_of(run)
+    found = [run] + [own for own in runs.find(run.parent) if own != run and setting(own) == setting(run)]
     means = [metrics(validation(own, True, "predictions"), tasks)["mean"] for own in (*found, found)]
     alone, together = pd.DataFrame(means[:-1], dtype=float), pd.Series(means[-1], dtype=float)
     rows = {"this realisation": alone.loc[0], "a realisation": alone.mean(), f"the average of {len(found)}": together}
-    return pd.DataFrame(rows).T if len(found) > 1 else alone.iloc[:0]
+    return pd.DataFrame(rows).T if len(found) > 1 else pd.DataFrame()
 
 
 def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
     """A run's training labelsets (L, N) as class positions, -1 = not annotated, and how many images have each (L,)."""
-    table = pd.read_csv(Path(run) / "labelsets.csv", dtype=str, keep_default_na=False)
-    labels = [codes(table[task].where(table[task] != "", None), classes) for task, classes in tasks.items()]
+    table = pd.read_csv(Path(run) / "labelsets.csv", dtype=str, keep_default_na=False, na_values=[""])
+    labels = [codes(table[task], classes) for task, classes in tasks.items()]
     return np.stack(labels, axis=1), table[":count"].to_numpy(np.int64)
 
 

@@ -24,48 +24,45 @@ def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) 
     return predictions[[f"{task}:p:{name}" for name in classes]].to_numpy(float)
 
 
-def bias_correction(p: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Fit a temperature and a bias a class (Alexandari et al. 2020) to probabilities (n, K) and true codes (n,).
+def _bias_correction(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The w (1 + K,) for which softmax(exp(w[0]) * logits + w[1:]) has the least cross-entropy with true codes (n,).
 
-    The result w (1 + K,) minimises the cross-entropy of softmax(exp(w[0]) * log p + w[1:]). A class that does not occur
-    gets the bias 0. The mean of the corrected probabilities is the frequency of each class in ``true``.
+    With these biases the mean probability of a class is its frequency in ``true``; without an example it has none.
     """
-    logits, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
-    seen = np.bincount(true, minlength=p.shape[1]) > 0
+    rows, counts = np.arange(len(true)), np.bincount(true, minlength=logits.shape[1])
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-        log_q = log_softmax(np.exp(w[0]) * logits + w[1:] * seen, axis=1)
+        log_q = log_softmax(np.exp(w[0]) * logits + w[1:], axis=1)
         slope = np.exp(log_q)
         slope[rows, true] -= 1
-        gradient = [(slope * logits).sum(1).mean() * np.exp(w[0]), *(slope.mean(0) * seen)]
+        gradient = [(slope * logits).sum(1).mean() * np.exp(w[0]), *slope.mean(0)]
         return -log_q[rows, true].mean(), np.array(gradient)
 
-    fitted = minimize(loss, np.zeros(1 + p.shape[1]), jac=True, method="L-BFGS-B").x
-    return np.append(fitted[0], fitted[1:] * seen)
+    bounds = [(None, None), *((None, None) if count else (0, 0) for count in counts)]
+    return minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
 
 
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """A copy of ``predictions`` with probabilities corrected as :func:`bias_correction` fits them on ``validation``.
+    """A copy of ``predictions`` whose probabilities are corrected by a temperature and a bias a class.
 
-    ``validation`` has labels and probabilities of the same model on its validation images. The labels
-    (``<task>:pred``) stay as they are, and so do the probabilities of a task without a label in ``validation``.
+    They are fitted to labels and probabilities of the same model on its validation images (Alexandari et al. 2020). The
+    labels (``<task>:pred``) stay as they are, and so does a task without a label in ``validation``.
     """
     columns = {}
     for task, classes in tasks.items():
         true = codes(validation[f"{task}:true"], tuple(classes))
+        known, new = (np.log(np.maximum(probabilities(f, task, classes), 1e-12)) for f in (validation, predictions))
         if (true >= 0).any():
-            w = bias_correction(probabilities(validation, task, classes)[true >= 0], true[true >= 0])
-            logits = np.log(np.maximum(probabilities(predictions, task, classes), 1e-12))
-            p = softmax(np.exp(w[0]) * logits + w[1:], axis=1).astype(np.float32)
+            w = _bias_correction(known[true >= 0], true[true >= 0])
+            p = softmax(np.exp(w[0]) * new + w[1:], axis=1).astype(np.float32)
             columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
     return predictions.assign(**columns)
 
 
 def _shares(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
     """The share (K,) of each class among the labels that are there; NaN where there is none."""
-    found = codes(labels, tuple(classes))
-    counts = np.bincount(found[found >= 0], minlength=len(classes))
-    return counts / counts.sum() if counts.sum() else np.full(len(classes), np.nan)
+    labels = labels.astype(pd.CategoricalDtype(list(classes)))
+    return labels.value_counts(normalize=True, sort=False).to_numpy()
 
 
 def class_frequencies(

@@ -1,13 +1,11 @@
 """Photographs to predict: the files of a list, a folder or a table, where each was taken, and decoding ahead."""
 
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, repeat
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +20,6 @@ from mtclim.tasks import Tasks
 
 CARRIED = ("building", "weight", "municipality")
 """Columns of a table that predictions keep."""
-_AHEAD = 2  # batches that are decoded while one is predicted; this bounds the memory
-_NORTH_SOUTH = {"N": 1, "NORTH": 1, "S": -1, "SOUTH": -1}
-_EAST_WEST = {"E": 1, "EAST": 1, "W": -1, "WEST": -1}
 
 # ---------------------------------------------------------------- where a photograph was taken
 
@@ -35,15 +30,20 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
     A position is doubtful where its reference is unknown or empty, where degrees, minutes or seconds are impossible,
     and where it is exactly (0, 0).
     """
-    bearing = np.nan
     try:
-        gps = _gps(path)
-        direction = pd.to_numeric(str(gps.get(17)), errors="coerce")  # GPSImgDirection
-        bearing = direction % 360 if 0 <= direction <= 360 else np.nan
+        if not os.path.isfile(path):
+            raise FileNotFoundError("no such file, or not a file")
+        with Image.open(path, formats=images.FORMATS) as picture:
+            gps = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception as error:  # Pillow raises many kinds of error for damaged files
+        return np.nan, np.nan, np.nan, f"cannot be read: {type(error).__name__}: {error}"
+    direction = pd.to_numeric(str(gps.get(17)), errors="coerce")  # GPSImgDirection
+    bearing = direction % 360 if 0 <= direction <= 360 else np.nan
+    try:
         if 2 not in gps or 4 not in gps:
             raise ValueError("no GPS position in its EXIF data")
-        lat = _degrees(gps[2], gps.get(1), _NORTH_SOUTH, 90)
-        lon = _degrees(gps[4], gps.get(3), _EAST_WEST, 180)
+        lat = _degrees(gps[2], gps.get(1), {"N": 1, "S": -1}, 90)
+        lon = _degrees(gps[4], gps.get(3), {"E": 1, "W": -1}, 180)
         if lon == lat == 0:
             raise ValueError("doubtful GPS position: 0, 0 is what a receiver without a fix writes")
         return lon, lat, bearing, ""
@@ -53,44 +53,20 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
         return np.nan, np.nan, bearing, str(error)
 
 
-def _gps(path: str | Path) -> dict:
-    """The GPS block of a photograph's EXIF data, {} where there is none; ValueError where the file cannot be read."""
-    if not os.path.isfile(path):
-        raise ValueError("no such file, or not a file")
-    try:
-        with Image.open(path, formats=images.FORMATS) as picture:
-            return picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception as error:  # Pillow raises many kinds of error for damaged files
-        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from None
-
-
 def _degrees(value: object, reference: object, signs: Mapping[str, int], most: float) -> float:
     """Signed degrees from degrees, minutes and seconds, or from decimal degrees; ValueError where they are doubtful."""
     text = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference or "")
     name = text.strip("\0 \t\r\n").upper()
-    if name not in signs:
-        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected one of {', '.join(signs)}")
+    if name[:1] not in signs:  # "S" may also be "South"
+        raise ValueError(f"doubtful GPS position: its reference is {name!r}, expected {' or '.join(signs)}")
     parts = np.atleast_1d(np.asarray(value, float))
-    degrees = float(sum(part / 60**k for k, part in enumerate(parts)))
+    degrees = float(parts @ 60.0 ** -np.arange(len(parts)))
     if not ((parts >= 0).all() and (parts[1:] <= 60).all() and degrees <= most):
         raise ValueError(f"doubtful GPS position: {' '.join(f'{part:g}' for part in parts)} {name} is impossible")
-    return signs[name] * degrees
+    return signs[name[0]] * degrees
 
 
 # ---------------------------------------------------------------- what is to be predicted
-
-
-class Photographs(NamedTuple):
-    """Photographs to predict, one row each.
-
-    ``frame`` has image (the name), path, lon, lat and bearing in degrees, block, what a table gives (``CARRIED`` and
-    ``<task>:true``), and reason: why there is no position, else "". ``folder`` is what names are relative to, and
-    ``others`` counts the files of a folder that are not photographs, by suffix.
-    """
-
-    frame: pd.DataFrame
-    folder: Path | None = None
-    others: Mapping[str, int] = {}
 
 
 def read_source(
@@ -99,31 +75,33 @@ def read_source(
     require_position: bool = True,
     image_root: str | Path | None = None,
     na_values: Iterable[str] | None = None,
-) -> Photographs:
+) -> pd.DataFrame:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
-    The positions of files are read from their EXIF data, and true labels of ``tasks`` are kept where a table has them.
-    ``require_position`` makes it an error that no row of a table has a position. ``image_root`` and
-    ``na_values`` are those of :func:`mtclim.read_table`. Where no block is known, blocks are a grid of 500 m.
+    One row each: image (the name), path, lon, lat and bearing in degrees (those of files from EXIF data), block (of a
+    grid of 500 m where none is known), what a table has of ``CARRIED`` and as ``<task>:true`` of ``tasks``, and reason:
+    why there is no position, else "". ``attrs`` have folder, which names are relative to, and others, a count by suffix
+    of a folder's files that are not photographs. ``require_position`` makes it an error that no row of a table has a
+    position. ``image_root`` and ``na_values`` are those of :func:`mtclim.read_table`.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
     web = [str(name) for name in given if URL.match(str(name))]
     if web or not given:
         found = f"an address on the internet (URL), {web[0]!r}" if web else "an empty list"
         raise ValueError(f"source: found {found}; expected photographs, a folder or a table on this machine.")
-    one = Path(given[0]) if isinstance(source, (str, Path)) else None
-    if one is not None and one.is_dir():
-        found = _read_folder(one)
-    elif one is None or one.suffix.lower() in images.SUFFIXES:
-        found = Photographs(_read_files([Path(path) for path in given], [str(path) for path in given]))
+    paths = [Path(path) for path in given]
+    if isinstance(source, (str, Path)) and paths[0].is_dir():
+        frame = _read_folder(paths[0])
+    elif isinstance(source, (str, Path)) and paths[0].suffix.lower() not in images.SUFFIXES:
+        frame = _read_rows(paths[0], tasks, require_position, image_root, na_values)
     else:
-        found = _read_rows(one, tasks, require_position, image_root, na_values)
-    frame = found.frame
+        frame = _read_files(paths, [str(path) for path in given])
+    placed = frame.dropna(subset=["lon", "lat"])
+    if len(placed) and frame["block"].isna().all():
+        frame["block"] = grid_blocks(placed["lon"], placed["lat"], 500.0)
     frame["block"] = frame["block"].astype(object)
-    placed = frame[["lon", "lat"]].notna().all(axis=1)
-    if placed.any() and frame["block"].isna().all():
-        frame.loc[placed, "block"] = grid_blocks(frame.loc[placed, "lon"], frame.loc[placed, "lat"], 500.0).to_numpy()
-    return found
+    frame.attrs = {"folder": None, "others": {}} | frame.attrs
+    return frame
 
 
 def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
@@ -133,88 +111,72 @@ def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
     return frame.assign(path=[str(path) for path in paths], block=None)
 
 
-def _read_folder(folder: Path) -> Photographs:
+def _read_folder(folder: Path) -> pd.DataFrame:
     paths, others = [], Counter()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in images.SUFFIXES:
             paths.append(path)
-        elif not path.is_dir():
+        elif path.is_symlink() or not path.is_dir():  # a link to a folder is not followed
             others[path.suffix.lower() or "no suffix"] += 1
-        elif path.is_symlink():
-            others["link to a folder"] += 1
     if not paths:
         found = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5)) or "no file"
         raise FileNotFoundError(f"{folder}: found no photograph ({found}); expected files such as .jpg, .png or .tif.")
-    return Photographs(_read_files(paths, [path.relative_to(folder).as_posix() for path in paths]), folder, others)
+    frame = _read_files(paths, [path.relative_to(folder).as_posix() for path in paths])
+    frame.attrs = {"folder": str(folder), "others": dict(others)}
+    return frame
 
 
-def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root, na_values) -> Photographs:
+def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root, na_values) -> pd.DataFrame:
     table = read_table(path, tasks, False, False, image_root, na_values)
-    carried = [name for name in CARRIED if name in table.frame and name not in tasks]
-    frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", "block", *carried])
-    if "bearing" in tasks:
-        frame["bearing"] = np.nan
+    known = table.frame.drop(columns=list(tasks))  # a task may be called building or bearing
+    frame = known.reindex(columns=["image", "lon", "lat", "bearing", "block", *(c for c in CARRIED if c in known)])
     frame["path"] = [str(path) for path in table.paths]
-    for task in tasks:
-        if task in table.frame and table.frame[task].notna().any():
-            frame[f"{task}:true"] = table.frame[task].astype(object)
+    frame = frame.join(table.labels.dropna(axis=1, how="all").astype(object).add_suffix(":true"))
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():
         raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
     frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
-    return Photographs(frame, table.image_root)
+    frame.attrs = {"folder": str(table.image_root)}
+    return frame
 
 
 # ---------------------------------------------------------------- decoding, ahead of the model
 
 
-class Decoded(NamedTuple):
-    """What is known of a photograph once it was decoded, or the reason why it cannot be."""
-
-    digest: str = ""
-    reason: str = ""
-    panorama: bool = False
-
-
-def _decode(path: str, row: int, batch: dict[int, np.ndarray]) -> Decoded:
-    """Decode a photograph into its row of a batch, at every size."""
+def _decode(path: str, row: int, batch: dict[int, np.ndarray]) -> tuple[str, str, bool]:
+    """Decode a photograph into its row of a batch, at every size; what :func:`decoded_batches` says of it."""
     try:
         content = Path(path).read_bytes() if os.path.isfile(path) else path  # what is no file has its own reason
         for size, pixels in batch.items():
             pixels[row] = images.decode(content, size)
-        return Decoded(images.digest_of(content), "", images.is_panorama(content))
+        return images.digest_of(content), "", images.is_panorama(content)
     except (images.ImageError, OSError) as error:
-        return Decoded(reason=str(error) or type(error).__name__)
+        return "", str(error) or type(error).__name__, False
 
 
 def decoded_batches(
     batches: Sequence[Sequence[str]], sizes: Sequence[int], batch_size: int, workers: int | None = None
-) -> Iterator[tuple[dict[int, np.ndarray], list[Decoded]]]:
+) -> Iterator[tuple[dict[int, np.ndarray], list[tuple[str, str, bool]]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and what is known of each.
+    Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and of each photograph the
+    digest, the reason why it cannot be read, else "", and whether it is a panorama.
     """
 
-    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[Future]]:
+    def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], Iterator]:
         batch = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-        return batch, [pool.submit(_decode, path, row, batch) for row, path in enumerate(paths)]
+        return batch, pool.map(_decode, paths, range(len(paths)), repeat(batch))
 
     with ThreadPoolExecutor(workers or machine.cores()) as pool:
         started = map(start, batches)
-        waiting = deque(islice(started, _AHEAD))
+        waiting = deque(islice(started, 2))  # batches that are decoded while one is predicted; this bounds the memory
         while waiting:
-            batch, futures = waiting.popleft()
-            found = [future.result() for future in futures]
+            batch, found = waiting.popleft()
             waiting.extend(islice(started, 1))
-            yield batch, found
+            yield batch, list(found)
 
 
 # ---------------------------------------------------------------- files that people open
-
-
-def _safe(value: object) -> object:
-    """A cell that no spreadsheet runs: text that would start a formula gets a leading apostrophe (OWASP's rule)."""
-    return "'" + value if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Path:
@@ -223,8 +185,10 @@ def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Pat
     ``exact`` is for a table that a program reads again: its cells stay as they are, for example names of images.
     """
     if not exact:
-        frame = frame.rename(columns=lambda name: _safe(str(name)))
-        frame = frame.assign(**frame.select_dtypes(["object", "string", "category"]).astype(object).map(_safe))
+        formula = r"^(?=[=+\-@\t\r\n])"  # a text that begins so gets a leading apostrophe (OWASP's rule)
+        frame = frame.set_axis(frame.columns.astype(str).str.replace(formula, "'", regex=True), axis=1)
+        texts = frame.select_dtypes(["object", "string", "category"]).astype(object)
+        frame = frame.assign(**texts.replace(formula, "'", regex=True))
     with whole_or_absent(path) as beside:
         frame.to_csv(beside, index=False, encoding="utf-8")
     return Path(path)

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 from mtclim import __version__
 from mtclim.files import whole_or_absent
 from mtclim.mapping.ensemble import Ensemble, Run, listed_runs, load_ensemble, make_consistent
-from mtclim.mapping.photographs import CARRIED, Decoded, decoded_batches, read_source, write_csv
+from mtclim.mapping.photographs import CARRIED, decoded_batches, read_source, write_csv
 
 ANSWERS = {
     False: "the networks' own probabilities; each label is the most probable class of its task",
@@ -35,11 +34,10 @@ ANSWERS = {
 """What a prediction holds, by whether it was made ``consistent``; the metadata of a file say it."""
 
 
-def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm) -> pd.DataFrame:
-    """One row a photograph: what is known of it, the columns of each task, and whether it is a panorama.
-
-    ``unreadable`` says why a photograph cannot be read, in whose row the answers mean nothing, and is "" otherwise.
-    """
+def _answers(
+    rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: int | None, bar: tqdm
+) -> tuple[pd.DataFrame, dict[str, list]]:
+    """One row for each photograph that can be read, [image, reason] of the others, and the names of panoramas."""
     paths, found, probabilities = rows["path"].tolist(), [], []
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     for pixels, decoded in decoded_batches(batches or [[]], ensemble.sizes, batch_size, workers):
@@ -47,8 +45,7 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         found += decoded
         bar.update(len(decoded))
     p = np.concatenate(probabilities)
-    frame = rows[["image", "lon", "lat", "bearing", "block", *(name for name in CARRIED if name in rows)]].copy()
-    known = pd.DataFrame(found, rows.index, Decoded._fields).astype({"panorama": bool})
+    known = pd.DataFrame(found, rows.index, ["digest", "reason", "panorama"]).assign(image=rows["image"])
     columns: dict[str, object] = {"doubtful": rows["reason"].where(rows["reason"].str.startswith("doubtful"), None)}
     if ensemble.splits is not None:
         split = known["digest"].map(ensemble.splits).astype(object)
@@ -59,8 +56,12 @@ def _answers(rows: pd.DataFrame, ensemble: Ensemble, batch_size: int, workers: i
         block, p = p[:, : len(classes)], p[:, len(classes) :]
         columns[f"{task}:pred"] = np.asarray(classes, object)[block.argmax(1)]
         columns |= {f"{task}:p:{name}": block[:, k] for k, name in enumerate(classes)}
-    frame = frame.assign(**columns, unreadable=known["reason"], panorama=known["panorama"])
-    return make_consistent(frame, ensemble.tasks, ensemble.joint) if ensemble.joint else frame
+    frame = rows.filter(items=["image", "lon", "lat", "bearing", "block", *CARRIED]).assign(**columns)
+    if ensemble.joint:
+        frame = make_consistent(frame, ensemble.tasks, ensemble.joint)
+    bad, panorama = known["reason"] != "", known["panorama"].astype(bool)
+    listed = known.loc[bad, ["image", "reason"]].to_numpy().tolist()
+    return frame[~bad], {"listed": listed, "panoramas": known.loc[panorama, "image"].tolist()}
 
 
 def predict(
@@ -72,52 +73,44 @@ def predict(
     workers: int | None = None,
     image_root: str | Path | None = None,
     na_values: Sequence[str] | None = None,
-    device: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Predict photographs and return one row for each that can be read.
 
     Parameters
     ----------
-    model_or_runs, calibrated, consistent, device : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
-    source : files, a folder of photographs, or a table of images. No position is required.
+    model_or_runs, calibrated, consistent : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
+    source, image_root, na_values : as in :func:`mtclim.mapping.photographs.read_source`; no position is required.
     batch_size, workers : images of one forward pass, and threads that decode.
-    image_root, na_values : the folder that the names in a table are relative to, and the texts that mean "missing"
-        in it, as in :func:`mtclim.read_table`.
     progress : whether a bar is shown.
 
     Returns
     -------
     DataFrame
-        image; lon, lat, bearing, block and so on where there are any; then for each task ``<task>:true`` (where the
-        table has it), ``<task>:pred`` and ``<task>:p:<class>``. Its ``attrs`` have listed ([image, reason] of what
-        cannot be read), panoramas (names of those that are squeezed into the square) and others (a count of the files
-        of a folder that are not photographs).
+        image; lon, lat, bearing, block and so on where there are any; for each task ``<task>:true`` (where a table has
+        it), ``<task>:pred`` and ``<task>:p:<class>``. ``attrs`` have listed ([image, reason] of what cannot be read),
+        panoramas (names of those that are squeezed into the square) and others (as of read_source).
 
     Raises
     ------
     ValueError
-        Where no photograph can be read, for settings out of their range, and for runs and sources that cannot be used.
+        For settings, runs and sources that cannot be used, and where no photograph can be read.
     """
     _check(batch_size=batch_size, workers=workers)
-    ensemble = load_ensemble(model_or_runs, calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, False, image_root, na_values)
-    with tqdm(total=len(found.frame), unit="img", desc="predict", disable=not progress) as bar:
-        frame = _answers(found.frame, ensemble, batch_size, workers, bar)
-    bad = frame["unreadable"] != ""
-    listed = frame.loc[bad, ["image", "unreadable"]].to_numpy().tolist()
-    panoramas = frame.loc[frame["panorama"], "image"].tolist()
-    frame = frame[~bad].drop(columns=["unreadable", "panorama"]).reset_index(drop=True)
+    ensemble = load_ensemble(model_or_runs, calibrated, consistent)
+    rows = read_source(source, ensemble.tasks, False, image_root, na_values)
+    with tqdm(total=len(rows), unit="img", desc="predict", disable=not progress) as bar:
+        frame, about = _answers(rows, ensemble, batch_size, workers, bar)
+    listed, panoramas = about["listed"], about["panoramas"]
     first = "; ".join(": ".join(entry) for entry in listed[:5])
-    if not len(frame):
+    if frame.empty:
         raise ValueError(f"predict: none of {len(listed)} photographs can be read ({first}).")
     if listed:
-        warnings.warn(f"{len(listed)} of {len(found.frame)} photographs cannot be read: {first}", stacklevel=2)
+        warnings.warn(f"{len(listed)} of {len(rows)} photographs cannot be read: {first}", stacklevel=2)
     if panoramas:
         warnings.warn(f"{len(panoramas)} panoramas are squeezed: {', '.join(panoramas[:5])}", stacklevel=2)
-    optional = frame.columns.intersection(["lon", "lat", "bearing", "block", "doubtful", "split"])
-    frame = frame.drop(columns=[name for name in optional if frame[name].isna().all()])
-    frame.attrs |= {"listed": listed, "panoramas": panoramas, "others": dict(found.others)}
+    frame = frame.dropna(axis=1, how="all").reset_index(drop=True)
+    frame.attrs = about | {"others": rows.attrs["others"]}
     return frame
 
 
@@ -135,17 +128,14 @@ def predict_file(
     image_root: str | Path | None = None,
     na_values: Sequence[str] | None = None,
     limit: int | None = None,
-    device: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Predict every photograph of a source into a GeoParquet file; killed and repeated, it goes on where it was.
 
     Parameters
     ----------
-    runs : one or several run folders of the same tasks, whose probabilities are averaged. A folder that holds finished
-        runs stands for the one that is best on validation.
-    source, calibrated, consistent, batch_size, workers, image_root, na_values, device, progress : as in
-        :func:`predict`.
+    runs : run folders of the same tasks, as in :func:`mtclim.mapping.ensemble.listed_runs`.
+    source, calibrated, consistent, batch_size, workers, image_root, na_values, progress : as in :func:`predict`.
     out : the file to write. Beside the columns of :func:`predict` it has the point, and split and in_training of
         photographs whose content a run has used. ``<out>.listed.csv`` has what could not be read, or placed.
     shard_rows : images between two files of progress: what a kill can cost.
@@ -157,15 +147,16 @@ def predict_file(
     Raises
     ------
     ValueError
-        For settings out of their range, and for runs and sources that cannot be used.
+        For settings, runs and sources that cannot be used.
     """
     started, out, (index, count) = time.perf_counter(), Path(out), part
     _check(shard_rows=shard_rows, batch_size=batch_size, workers=workers, limit=limit or None)
     if not 0 <= index < count:
         raise ValueError(f"part: found {index} of {count}; expected 0 <= i < n.")
-    ensemble = load_ensemble(listed_runs(runs), calibrated, consistent, device)
-    found = read_source(source, ensemble.tasks, require_position, image_root, na_values)
-    rows = found.frame
+    folders = listed_runs(runs)
+    ensemble = load_ensemble(folders, calibrated, consistent)
+    rows = read_source(source, ensemble.tasks, require_position, image_root, na_values)
+    about = rows.attrs
     if limit and limit < len(rows):
         rows = rows.sample(limit, random_state=0).sort_index()
     total, unplaced = len(rows), rows[(rows["reason"] != "") & require_position]
@@ -184,19 +175,16 @@ def predict_file(
     size = sum(len(shards[path]) for path in todo)
     with tqdm(total=size, unit="img", unit_scale=True, desc="predict", disable=not progress, smoothing=0.1) as bar:
         for path in todo:
-            answers = _answers(shards[path], ensemble, batch_size, workers, bar)
+            table = _table(*_answers(shards[path], ensemble, batch_size, workers, bar))
             with whole_or_absent(path) as beside:
-                pq.write_table(_table(answers), beside)
+                pq.write_table(table, beside)
     if part != (0, 1):
         return folder
-    provenance = {"key": key, "runs": [str(run) for run in listed_runs(runs)], "source": str(source)} | settings
-    provenance |= {
-        "folder": None if found.folder is None else str(found.folder), "others": dict(found.others), "images": total,
-        "tasks": ensemble.tasks.to_dict(), "torch": torch.__version__, "mtclim": __version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - started, 3), "predicted_now": size,
-    }  # fmt: skip
-    _merge(list(shards), out, provenance, unplaced[["image", "reason"]])
+    made = {"key": key, "runs": [str(run) for run in folders], "source": str(source)} | settings | about
+    made |= {"tasks": ensemble.tasks.to_dict(), "torch": torch.__version__, "mtclim": __version__, "images": total}
+    made |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "predicted_now": size}
+    made |= {"seconds": round(time.perf_counter() - started, 3)}
+    _merge(list(shards), out, made, unplaced[["image", "reason"]])
     shutil.rmtree(folder.parent)
     return out
 
@@ -216,38 +204,33 @@ def _key(rows: pd.DataFrame, settings: dict) -> str:
     return digest.hexdigest()[:16]
 
 
-def _table(frame: pd.DataFrame) -> pa.Table:
+def _table(frame: pd.DataFrame, about: dict[str, list]) -> pa.Table:
     """The frame with its points, with the same types in every shard, also where a shard has no value in a column."""
     kinds = {
         name: pa.from_numpy_dtype(kind) if kind.kind in "fb" else pa.string() for name, kind in frame.dtypes.items()
     }
     places = zip(frame["lon"].astype(float), frame["lat"].astype(float), strict=True)
     wkb = [None if np.isnan(lon + lat) else struct.pack("<BIdd", 1, 1, lon, lat) for lon, lat in places]
-    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False).replace_schema_metadata()
-    return table.append_column("geometry", pa.array(wkb, pa.binary()))
+    table = pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False)
+    table = table.append_column("geometry", pa.array(wkb, pa.binary()))
+    return table.replace_schema_metadata({"about": json.dumps(about)})
 
 
-def _merge(shards: Sequence[Path], out: Path, provenance: dict, unplaced: pd.DataFrame) -> None:
+def _merge(shards: Sequence[Path], out: Path, made: dict, unplaced: pd.DataFrame) -> None:
     """Join the shards, one in memory at a time, into a GeoParquet file and the list of what was not predicted."""
-    columns = ["image", "lon", "lat", "unreadable", "panorama"]
-    known = pd.concat([pd.read_parquet(path, columns=columns) for path in shards], ignore_index=True)
-    bad = known["unreadable"] != ""
-    listed = pd.concat([unplaced, known.loc[bad, ["image", "unreadable"]].set_axis(["image", "reason"], axis=1)])
-    column = {"encoding": "WKB", "geometry_types": ["Point"]}  # no "crs": OGC:CRS84, lon and lat in degrees
-    positions = known.loc[~bad, ["lon", "lat"]].dropna()
-    if len(positions):
-        column["bbox"] = [*positions.min(), *positions.max()]
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    panoramas = known.loc[known["panorama"], "image"].tolist()
-    provenance = provenance | {"rows": int((~bad).sum()), "listed": len(listed), "panoramas": panoramas}
-    metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(provenance)}
-    fields = [field for field in pq.read_schema(shards[0]) if field.name not in ("unreadable", "panorama")]
-    schema = pa.schema(fields, metadata)
-    write_csv(listed, f"{out}.listed.csv")
+    schemas = [pq.read_schema(path) for path in shards]
+    about = [json.loads(schema.metadata[b"about"]) for schema in schemas]
+    listed = unplaced.to_numpy().tolist() + [entry for own in about for entry in own["listed"]]
+    panoramas = [name for own in about for name in own["panoramas"]]
+    made = made | {"rows": made["images"] - len(listed), "listed": len(listed), "panoramas": panoramas}
+    columns = {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}}  # no "crs": OGC:CRS84, degrees
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": columns}
+    metadata = {"geo": json.dumps(geo), "mtclim": json.dumps(made)}
+    write_csv(pd.DataFrame(listed, columns=["image", "reason"]), f"{out}.listed.csv")
+    schema = schemas[0].with_metadata(metadata)
     with whole_or_absent(out) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for path in shards:
-            readable = pq.read_table(path, columns=schema.names, filters=pc.field("unreadable") == "")
-            writer.write_table(readable.replace_schema_metadata(metadata))
+            writer.write_table(pq.read_table(path).replace_schema_metadata(metadata))
 
 
 def provenance_of(out: str | Path) -> dict:

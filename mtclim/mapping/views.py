@@ -37,7 +37,7 @@ def read_views(source: str | Path) -> pd.DataFrame:
     """
     source = Path(source)
     if source.is_dir():
-        return read_source(source, {}, False).frame.drop(columns="reason").assign(panorama=False)
+        return read_source(source, {}, False).drop(columns="reason").assign(panorama=False)
     table, root = _read_table(source), source.parent
     names = np.asarray(table.cells("image", clean=False), object)
     columns.read_positions(table, (), False)

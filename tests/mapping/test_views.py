@@ -71,7 +71,7 @@ def test_the_table_is_one_that_prediction_reads(tmp_path):
     rows = {"image": ["pano.jpg", "flat.png"], "heading": [10, 200], "lng": [-70.6, -70.7], "lat": [-33.4, -33.5]}
     pd.DataFrame(rows | {"block": ["p", "q"]}).to_csv(tmp_path / "in" / "t.csv", index=False)
     path = cut_views(tmp_path / "in" / "t.csv", tmp_path / "out", size=64)
-    found = read_source(path, {"any": ["x", "y"]}).frame
+    found = read_source(path, {"any": ["x", "y"]})
     assert found["bearing"].tolist() == [280, 100, 200] and found["block"].tolist() == ["p", "p", "q"]
     assert found["lon"].tolist() == [-70.6, -70.6, -70.7] and found["lat"].tolist() == [-33.4, -33.4, -33.5]
     assert all((tmp_path / "out" / name).is_file() for name in found["image"])

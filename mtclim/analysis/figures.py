@@ -239,7 +239,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
     for ax, (task, part) in zip(axes, parts.items(), strict=True):
         percent = 100 * part.div(part.sum(axis=1), axis=0)  # an empty row is NaN
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
-        right = f", {np.trace(part) / part.to_numpy().sum():.1%} right" if part.to_numpy().sum() else ""
+        oa = f": OA {np.trace(part) / part.to_numpy().sum():.1%}" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
         style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
         rows, columns = ([shorten(tasks.title(task, name), width) for name in part] for width in (30, 14))
@@ -247,7 +247,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)
-        ax.set_title(shorten(tasks.title(task), 20) + right)
+        ax.set_title(shorten(tasks.title(task), 20) + oa)
     text = "rows: reference; columns, in the same order: answers; percent of the reference class"
     figure.supxlabel(text + left_out, fontsize=8, x=0.01, ha="left")
     return figure

@@ -181,7 +181,7 @@ def test_confusion_says_percent_of_the_reference_class():
     assert [t.get_text() for t in height.texts if t.get_text()] == ["75", "25", "50", "50"]
     shown = height.collections[0].get_array().reshape(3, 3).filled(np.nan)
     assert np.isnan(shown[1]).all(), "a class without images is no zero"
-    assert "57.1% right" in height.get_title(loc="left")
+    assert "OA 57.1%" in height.get_title(loc="left")
 
 
 def test_rare_classes_share_one_row_of_the_confusion():

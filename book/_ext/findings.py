@@ -1,8 +1,9 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
 ``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} decoding``,
-``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists, ``{numbers} NAME`` are
-tables. All read the committed results, those of the reference study, whatever a fresh study found.
+``{found} rates``, ``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists,
+``{numbers} NAME`` are tables. All read the committed results, those of the reference study, whatever a fresh study
+found.
 ``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the two sentences of the
 README.
 """
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import rates
 from docutils import nodes
 from docutils.parsers.rst import directives
 from matplotlib.figure import Figure
@@ -201,6 +203,20 @@ def _single(table: pd.DataFrame, joint: pd.DataFrame | None) -> str:
     return f"; one network for each task (STC) has {right}, {cost}" if stc > bl else ""
 
 
+def read_rates(results: Path) -> pd.DataFrame | None:
+    """The runs with several learning rates, None where there are not two rates yet."""
+    table = read(results / "rates.csv", tuple(rates.COLUMNS))
+    return table if table is not None and len(rates.compared(table)) > 1 else None
+
+
+def other_rates(results: Path) -> list[str]:
+    """Whether another learning rate would change the answer."""
+    table = read_rates(results)
+    if table is None:
+        return ["The runs with other learning rates have not finished yet."]
+    return rates.sentences(table, signed)
+
+
 def rivals(results: Path) -> list[str]:
     """One sentence a rival: its difference from BL-FC."""
     table = read_rivals(results)
@@ -280,6 +296,9 @@ def numbers(results: Path, name: str) -> list[list[str]]:
         return [["Variant", *heads], *rows]
     if name in STREET:
         return street(results, name)
+    if name == "rates":
+        table = read_rates(results)
+        return [] if table is None else rates.rows(table, signed)
     if name.startswith("rivals"):
         table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
         return [] if table is None else rival_rows(table, signed)
@@ -324,7 +343,7 @@ STREET = {
     ),
 }  # fmt: skip
 """The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
-LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding}
+LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
 LISTS |= {"advice": lambda results: [advice(results)]}
 
 

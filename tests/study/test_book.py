@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from fake_runs import write_run
+from scipy import stats
 
 from mtclim import SANTIAGO
 from mtclim.analysis.study import load_study
@@ -222,6 +223,28 @@ def test_tables_of_results_have_names_that_people_read(tmp_path):
         "the synthetic city",
     ]
     assert findings.numbers(folder, "rivals") == findings.numbers(folder, "grocery") == []
+
+
+def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_path):
+    findings, rng = extension("findings"), np.random.default_rng(0)
+    assert findings.numbers(tmp_path, "rates") == [] and "not finished" in findings.other_rates(tmp_path)[0]
+    means = {("bl_fc", 0.002): 66, ("bl_fc", 0.004): 67, ("lim_ms_all", 0.002): 68, ("lim_ms_all", 0.004): 65}
+    rows = [
+        [rate, variant, seed, mean / 100, (mean + rng.normal()) / 100, 9, "c0de"]
+        for (variant, rate), mean in means.items()
+        for seed in range(3)
+    ]
+    table = pd.DataFrame(rows, columns=findings.rates.COLUMNS)
+    table.to_csv(tmp_path / "rates.csv", index=False)
+    test = table.set_index(["variant", "learning_rate"])["test_kappa"]
+    ours, theirs = 100 * test["lim_ms_all", 0.002].to_numpy(), 100 * test["bl_fc", 0.004].to_numpy()
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    first, second = findings.other_rates(tmp_path)
+    assert "BL-FC is best at the rate 0.004 and LIM-MS_ALL at 0.002" in first
+    for value in (ours.mean() - theirs.mean(), *interval):
+        assert findings.signed(value) in second
+    head, low, high = findings.numbers(tmp_path, "rates")
+    assert low[:3] == ["0.002", "66.0", "68.0"] and high[:3] == ["0.004", "67.0", "65.0"] and low[-1] == "3"
 
 
 def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):

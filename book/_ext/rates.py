@@ -1,0 +1,78 @@
+"""Whether another learning rate would change the answer: BL-FC and LIM-MS_ALL at several rates.
+
+``python book/_ext/rates.py runs/study runs/rates`` writes ``results/rates.csv`` from finished runs.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rivals import over_seeds
+
+from mtclim import runs
+from mtclim.files import whole_or_absent
+from mtclim.variants import title
+
+BASE, FULL = "bl_fc", "lim_ms_all"
+COLUMNS = ["learning_rate", "variant", "seed", "val_kappa", "test_kappa", "epochs", "code"]
+
+
+def collected(roots: Sequence[Path]) -> pd.DataFrame:
+    """One row a finished run of the two variants, with its mean kappa (fractions); seeds that all rates share."""
+    rows = []
+    for folder in (found for root in roots for found in runs.find(root)):
+        settings = runs.read_settings(folder)
+        if settings["variant"] in (BASE, FULL):
+            scores, origin = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "provenance"))
+            kappas = [scores[split]["mean"]["kappa"] for split in ("val", "test")]
+            about = [settings[name] for name in COLUMNS[:3]]
+            rows.append([*about, *kappas, origin["networks"][0]["epochs"], origin["code"]])
+    table = pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:3])
+    if table["code"].nunique() > 1:
+        raise ValueError(f"rates: found runs of the codes {', '.join(table['code'].unique())}; expected one.")
+    shared = table.groupby("seed")["learning_rate"].count()
+    return table[table["seed"].isin(shared.index[shared == shared.max()])]
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a rate: mean kappa of both variants on validation images and the difference on test images, in points."""
+    rows = {}
+    for rate, own in table.groupby("learning_rate"):
+        base, full = (own[own["variant"] == name] for name in (BASE, FULL))
+        if len(base) and len(full):
+            means = {name: 100 * part["val_kappa"].mean() for name, part in ((BASE, base), (FULL, full))}
+            rows[rate] = means | over_seeds(100 * full["test_kappa"].to_numpy(), 100 * base["test_kappa"].to_numpy())
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sentences(table: pd.DataFrame, signed) -> list[str]:
+    """Which rate suits each variant on validation images, and the difference on test images with each at its own."""
+    means = compared(table)
+    best = {name: means[name].idxmax() for name in (BASE, FULL)}
+    parts = {name: table[(table["variant"] == name) & (table["learning_rate"] == rate)] for name, rate in best.items()}
+    found = over_seeds(*(100 * parts[name]["test_kappa"].to_numpy() for name in (FULL, BASE)))
+    limits = f"95 % interval {signed(found['low'])} to {signed(found['high'])} over seeds, {found['runs']} runs each"
+    return [
+        f"On validation images {title(BASE)} is best at the rate {best[BASE]:g} and {title(FULL)} at {best[FULL]:g}.",
+        f"With each at its best rate, {title(FULL)} differs from {title(BASE)} by {signed(found['estimate'])} points "
+        f"of mean κ on test images ({limits}).",
+    ]
+
+
+def rows(table: pd.DataFrame, signed) -> list[list[str]]:
+    """The table of ``compared`` in words, the head first."""
+    names = [f"{title(name)}, validation κ [%]" for name in (BASE, FULL)]
+    lines = [["Learning rate", *names, "difference on test images", "95 % interval", "runs"]]
+    for row in compared(table).itertuples():
+        limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else "none"
+        means = [f"{getattr(row, name):.1f}" for name in (BASE, FULL)]
+        lines.append([f"{row.Index:g}", *means, signed(row.estimate), limits, str(row.runs)])
+    return lines
+
+
+if __name__ == "__main__":
+    results = Path(__file__).parents[2] / "results"
+    with whole_or_absent(results / "rates.csv") as beside:
+        collected([Path(root) for root in sys.argv[1:]]).round(5).to_csv(beside, index=False)

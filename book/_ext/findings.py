@@ -103,13 +103,33 @@ def answer(results: Path) -> list[str]:
     paper = paper_table3()["mean", "kappa"]
     theirs = [signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES]
     return [
-        f"{start[_direction(full)]} {amount(full)}.",
+        with_rates(f"{start[_direction(full)]} {amount(full)}", results),
         f"Against BL itself the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
         f"{' and '.join(theirs)} points for its two backbones.",
         consistency(joint, pd.notna(getattr(rows.get(("city", "BL - STC")), "low", None))),
         photographs(table),
         advice(results),
     ]
+
+
+def with_rates(sentence: str, results: Path) -> str:
+    """The sentence, and what becomes of the difference with each network at the learning rate that suits it best."""
+    best = best_rates(results)
+    if best is None:
+        return f"{sentence}."
+    start = f"At the learning rate that suits BL, {sentence[0].lower()}{sentence[1:]}"
+    return f"{start}; with each at the rate that suits it best, by {amount(best)}, which is {SAID[best.verdict]}."
+
+
+def best_rates(results: Path):
+    """The difference of LIM-MS_ALL from BL-FC with each at its best learning rate, as a row of effects; or None."""
+    table = read_rates(results)
+    if table is None:
+        return None
+    _, found = rates.at_best(table)
+    if pd.isna(found["low"]):
+        return None
+    return next(judged(pd.DataFrame([found | {"source": "city", "contrast": FULL}])).itertuples())
 
 
 def _direction(row) -> str:
@@ -167,11 +187,13 @@ def photographs(table: pd.DataFrame) -> str:
 
 def advice(results: Path) -> str:
     """Which variant to choose, from the effects on the city and on photographs."""
-    table = read_effects(results)
-    rows = table[(table["contrast"] == FULL) & table["low"].notna()]
-    if rows.empty:
+    table, best = read_effects(results), best_rates(results)
+    rows = list(table[(table["contrast"] == FULL) & table["low"].notna()].itertuples())
+    if not rows:
         return "Begin with BL: no result of this study recommends anything else yet."
-    better = {row.source for row in rows.itertuples() if _direction(row) == "better"}
+    if best is not None:
+        rows = [best, *(row for row in rows if row.source != "city")]
+    better = {row.source for row in rows if _direction(row) == "better"}
     if "city" in better and better - {"city"}:
         return "Use LIM-MS_ALL, and train BL beside it to see what it gives on your photographs."
     if better:
@@ -182,7 +204,7 @@ def advice(results: Path) -> str:
         )
     single = _single(table, read_joint(results))
     jointly = f"choose its labels jointly where they must not contradict each other{single}"
-    if set(rows["verdict"]) == {VERDICTS[2]}:
+    if {row.verdict for row in rows} == {VERDICTS[2]}:
         return f"Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better, and {jointly}."
     return f"Use BL, and {jointly}."
 

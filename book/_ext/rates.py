@@ -47,17 +47,25 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def sentences(table: pd.DataFrame, signed) -> list[str]:
-    """Which rate suits each variant on validation images, and the difference on test images with each at its own."""
+def at_best(table: pd.DataFrame) -> tuple[dict[str, float], dict]:
+    """The rate that suits each variant on validation images, and the difference on test images with each at its own."""
     means = compared(table)
     best = {name: means[name].idxmax() for name in (BASE, FULL)}
     parts = {name: table[(table["variant"] == name) & (table["learning_rate"] == rate)] for name, rate in best.items()}
-    found = over_seeds(*(100 * parts[name]["test_kappa"].to_numpy() for name in (FULL, BASE)))
+    return best, over_seeds(*(100 * parts[name]["test_kappa"].to_numpy() for name in (FULL, BASE)))
+
+
+def sentences(table: pd.DataFrame, signed) -> list[str]:
+    """Which rate suits each variant, and the difference with each at its own."""
+    best, found = at_best(table)
+    low, high = compared(table).iloc[[0, -1]].itertuples()
     limits = f"95 % interval {signed(found['low'])} to {signed(found['high'])} over seeds, {found['runs']} runs each"
     return [
         f"On validation images {title(BASE)} is best at the rate {best[BASE]:g} and {title(FULL)} at {best[FULL]:g}.",
         f"With each at its best rate, {title(FULL)} differs from {title(BASE)} by {signed(found['estimate'])} points "
         f"of mean κ on test images ({limits}).",
+        f"With both at the same rate the difference is {signed(low.estimate)} points of mean κ at the rate "
+        f"{low.Index:g} and {signed(high.estimate)} at {high.Index:g}.",
     ]
 
 

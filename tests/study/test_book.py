@@ -239,12 +239,25 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     test = table.set_index(["variant", "learning_rate"])["test_kappa"]
     ours, theirs = 100 * test["lim_ms_all", 0.002].to_numpy(), 100 * test["bl_fc", 0.004].to_numpy()
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
-    first, second = findings.other_rates(tmp_path)
+    head, low, high = findings.numbers(tmp_path, "rates")
+    first, second, third = findings.other_rates(tmp_path)
     assert "BL-FC is best at the rate 0.004 and LIM-MS_ALL at 0.002" in first
+    assert f"is {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004" in third
     for value in (ours.mean() - theirs.mean(), *interval):
         assert findings.signed(value) in second
+    told = findings.answer(results(tmp_path, (-0.9, -1.4, -0.4)))
+    assert told[0].startswith("At the learning rate that suits BL, modelling label interdependency does harm")
+    assert f"suits it best, by {findings.signed(ours.mean() - theirs.mean())} points" in told[0]
+    better = interval.low > 0
+    assert told[0].endswith("which is an effect." if better else "which is too uncertain to call an effect.")
+    assert told[4].startswith("Begin with BL, and train LIM-MS_ALL" if better else "Begin with BL, because these runs")
     head, low, high = findings.numbers(tmp_path, "rates")
-    assert low[:3] == ["0.002", "66.0", "68.0"] and high[:3] == ["0.004", "67.0", "65.0"] and low[-1] == "3"
+    assert (
+        head[0] == "Learning rate"
+        and low[:3] == ["0.002", "66.0", "68.0"]
+        and high[:3] == ["0.004", "67.0", "65.0"]
+        and low[-1] == "3"
+    )
 
 
 def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):

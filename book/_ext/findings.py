@@ -117,7 +117,7 @@ def with_rates(sentence: str, results: Path) -> str:
     best = best_rates(results)
     if best is None:
         return f"{sentence}."
-    start = f"At the learning rate that suits BL, {sentence[0].lower()}{sentence[1:]}"
+    start = f"At the learning rate that was chosen by BL, {sentence[0].lower()}{sentence[1:]}"
     return f"{start}; with each at the rate that suits it best, by {amount(best)}, which is {SAID[best.verdict]}."
 
 

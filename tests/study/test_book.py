@@ -246,7 +246,7 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     for value in (ours.mean() - theirs.mean(), *interval):
         assert findings.signed(value) in second
     told = findings.answer(results(tmp_path, (-0.9, -1.4, -0.4)))
-    assert told[0].startswith("At the learning rate that suits BL, modelling label interdependency does harm")
+    assert told[0].startswith("At the learning rate that was chosen by BL, modelling label interdependency does harm")
     assert f"suits it best, by {findings.signed(ours.mean() - theirs.mean())} points" in told[0]
     better = interval.low > 0
     assert told[0].endswith("which is an effect." if better else "which is too uncertain to call an effect.")

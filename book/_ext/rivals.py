@@ -67,13 +67,13 @@ def over_seeds(a: np.ndarray, b: np.ndarray) -> dict:
 
 def rows(table: pd.DataFrame, signed) -> list[list[str]]:
     """The table in words that people read, the head first; a number that is not known is left empty."""
-    head = ["Method", "mean κ [%]", f"from {BASE}", "95 % interval", "all labels right [%]", "contradictions [%]"]
-    lines = [[*head, "parameters [millions]", "step, BL = 1", "runs"]]
+    head = ["Method", "mean κ [%]", f"from {BASE} (95 % interval)", "all labels right [%]", "contradictions [%]"]
+    lines = [[*head, "million parameters", "step, BL = 1", "runs"]]
     for row in table[table["contrast"].str.endswith(f" - {BASE}")].itertuples():
         shares = [f"{100 * value:.1f}" for value in (row.mean_kappa, row.exact_match, row.contradictions)]
-        limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else ""
         known = pd.notna(row.estimate)
-        line = [row.contrast.removesuffix(f" - {BASE}"), shares[0], signed(row.estimate) if known else "", limits]
+        limits = f" ({signed(row.low)} to {signed(row.high)})" if pd.notna(row.low) else ""
+        line = [row.contrast.removesuffix(f" - {BASE}"), shares[0], signed(row.estimate) + limits if known else ""]
         line += [*shares[1:], f"{row.parameters / 1e6:.2f}", f"{row.step:.2f}" if pd.notna(row.step) else ""]
         lines.append([*line, str(row.runs) if known else ""])
     return lines

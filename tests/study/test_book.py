@@ -274,7 +274,7 @@ def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):
     assert again["estimate"] == pytest.approx(kappas["lim_ms_all"][1] - np.mean(kappas["lim_ms_all"]), abs=1e-6)
     assert np.isnan(again["low"]) and table.loc["BL with joint decoding - BL-FC", "contradictions"] == 0
     head, *rows = findings.numbers(tmp_path, "rivals")
-    assert {len(row) for row in (head, *rows)} == {9} and rows[0][0] == "BL-FC" and rows[0][2] == ""
+    assert {len(row) for row in (head, *rows)} == {8} and rows[0][0] == "BL-FC" and rows[0][2] == ""
     told = findings.rivals(tmp_path)
     assert len(told) == 6 and sum("nothing can be told" in text for text in told) == 2 and ", 3 realisations" in told[0]
 

@@ -23,14 +23,14 @@ from mtclim import SANTIAGO, Tasks
 from mtclim.analysis.comparison import bootstrap, run_scores
 from mtclim.analysis.evidence import calibration_error
 from mtclim.analysis.joint import Joint
-from mtclim.analysis.labelsets import contradictions, excluded, unseen
+from mtclim.analysis.labelsets import contradictions, excluded, labelsets_of, unseen
 from mtclim.analysis.study import KEYS, Study, reliability
 from mtclim.city import make_city
 from mtclim.city.plan import CRS, plan
 from mtclim.files import write_text
 from mtclim.mapping.areas import entropy
 from mtclim.mapping.buildings import assign, fuse, passes, read_footprints
-from mtclim.mapping.ensemble import joint_of, labelsets_of, make_consistent, tasks_of, validation
+from mtclim.mapping.ensemble import joint_of, make_consistent, tasks_of, validation
 from mtclim.mapping.exposure import exposure, gem_strings
 from mtclim.mapping.frequencies import calibrate, probabilities
 from mtclim.mapping.photographs import write_csv

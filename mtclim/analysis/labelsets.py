@@ -1,11 +1,21 @@
 """The labelsets of the training images: which others were never seen, and which contradict a relation of theirs."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import entropy
 
+from mtclim.metrics import codes
 from mtclim.tasks import Tasks
+
+
+def labelsets_of(run: str | Path, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
+    """A run's training labelsets (L, N) as class positions, -1 = not annotated, and how many images have each (L,)."""
+    table = pd.read_csv(Path(run) / "labelsets.csv", dtype="str", keep_default_na=False, na_values=[""])
+    labels = [codes(table[task], classes) for task, classes in tasks.items()]
+    return np.stack(labels, axis=1), table[":count"].to_numpy(np.int64)
 
 
 def completed(labelsets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mtclim import runs as folders
 from mtclim.analysis.joint import fit_joint
-from mtclim.analysis.labelsets import contradictions, excluded, unseen
+from mtclim.analysis.labelsets import contradictions, excluded, labelsets_of, unseen
 from mtclim.files import write_json
 from mtclim.metrics import codes, rescale, scores
 from mtclim.tasks import Tasks
@@ -222,12 +222,10 @@ def _read_run(folder: Path) -> Study:
     test = pd.read_parquet(folder / "predictions.parquet").astype({"image": "str"})
     test = frames["test"] = test.sort_values("image", kind="stable", ignore_index=True)
     block = test.get("block", test["image"]).fillna(test["image"])  # without blocks each image stands alone
-    training = pd.read_csv(folder / "labelsets.csv", dtype="str", keep_default_na=False, na_values=[""])
-    counts = training[":count"].to_numpy(np.int64)
-    train = _positions(training, tasks)
+    train, counts = labelsets_of(folder, tasks)
     true, raw, tuned = {}, {}, {}
     for split, frame in frames.items():
-        true[split] = _positions(frame, tasks, ":true")
+        true[split] = _positions(frame, tasks, "true")
         raw[split] = {task: frame[[f"{task}:p:{c}" for c in names]].to_numpy(float) for task, names in tasks.items()}
         tuned[split] = {task: rescale(p, temperatures[task]["temperature"]) for task, p in raw[split].items()}
     joint = fit_joint(tuned["val"], true["val"], train, counts, tasks).decode(tuned["test"])
@@ -247,7 +245,7 @@ def _read_run(folder: Path) -> Study:
         tasks=tasks,
         runs=pd.DataFrame([row | {name: origin[name] for name in _KEPT}]),
         test=pd.concat([test["image"], block.astype("str").rename("block"), positions], axis=1),
-        predicted=_positions(test, tasks, ":pred")[None].astype(np.int16),
+        predicted=_positions(test, tasks, "pred")[None].astype(np.int16),
         calibration=pd.concat(bins, ignore_index=True),
         decoded=pd.DataFrame(decoded).assign(run=row["run"]),
         labelsets=pd.DataFrame(train, columns=columns).assign(**{":count": counts}),
@@ -256,9 +254,9 @@ def _read_run(folder: Path) -> Study:
     )
 
 
-def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str = "") -> np.ndarray:
-    """The columns ``<task><kind>`` as positions (n, N), -1 = missing."""
-    return np.stack([codes(frame[f"{task}{kind}"], classes) for task, classes in tasks.items()], axis=1)
+def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str) -> np.ndarray:
+    """The columns ``<task>:<kind>`` as positions (n, N), -1 = missing."""
+    return np.stack([codes(frame[f"{task}:{kind}"], classes) for task, classes in tasks.items()], axis=1)
 
 
 def _listed(problems: list[tuple[str, str]]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import torch
 
 from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
+from mtclim.analysis.labelsets import labelsets_of
 from mtclim.mapping.frequencies import probabilities
 from mtclim.metrics import codes, metrics, rescale
 from mtclim.prepare import SPLITS
@@ -181,13 +182,6 @@ def averaging(run: Run) -> pd.DataFrame:
     alone, together = pd.DataFrame(means[:-1], dtype=float), pd.Series(means[-1], dtype=float)
     rows = {"this realisation": alone.loc[0], "a realisation": alone.mean(), f"the average of {len(found)}": together}
     return pd.DataFrame(rows).T if len(found) > 1 else pd.DataFrame()
-
-
-def labelsets_of(run: Run, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
-    """A run's training labelsets (L, N) as class positions, -1 = not annotated, and how many images have each (L,)."""
-    table = pd.read_csv(Path(run) / "labelsets.csv", dtype=str, keep_default_na=False, na_values=[""])
-    labels = [codes(table[task], classes) for task, classes in tasks.items()]
-    return np.stack(labels, axis=1), table[":count"].to_numpy(np.int64)
 
 
 def joint_of(answers: pd.DataFrame, run: Run, tasks: Tasks) -> Joint:

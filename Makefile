@@ -37,7 +37,7 @@ study: $(READY)  ## everything anew: data, variants, evaluation, map, book (REAL
 	$(SNAKEMAKE) -- study
 	$(MAKE) --no-print-directory book RESULTS=runs/$(CONFIG)/results
 
-grid: $(READY)  ## when does it help: interdependency x ambiguity, 5 realisations
+grid: $(READY)  ## when does it help: interdependency x ambiguity, 8 realisations
 	$(SNAKEMAKE) -- grid
 
 RESULTS ?= results

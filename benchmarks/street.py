@@ -178,7 +178,7 @@ def sentences(table: pd.DataFrame, made: dict) -> str:
         f"Of the views that pass the gate, {found['gate_precision'].item()} % show a façade, and "
         f"{found['gate_recall'].item()} % of the façades pass.",
         f"Without the gate the exposure counts of the city are off by {none} % of the number of façades, with it by "
-        f"{gate} %, and with the façades alone by {perfect} %.",
+        f"{gate} %, and with a perfect gate, which passes all façades and nothing else, by {perfect} %.",
         f"The answers fused from {VIEWS} views exceed the surest of the {VIEWS} by {gain} points of mean kappa (95 % "
         f"interval over blocks: {low} to {high}).",
         f"The gate was judged on {value['gate_views'].item():,.0f} views and the fusion on "

@@ -11,6 +11,8 @@ README.
 import re
 from pathlib import Path
 
+import differences
+import numpy as np
 import pandas as pd
 import rates
 from docutils import nodes
@@ -23,17 +25,28 @@ from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import FACTORS, VERDICTS, contrasts, sentence, verdict, write_summaries
+from mtclim.analysis.effects import DECISIVE, FACTORS, MARGIN, VERDICTS, contrasts, sentence, verdict, write_summaries
+from mtclim.analysis.grid import trend
+from mtclim.config import load_config
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import backbone_title
-from mtclim.variants import RIVALS, VARIANTS, title
+from mtclim.tasks import SANTIAGO
+from mtclim.variants import RIVALS, VARIANT_TABLE, VARIANTS, title
 
 ROOT = Path(__file__).parents[2]
 UNFINISHED = "The reference study has not finished, so that there is no answer yet."
 FULL, PLAIN = "LIM-MS_ALL - BL-FC", "LIM-MS_ALL - BL"
-FULL_JOINTLY = ("lim_ms_all", "joint")
+CONTENT, GRADIENT = "LIM-MS_ALL - LIM-MS_ALL, shuffled", "LIM-MS_ALL, detached - BL-FC"
+BESIDE = "BL-FC, which also has a second classifier but reads nothing about labels"
 SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
-QUALITIES = {"exact_match": "all labels right", "contradictions": "contradictions", "mean_kappa": "mean κ"}
+KAPPA, RIGHT = differences.QUALITIES
+QUALITIES = {"exact_match": RIGHT, "contradictions": "contradictions", "mean_kappa": KAPPA}
+STARTS = {
+    "better": "Modelling label interdependency helps on the synthetic city:",
+    "worse": "Modelling label interdependency does harm on the synthetic city:",
+    VERDICTS[1]: "Modelling label interdependency has no effect worth having on the synthetic city:",
+    VERDICTS[2]: "Whether modelling label interdependency helps on the synthetic city cannot be told from these runs:",
+}
 SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
 
 
@@ -53,8 +66,8 @@ def read_effects(results: Path) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=[*columns, "family", "verdict"])
     table = pd.concat(tables, ignore_index=True).drop_duplicates(["source", "contrast"], ignore_index=True)
-    families = ["main effect" if name in FACTORS else "primary" for name in table["contrast"]]
-    return judged(table.assign(family=families))
+    families = {name: family for family, name in reversed(contrasts(dict.fromkeys(VARIANT_TABLE, 1)))}
+    return judged(table.assign(family=table["contrast"].map(families)))
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
@@ -80,45 +93,51 @@ def readable(text: str) -> str:
 
 
 def answer(results: Path) -> list[str]:
-    """The answer in five sentences, for or against the paper; one sentence where there is none yet."""
-    table, joint = read_effects(results), read_joint(results)
+    """The answer, for or against the paper, a paragraph each; one sentence where there is none yet."""
+    table, joint, by_rate = read_effects(results), read_joint(results), read_rates(results)
     rows = {(row.source, row.contrast): row for row in table.itertuples()}
     full, plain = rows.get(("city", FULL)), rows.get(("city", PLAIN))
     if full is None or plain is None or joint is None:
         return [UNFINISHED]
     if pd.isna(full.low):
-        return ["One run of each variant has finished, and one run ranks nothing."]
-    beside = "BL-FC, which has the same final layer and reads nothing about labels"
-    start = {
-        "better": f"Modelling label interdependency helps on the synthetic city: LIM-MS_ALL exceeds {beside}, by",
-        "worse": "Modelling label interdependency does harm on the synthetic city: LIM-MS_ALL "
-        f"differs from {beside}, by",
-        VERDICTS[1]: "Modelling label interdependency has no effect worth having on the synthetic city: LIM-MS_ALL "
-        f"differs from {beside}, by",
-        VERDICTS[
-            2
-        ]: "Whether modelling label interdependency helps on the synthetic city cannot be told from these runs: "
-        f"LIM-MS_ALL differs from {beside}, by",
-    }
+        return ["One run of each variant has finished, and one run cannot rank them."]
     paper = paper_table3()["mean", "kappa"]
     theirs = [signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES]
+    against = (
+        f"Against BL the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
+        f"{' and '.join(theirs)} points for its two backbones."
+    )
+    first = STARTS[_direction(full)] + f" LIM-MS_ALL differs from {BESIDE}, by {amount(full)}."
+    if by_rate is not None and rates.depends(by_rate):
+        first = (
+            "Whether modelling label interdependency helps on the synthetic city depends on the learning rate. "
+            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)} (the same seeds at each rate)."
+        )
+        rate = load_config("study").learning_rate
+        against = (
+            f"At the rate {rate:g}, with which all variants were trained, that difference is {amount(full)}, which is "
+            f"{SAID[full.verdict]}. {against}"
+        )
+    told = [first, against, *origin(rows), consistency(joint), photographs(table), advice(results)]
+    return [text for text in told if text]
+
+
+def origin(rows: dict) -> list[str]:
+    """Whether the difference comes from the labels of other tasks, as the controls say."""
+    shuffled, detached = (rows.get(("city", name)) for name in (CONTENT, GRADIENT))
+    if shuffled is None or detached is None or pd.isna(shuffled.low):
+        return []
+    follows = {
+        VERDICTS[0]: "that much of it comes from the labels of other tasks",
+        VERDICTS[1]: "the difference does not come from the labels of other tasks",
+        VERDICTS[2]: "the difference is not shown to come from the labels of other tasks",
+    }
     return [
-        with_rates(f"{start[_direction(full)]} {amount(full)}", results),
-        f"Against BL itself the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
-        f"{' and '.join(theirs)} points for its two backbones.",
-        consistency(joint, pd.notna(getattr(rows.get(("city", "BL - STC")), "low", None))),
-        photographs(table),
-        advice(results),
+        "The controls say where the difference comes from. With the answers to other tasks taken from other images, "
+        f"LIM-MS_ALL differs from this control by {amount(shuffled)}, which is {SAID[shuffled.verdict]}, so that "
+        f"{follows[shuffled.verdict]}. Without a gradient through the interim answers, LIM-MS_ALL differs from BL-FC "
+        f"by {amount(detached)}."
     ]
-
-
-def with_rates(sentence: str, results: Path) -> str:
-    """The sentence, and what becomes of the difference with each network at the learning rate that suits it best."""
-    best = best_rates(results)
-    if best is None:
-        return f"{sentence}."
-    start = f"At the learning rate that was chosen by BL, {sentence[0].lower()}{sentence[1:]}"
-    return f"{start}; with each at the rate that suits it best, by {amount(best)}, which is {SAID[best.verdict]}."
 
 
 def best_rates(results: Path):
@@ -146,34 +165,49 @@ def read_joint(results: Path) -> pd.DataFrame | None:
     return table if {("bl", "argmax"), ("bl", "joint"), ("lim_ms_all", "argmax")} <= set(table.index) else None
 
 
-def consistency(joint: pd.DataFrame, several: bool) -> str:
-    """What becomes of contradictions, and what decoding costs; the best variant, where there are several runs."""
+def consistency(joint: pd.DataFrame) -> str:
+    """What becomes of contradictions when labels are chosen jointly."""
     own, lim, decoded = (joint.loc[key] for key in (("bl", "argmax"), ("lim_ms_all", "argmax"), ("bl", "joint")))
-    first = joint.xs("joint", level="decoding")["exact_match"]
-    best = f"; with labels chosen jointly, {title(first.idxmax())} has the largest such share, {first.max():.1f} %"
-    best = best if several else ""
     return (
         f"The labels of one façade contradict each other in {own['contradictions']:.1f} % of BL's answers and in "
-        f"{lim['contradictions']:.1f} % of LIM-MS_ALL's; choosing BL's labels jointly, without any training, leaves "
-        f"{decoded['contradictions']:.1f} % and changes the share of façades whose labels are all right from "
-        f"{own['exact_match']:.1f} to {decoded['exact_match']:.1f} %{best}."
+        f"{lim['contradictions']:.1f} % of LIM-MS_ALL's. Choosing BL's labels jointly needs no training of its own. It "
+        f"leaves {decoded['contradictions']:.1f} % of contradictions and changes the share of façades whose labels are "
+        f"all right from {own['exact_match']:.1f} to {decoded['exact_match']:.1f} %."
     )
 
 
 def beyond_decoding(results: Path) -> list[str]:
-    """Whether LIM-MS_ALL still gains once BL's labels are chosen jointly, by the means over realisations."""
-    joint = read_joint(results)
-    if joint is None or FULL_JOINTLY not in joint.index:
-        return [UNFINISHED]
-    told = []
-    for quality, what in (("exact_match", "façades whose labels are all right"), ("mean_kappa", "mean κ")):
-        base, own, both = (joint.loc[key, quality] for key in (("bl", "joint"), ("lim_ms_all", "argmax"), FULL_JOINTLY))
-        verb = "still gains" if max(own, both) > base else "gains nothing"
+    """Whether LIM-MS_ALL, and single networks, still gain over BL once labels are chosen jointly."""
+    table, told = read_differences(results), []
+    for contrast, own in table[table["group"] == "jointly"].groupby("contrast", sort=False):
+        a, b = contrast.split(" - ")
+        parts = [f"{_limits(row.estimate, row.low, row.high)} points of {row.what}" for row in own.itertuples()]
         told.append(
-            f"In {what}, LIM-MS_ALL {verb} over BL whose labels are chosen jointly: it has {own:.1f} % with labels "
-            f"chosen alone and {both:.1f} % jointly, and BL has {base:.1f} % jointly."
+            f"With labels chosen jointly, {a} differs from {b} by {' and by '.join(parts)} (95 % intervals over seeds, "
+            f"{own['runs'].min()} runs each)."
         )
-    return told
+    return told or [UNFINISHED]
+
+
+def classes(results: Path) -> list[str]:
+    """The classes whose F1 falls and rises most with LIM-MS_ALL, where that is more than chance."""
+    table = read_differences(results)
+    own = table[(table["group"] == "class") & (table["contrast"] == FULL) & (table["verdict"] == VERDICTS[0])]
+    told = []
+    for row in own.reindex(own["estimate"].abs().sort_values(ascending=False).index).head(5).itertuples():
+        task, name = row.what.split(":", 1)
+        words = f"{SANTIAGO.title(task, name)} ({SANTIAGO.title(task)}, {row.images:.0f} training images)"
+        limits = f"95 % interval {signed(row.low)} to {signed(row.high)} over seeds"
+        told.append(f"{words}: {signed(row.estimate)} points of F1 ({limits}).")
+    return told or ["No class differs more than chance explains."]
+
+
+def read_differences(results: Path) -> pd.DataFrame:
+    """The differences by task and class and of jointly chosen labels, with verdicts; empty where there are none."""
+    table = read(results / "differences.csv", tuple(differences.COLUMNS))
+    if table is None:
+        return pd.DataFrame(columns=[*differences.COLUMNS, "verdict"])
+    return judged(table)
 
 
 def photographs(table: pd.DataFrame) -> str:
@@ -202,27 +236,25 @@ def advice(results: Path) -> str:
             f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the "
             "one that is better on your validation images."
         )
-    single = _single(table, read_joint(results))
-    jointly = f"choose its labels jointly where they must not contradict each other{single}"
+    begin = "Use BL."
     if {row.verdict for row in rows} == {VERDICTS[2]}:
-        return f"Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better, and {jointly}."
-    return f"Use BL, and {jointly}."
+        begin = "Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better."
+    return f"{begin} Choose its labels jointly where they must not contradict each other.{_several(results)}"
 
 
-def _single(table: pd.DataFrame, joint: pd.DataFrame | None) -> str:
-    """A clause on single networks, where they are surely more accurate than BL, or have more façades all right."""
-    rows, cost = table[table["contrast"] == "BL - STC"], "and costs as many trainings as there are tasks"
-    told = [
-        f"{-row.estimate:.2f} points on {SETS.get(row.source, row.source)}" for row in rows.itertuples() if row.high < 0
-    ]
-    if told:
-        return f"; one network for each task (STC) is more accurate, by {' and '.join(told)}, {cost}"
-    keys = [("stc", "joint"), ("bl", "joint")]
-    if joint is None or rows["low"].isna().all() or not set(keys) <= set(joint.index):
+def _several(results: Path) -> str:
+    """A sentence on several networks that answer together, where three of BL are better than one."""
+    table = read(results / "averages.csv", tuple(differences.AVERAGES))
+    if table is None:
         return ""
-    stc, bl = joint.loc[keys, "exact_match"]
-    right = f"all labels right for {stc:.1f} % of the façades when they are chosen jointly, BL for {bl:.1f} %"
-    return f"; one network for each task (STC) has {right}, {cost}" if stc > bl else ""
+    own = table[(table["variant"] == "bl") & (table["decoding"] == "argmax")]
+    kappa = 100 * own.set_index("networks")["mean_kappa"]
+    if not {1, 3} <= set(kappa.index) or kappa[3] <= kappa[1]:
+        return ""
+    return (
+        f" To gain more, let several networks answer together: three of BL raise mean κ from {kappa[1]:.1f} to "
+        f"{kappa[3]:.1f} %."
+    )
 
 
 def read_rates(results: Path) -> pd.DataFrame | None:
@@ -258,7 +290,7 @@ def read_rivals(results: Path) -> pd.DataFrame | None:
 def photograph_set(results: Path, name: str) -> list[str]:
     """One sentence a primary contrast on a set of photographs."""
     table = read_effects(results)
-    rows = table[(table["source"] == name) & (table["family"] == "primary")]
+    rows = table[(table["source"] == name) & table["family"].isin(DECISIVE[1:])]
     return [readable(sentence(row)) for row in rows.itertuples()] or ["The runs on this set have not finished yet."]
 
 
@@ -277,6 +309,7 @@ def grid(results: Path) -> list[str]:
         _none(independent),
         _grows("interdependency", at("bl", "mean", ambiguity=0.3).sort_values("interdependency")),
         _grows("ambiguity", at("bl", "mean", interdependency=1).sort_values("ambiguity")),
+        _uses(results / "grid_runs.csv"),
     ]
 
 
@@ -284,12 +317,11 @@ def _none(cells: pd.DataFrame) -> str:
     text = "Roof shape and block position gain nothing over BL-FC where labels are independent"
     if cells.empty:
         return f"{text}: not tested."
-    gains = (cells["low"] > 0).sum()
-    shown = ", ".join(
-        f"{signed(mean)} ({signed(low)} to {signed(high)})"
-        for mean, low, high in cells[["mean", "low", "high"]].itertuples(index=False, name=None)
-    )
-    return f"{text}: {'not borne out' if gains else 'borne out'}; the differences are {shown} points."
+    shown = ", ".join(_limits(row.mean, row.low, row.high) for row in cells.itertuples())
+    verdicts = {verdict(row.low, row.high) for row in cells.itertuples()}
+    outcome = "borne out" if verdicts == {VERDICTS[1]} else "cannot be told"
+    outcome = "not borne out" if (cells["low"] > 0).any() else outcome
+    return f"{text}: {outcome}; the differences are {shown} points."
 
 
 def _grows(dial: str, cells: pd.DataFrame) -> str:
@@ -297,12 +329,30 @@ def _grows(dial: str, cells: pd.DataFrame) -> str:
     if len(cells) < 2:
         return f"{text}: not tested."
     first, last = cells.iloc[0], cells.iloc[-1]
-    ends = [f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])})" for row in (first, last)]
-    if last["low"] > first["high"]:
-        outcome = "borne out"
-    else:
-        outcome = "not borne out, and withdrawn" if last["mean"] <= first["mean"] else "cannot be told"
-    return f"{text}: {outcome}; the gain is {ends[0]} points at {first[dial]:g} and {ends[1]} at {last[dial]:g}."
+    change, half = last["mean"] - first["mean"], np.hypot(last["high"] - last["mean"], first["high"] - first["mean"])
+    ends = [_limits(row["mean"], row["low"], row["high"]) for row in (first, last)]
+    said = f"the gain is {ends[0]} points at {first[dial]:g} and {ends[1]} at {last[dial]:g}, which is a change of"
+    return f"{text}: {_outcome(change - half, change + half)}; {said} {_limits(change, change - half, change + half)}."
+
+
+def _uses(stored: Path) -> str:
+    text = "BL uses the cues of other tasks by itself, so that its own kappa rises with interdependency"
+    table = read(stored, ("variant", "interdependency", "ambiguity", "mean:kappa"))
+    found = trend(table, "bl", "interdependency") if table is not None else None
+    if found is None or np.isnan(found[1]):
+        return f"{text}: not tested."
+    return f"{text}: {_outcome(*found[1:])}; it changes by {_limits(*found)} points."
+
+
+def _outcome(low: float, high: float) -> str:
+    """What an interval of a change says of the expectation that it is above zero."""
+    if low > 0:
+        return "borne out"
+    return "cannot be told" if high > MARGIN else "not borne out"
+
+
+def _limits(estimate: float, low: float, high: float) -> str:
+    return f"{signed(estimate)} ({signed(low)} to {signed(high)})"
 
 
 def numbers(results: Path, name: str) -> list[list[str]]:
@@ -318,6 +368,12 @@ def numbers(results: Path, name: str) -> list[list[str]]:
         return [["Variant", *heads], *rows]
     if name in STREET:
         return street(results, name)
+    if name == "tasks":
+        return by_task(read_differences(results))
+    if name == "decoding":
+        return decodings(read_differences(results))
+    if name == "averages":
+        return averages(results)
     if name == "rates":
         table = read_rates(results)
         return [] if table is None else rates.rows(table, signed)
@@ -331,9 +387,47 @@ def numbers(results: Path, name: str) -> list[list[str]]:
         what = f"main effect: {row.contrast}" if row.contrast in FACTORS else row.contrast.replace(" - ", " − ")
         limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else "none"
         rows.append([what, signed(row.estimate), limits, str(row.runs), SETS.get(row.source, row.source)])
-    head = ["Difference", "estimate", "95 % interval", "runs", "on"]
+    head = ["Difference", "estimate [points]", "95 % interval", "runs", "data"]
     rows = [head, *rows] if rows else []
     return rows if name == "effects" else [row[:-1] for row in rows]
+
+
+def by_task(table: pd.DataFrame) -> list[list[str]]:
+    """The differences of each task, a row a task."""
+    own = table[table["group"] == "task"]
+    if own.empty:
+        return []
+    pairs = list(own["contrast"].unique())
+    cells = {(row.what, row.contrast): _limits(row.estimate, row.low, row.high) for row in own.itertuples()}
+    rows = [[SANTIAGO.title(task), *(cells[task, pair] for pair in pairs)] for task in own["what"].unique()]
+    return [["Task", *(f"{readable(pair)} [points of κ]" for pair in pairs)], *rows]
+
+
+def decodings(table: pd.DataFrame) -> list[list[str]]:
+    """What choosing labels jointly changes, and how variants then differ."""
+    own = table[table["group"].isin(("decoding", "jointly"))]
+    rows = []
+    for (group, contrast), part in own.groupby(["group", "contrast"], sort=False):
+        cells = part.set_index("what")
+        what = f"{contrast}, jointly − alone" if group == "decoding" else f"{readable(contrast)}, both jointly"
+        shown = [_limits(*cells.loc[name, ["estimate", "low", "high"]]) for name in (KAPPA, RIGHT)]
+        rows.append([what, *shown, str(part["runs"].min())])
+    return [["Difference", f"{KAPPA} [points]", f"{RIGHT} [points]", "runs"], *rows] if rows else []
+
+
+def averages(results: Path) -> list[list[str]]:
+    """What several networks answer together, a row a variant and number of networks."""
+    table = read(results / "averages.csv", tuple(differences.AVERAGES))
+    if table is None:
+        return []
+    rows = []
+    for (variant, n), own in table.groupby(["variant", "networks"], sort=False):
+        scores = 100 * own.set_index("decoding")[["mean_kappa", "exact_match"]]
+        shares = [f"{scores.loc[how, what]:.1f}" for what in scores for how in ("argmax", "joint")]
+        time = own["time"].iloc[0]
+        rows.append([title(variant), str(n), *shares, f"{time:.2f}" if pd.notna(time) else ""])
+    heads = [f"{what}, {how} [%]" for what in (KAPPA, RIGHT) for how in ("alone", "jointly")]
+    return [["Variant", "runs together", *heads, "training time, STC = 1"], *rows]
 
 
 def street(results: Path, name: str) -> list[list[str]]:
@@ -366,6 +460,7 @@ STREET = {
 }  # fmt: skip
 """The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
+LISTS |= {"classes": classes}
 LISTS |= {"advice": lambda results: [advice(results)]}
 
 
@@ -425,7 +520,7 @@ def effects_figure(table: pd.DataFrame) -> Figure:
     """The effects on the city and on photographs, with the paper's differences beside them."""
     paper, rows = paper_table3()["mean", "kappa"], []
     for (family, name), weights in contrasts(dict.fromkeys(VARIANTS, 1)).items():
-        shown = family in ("main effect", "primary") and name in set(table["contrast"])
+        shown = family in DECISIVE and name in set(table["contrast"])
         for backbone in BACKBONES if shown else ():
             estimate = sum(weight * paper[backbone, variant] for variant, weight in weights.items())
             rows.append([family, name, estimate, f"the paper, {backbone_title(backbone)}", VERDICTS[2]])
@@ -444,6 +539,8 @@ def main() -> None:
             continue
         study = load_study(folder)
         write_summaries(study, folder)
+        with whole_or_absent(folder / "differences.csv") as beside:
+            differences.compared(study).round(4).to_csv(beside, index=False)
         if "bl_fc" in study.variants:
             orders = load_study(folder / "orders") if (folder / "orders" / "tables").exists() else None
             with whole_or_absent(folder / "rivals.csv") as beside:

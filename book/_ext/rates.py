@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rivals import over_seeds
+from scipy import stats
 
 from mtclim import runs
 from mtclim.files import whole_or_absent
@@ -55,18 +57,35 @@ def at_best(table: pd.DataFrame) -> tuple[dict[str, float], dict]:
     return best, over_seeds(*(100 * parts[name]["test_kappa"].to_numpy() for name in (FULL, BASE)))
 
 
+def depends(table: pd.DataFrame) -> bool:
+    """Whether the difference at the lowest rate surely differs from that at the highest (Welch, 95 %, over seeds)."""
+    groups = table.groupby(["learning_rate", "variant"])["test_kappa"].agg(["mean", "var", "count"])
+    ends = compared(table).index[[0, -1]]
+    used = groups.loc[[(rate, name) for rate in ends for name in (FULL, BASE)]].to_numpy().T
+    mean, variance, n = used[0], used[1] / used[2], used[2]
+    freedom = variance.sum() ** 2 / (variance**2 / (n - 1)).sum()
+    return bool(abs(mean @ [1, -1, -1, 1]) > stats.t.ppf(0.975, freedom) * np.sqrt(variance.sum()))
+
+
 def sentences(table: pd.DataFrame, signed) -> list[str]:
     """Which rate suits each variant, and the difference with each at its own."""
     best, found = at_best(table)
-    low, high = compared(table).iloc[[0, -1]].itertuples()
     limits = f"95 % interval {signed(found['low'])} to {signed(found['high'])} over seeds, {found['runs']} runs each"
+    suits = f"is best at the rate {best[BASE]:g} and {title(FULL)} at {best[FULL]:g}"
+    if best[BASE] == best[FULL]:
+        suits = f"and {title(FULL)} are both best at the rate {best[BASE]:g}"
     return [
-        f"On validation images {title(BASE)} is best at the rate {best[BASE]:g} and {title(FULL)} at {best[FULL]:g}.",
+        f"On validation images {title(BASE)} {suits}.",
         f"With each at its best rate, {title(FULL)} differs from {title(BASE)} by {signed(found['estimate'])} points "
         f"of mean κ on test images ({limits}).",
-        f"With both at the same rate the difference is {signed(low.estimate)} points of mean κ at the rate "
-        f"{low.Index:g} and {signed(high.estimate)} at {high.Index:g}.",
     ]
+
+
+def by_rate(table: pd.DataFrame, signed) -> str:
+    """The difference at each rate, in words."""
+    (rate, first), *others = compared(table)["estimate"].items()
+    *parts, last = [f"{signed(estimate)} at {other:g}" for other, estimate in others]
+    return f"{', '.join([f'{signed(first)} points of mean κ at the rate {rate:g}', *parts])} and {last}"
 
 
 def rows(table: pd.DataFrame, signed) -> list[list[str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from mtclim.analysis.comparison import welch
 from mtclim.analysis.effects import effects
 from mtclim.analysis.evidence import cost, decodings
 from mtclim.analysis.study import Study
@@ -29,7 +29,7 @@ def measured(study: Study, benchmark: Path, orders: Study | None = None) -> pd.D
     backbone = study.backbones[0]
     one, quality = study.only(backbone), decodings(study).loc[backbone]
     costs, told = cost(study, benchmark).loc[backbone], effects(one)
-    told = told[told["family"] == "against BL-FC"].set_index("contrast")[DIFFERENCE]
+    told = told.drop_duplicates("contrast").set_index("contrast")[DIFFERENCE]
     found, kappas = [], {name: kappas_of(one, name) for name in ("bl_fc", "lim_ms_all")}
 
     def add(method: str, variant: str, decoding: str, difference: dict, shares: pd.DataFrame = quality) -> None:
@@ -51,18 +51,15 @@ def measured(study: Study, benchmark: Path, orders: Study | None = None) -> pd.D
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def kappas_of(study: Study, variant: str, decoding: str = "argmax") -> np.ndarray:
-    """Mean kappa in percent of each run of a variant."""
+def kappas_of(study: Study, variant: str, decoding: str = "argmax", column: str = "kappa") -> np.ndarray:
+    """Mean kappa, or another share of ``Study.decoded``, in percent of each run of a variant, sorted by seed."""
     rows = study.decoded.merge(study.runs[["run", "variant"]], on="run")
-    return 100 * rows.loc[(rows["variant"] == variant) & (rows["decoding"] == decoding), "kappa"].to_numpy()
+    return 100 * rows.loc[(rows["variant"] == variant) & (rows["decoding"] == decoding), column].to_numpy()
 
 
 def over_seeds(a: np.ndarray, b: np.ndarray) -> dict:
-    """The difference of two means with a 95 % interval that allows for unequal variances (Welch)."""
-    low, high = np.nan, np.nan
-    if min(len(a), len(b)) > 1:
-        low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    return dict(zip(DIFFERENCE, (a.mean() - b.mean(), low, high, min(len(a), len(b))), strict=True))
+    """The difference of two means with its interval over seeds (``comparison.welch``), and the fewest runs."""
+    return dict(zip(DIFFERENCE, (*welch(a, b), min(len(a), len(b))), strict=True))
 
 
 def rows(table: pd.DataFrame, signed) -> list[list[str]]:

@@ -197,6 +197,13 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Mean of a minus mean of b, with a 95 % interval that allows for unequal variances (NaN limits for one value)."""
+    few = min(len(a), len(b)) < 2
+    limits = (np.nan, np.nan) if few else stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    return float(np.mean(a) - np.mean(b)), *map(float, limits)
+
+
 def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs."""
     block, names = pd.factorize(study.test["block"])

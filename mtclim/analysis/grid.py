@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mtclim import runs
-from mtclim.analysis.comparison import interval
+from mtclim.analysis.comparison import welch
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import WIDTH, drawn, variant_colour
 from mtclim.variants import title
@@ -45,10 +45,12 @@ def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
 
 
 def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.DataFrame:
-    """Gain of a over b in points with the same seeds: the two dials, n, mean, low, high (95 % t-interval)."""
-    wide = scores.pivot(index=[*DIALS, "seed"], columns="variant", values=f"{task}:kappa").reindex(columns=SHOWN)
-    pairs = (100 * (wide[a] - wide[b])).dropna()
-    rows = [[*place, len(cell), *interval(cell.to_numpy())] for place, cell in pairs.groupby(level=list(DIALS))]
+    """Gain of a over b in points: the two dials, n (the fewest runs), mean, low, high (95 %, Welch)."""
+    rows = []
+    for place, cell in scores.groupby(list(DIALS)):
+        ours, theirs = (100 * cell.loc[cell["variant"] == name, f"{task}:kappa"].dropna() for name in (a, b))
+        if len(ours) and len(theirs):
+            rows.append([*place, min(len(ours), len(theirs)), *welch(ours, theirs)])
     return pd.DataFrame(rows, columns=[*DIALS, "n", "mean", "low", "high"])
 
 
@@ -75,18 +77,28 @@ def _difference(scores: pd.DataFrame, a: str, b: str) -> str:
     )
 
 
-def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
-    """How a variant's own kappa changes from the lowest to the highest setting of a dial, the other being the same."""
+def trend(scores: pd.DataFrame, variant: str, dial: str) -> tuple[float, float, float] | None:
+    """Change of a variant's own mean kappa (points, 95 % limits) from a dial's lowest to its highest setting.
+
+    Only runs whose other dial has a setting that occurs at both ends count; None where there are none.
+    """
     own, (other,) = scores[scores["variant"] == variant], set(DIALS) - {dial}
-    low, high = own[dial].min(), own[dial].max()
-    wide = 100 * own.pivot(index=[other, "seed"], columns=dial, values="mean:kappa")
-    change = (wide[high] - wide[low]).dropna().groupby("seed").mean() if low < high else []
-    if not len(change):
+    first, last = (own[own[dial] == end] for end in (own[dial].min(), own[dial].max()))
+    low, high = first[first[other].isin(last[other])], last[last[other].isin(first[other])]
+    if own[dial].nunique() < 2 or low.empty:
+        return None
+    return welch(100 * high["mean:kappa"], 100 * low["mean:kappa"])
+
+
+def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
+    """``trend`` as a sentence."""
+    found, own = trend(scores, variant, dial), scores.loc[scores["variant"] == variant, dial]
+    if found is None:
         return f"No two runs of {title(variant)} differ in {dial} alone."
-    mean, under, over = interval(change)
-    told = f"From {dial} {low:g} to {high:g} the kappa of {title(variant)} itself changes by {mean:+.2f} points"
-    one = f"{told} in one realisation, so without an interval."
-    return f"{told} ({under:+.2f} to {over:+.2f})." if len(change) > 1 else one
+    told = f"From {dial} {own.min():g} to {own.max():g} the kappa of {title(variant)} itself changes by {found[0]:+.2f}"
+    if pd.isna(found[1]):
+        return f"{told} points in one realisation, so without an interval."
+    return f"{told} points ({found[1]:+.2f} to {found[2]:+.2f})."
 
 
 @drawn

@@ -20,6 +20,7 @@ from mtclim.mapping.ensemble import joint_of, make_consistent, tasks_of, validat
 from mtclim.metrics import metrics
 from mtclim.variants import title
 
+RESULTS = Path(__file__).parents[2] / "results"
 COLUMNS = ["group", "contrast", "what", *DIFFERENCE, "images"]
 AVERAGES = ["variant", "networks", "decoding", "mean_kappa", "exact_match", "time", "runs"]
 PAIRS = (("bl", "stc"), ("lim_ms_all", "bl_fc"))
@@ -65,7 +66,7 @@ def averaged(root: Path, study: Study) -> pd.DataFrame:
     ``runs`` choices of consecutive seeds. ``time`` is that of all their trainings as a share of STC's.
     """
     backbone, rows = study.backbones[0], []
-    time = cost(study, root.parents[1] / "results" / "bench.json")["of_stc"]
+    time = cost(study, RESULTS / "bench.json")["of_stc"]
     for variant in [name for name in AVERAGED if name in study.variants]:
         seeds = sorted(runs.find(root / backbone / variant), key=lambda run: runs.read_settings(run)["seed"])
         for n in [n for n in NETWORKS if n <= len(seeds)]:
@@ -90,7 +91,6 @@ def _together(folders: list[Path]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    results = Path(__file__).parents[2] / "results"
-    table = averaged(Path(sys.argv[1]).absolute(), load_study(results))
-    with whole_or_absent(results / "averages.csv") as beside:
+    table = averaged(Path(sys.argv[1]).absolute(), load_study(RESULTS))
+    with whole_or_absent(RESULTS / "averages.csv") as beside:
         table.round(5).to_csv(beside, index=False)

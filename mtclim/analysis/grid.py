@@ -87,7 +87,7 @@ def trend(scores: pd.DataFrame, variant: str, dial: str) -> tuple[float, float, 
     low, high = first[first[other].isin(last[other])], last[last[other].isin(first[other])]
     if own[dial].nunique() < 2 or low.empty:
         return None
-    return welch(100 * high["mean:kappa"], 100 * low["mean:kappa"])
+    return welch(*(100 * end.groupby("seed")["mean:kappa"].mean() for end in (high, low)))
 
 
 def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:

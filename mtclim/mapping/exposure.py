@@ -19,7 +19,7 @@ import pandas as pd
 from mtclim.analysis.joint import Joint
 from mtclim.data.reading import read_frame, some
 from mtclim.files import write_text
-from mtclim.mapping.frequencies import calibrate, probabilities
+from mtclim.mapping.frequencies import apart, calibrate, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
@@ -238,15 +238,14 @@ def _without_tail(counts: pd.Series, tail: float) -> pd.Series:
 def compare(
     predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Tasks, fit: Callable, mapping: Mapping | None = None
 ) -> pd.DataFrame:
-    """Compare the ways of counting with the truth, on façades outside the blocks that hold a training image.
+    """Compare the ways of counting with the truth, on façades outside the blocks that training or validation used.
 
     ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). The columns are
     method, calibrated, level (the city, or the mean over municipalities weighted by façades), total_variation (half the
     summed difference of the counts per taxonomy, as a share), lines (of the exposure by blocks) and impossible (the
     share of weight on taxonomies that no façade has).
     """
-    training = predictions["block"].isin(predictions.loc[predictions["in_training"], "block"])
-    outside = predictions[~training].drop(columns="building", errors="ignore").assign(city="city")
+    outside = predictions[apart(predictions)].drop(columns="building", errors="ignore").assign(city="city")
     mapping = mapping or read_mapping()
     taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping)
     rows = []

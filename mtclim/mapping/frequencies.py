@@ -65,6 +65,12 @@ def _shares(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
     return labels.value_counts(normalize=True, sort=False).to_numpy()
 
 
+def apart(predictions: pd.DataFrame) -> np.ndarray:
+    """Which rows (n,) lie outside every block with an image that training or validation used."""
+    fitted = predictions["split"].isin(["train", "val"])
+    return ~predictions["block"].isin(predictions.loc[fitted, "block"]).to_numpy()
+
+
 def class_frequencies(
     predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:

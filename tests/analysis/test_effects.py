@@ -89,7 +89,7 @@ def test_one_realisation_says_nothing(tmp_path):
     study = load_study(write_study(tmp_path, ("bl", "lim_ms_all"), 1, SMALL, n=40))
     table = effects.effects(study, draws=20)
     assert table["low"].isna().all() and set(table["verdict"]) == {"cannot be told"}
-    assert "a single run has no interval" in effects.sentence(next(table.itertuples()))
+    assert "A single run has no interval" in effects.sentence(next(table.itertuples()))
 
 
 @pytest.mark.parametrize("low, high, said", [
@@ -128,5 +128,5 @@ def test_the_file_names_its_source(study, tmp_path):
     assert list(table) == ["contrast", "estimate", "low", "high", "runs", "source"] and set(table["source"]) == {
         "leaves"
     }
-    told = effects.effects(study).query("family in ('main effect', 'primary')")
+    told = effects.effects(study).query("family in @effects.DECISIVE")
     np.testing.assert_allclose(table["estimate"], told["estimate"], atol=1e-4)

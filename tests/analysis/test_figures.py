@@ -338,7 +338,7 @@ def test_the_notebook_on_users_data(tmp_path):
         tasks=tmp_path / "tasks.yaml",
     )  # fmt: skip
     text, tables = "\n".join(shown(outputs, "text/markdown")), shown(outputs, "text/html")
-    assert "One run ranks nothing" in text and "The tasks are not the paper's" in text
+    assert "One run cannot rank the variants" in text and "The tasks are not the paper's" in text
     assert "unfinished: in work, stopped or failed" in "".join(tables)
     assert "not at hand" not in text and "**ResNet\\-18**" in text
     assert not any("font-weight: bold" in table for table in tables), "one run each: no winner"

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from fake_runs import write_run
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO
 from mtclim.analysis.study import load_study
@@ -185,30 +186,72 @@ def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, n
     assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
 
 
-def test_whether_lim_gains_beyond_decoding_is_what_the_numbers_say(tmp_path):
-    findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
-    assert findings.beyond_decoding(folder) == [findings.UNFINISHED]
-    with (folder / "joint.csv").open("a") as file:
-        file.write("lim_ms_all,joint,.43,0,.64\n")
-    right, kappa = findings.beyond_decoding(folder)
-    assert "still gains" in right and "41.0 % with labels chosen alone and 43.0 % jointly, and BL has 42.6 %" in right
-    assert "still gains" in kappa and "66.0 % with labels" in kappa
-    (folder / "joint.csv").write_text((folder / "joint.csv").read_text().replace(".43,0", ".42,0"))
-    assert "gains nothing" in findings.beyond_decoding(folder)[0]
+def test_differences_are_made_of_the_runs_own_scores(tmp_path):
+    differences, findings = extension("differences"), extension("findings")
+    assert findings.beyond_decoding(tmp_path) == [findings.UNFINISHED] and findings.numbers(tmp_path, "tasks") == []
+    for variant in ("stc", "bl", "bl_fc", "lim_ms_all"):
+        for seed in range(3):
+            write_run(tmp_path / "runs", SANTIAGO, variant, seed)
+    study = load_study(tmp_path / "runs")
+    table = differences.compared(study)
+    table.to_csv(tmp_path / "differences.csv", index=False)
+    scores = {
+        run: json.loads((tmp_path / "runs" / run / "metrics.json").read_text())["test"] for run in study.runs["run"]
+    }
+    roof = {
+        v: [100 * scores[run]["roof_shape"]["kappa"] for run in own] for v, own in study.runs.groupby("variant")["run"]
+    }
+    row = table.query("group == 'task' and contrast == 'BL - STC' and what == 'roof_shape'").squeeze()
+    limits = stats.ttest_ind(roof["bl"], roof["stc"], equal_var=False).confidence_interval()
+    found = (np.mean(roof["bl"]) - np.mean(roof["stc"]), limits.low, limits.high)
+    assert (row["estimate"], row["low"], row["high"]) == pytest.approx(found)
+    own = study.decoded.set_index(["run", "decoding"])["exact_match"].unstack()
+    own = own.loc[study.runs.loc[study.runs["variant"] == "bl", "run"]]
+    row = table.query("group == 'decoding' and contrast == 'BL' and what == 'all labels right'").squeeze()
+    limits = stats.ttest_rel(own["joint"], own["argmax"]).confidence_interval()
+    assert (row["low"], row["high"]) == pytest.approx((100 * limits.low, 100 * limits.high))
+    assert any(text.startswith("With labels chosen jointly, LIM-MS_ALL") for text in findings.beyond_decoding(tmp_path))
+    head, *rows = findings.numbers(tmp_path, "tasks")
+    assert len(head) == 3 and [row[0] for row in rows] == [SANTIAGO.title(task) for task in SANTIAGO]
+    assert len(findings.numbers(tmp_path, "decoding")) == 1 + 2 + 4 and findings.classes(tmp_path)
 
 
-def test_the_advice_names_single_networks_where_they_are_surely_better(tmp_path):
+def test_several_networks_answer_by_their_mean_probabilities(tmp_path):
+    differences, findings = extension("differences"), extension("findings")
+    runs = [write_run(tmp_path / "runs", SANTIAGO, "bl", seed) for seed in range(3)]
+    table = differences.averaged(tmp_path / "runs", load_study(tmp_path / "runs"))
+    assert table[["networks", "runs"]].drop_duplicates().to_numpy().tolist() == [[1, 3], [3, 1]]
+    frames = [pd.read_parquet(run / "predictions.parquet") for run in runs]
+    right, kappas = [], []
+    for task, classes in SANTIAGO.items():
+        total = 0
+        for run, frame in zip(runs, frames, strict=True):
+            z = np.log(frame[[f"{task}:p:{name}" for name in classes]].to_numpy(float).clip(1e-30))
+            z = np.exp(z / json.loads((run / "calibration.json").read_text())[task]["temperature"])
+            total = total + z / z.sum(1, keepdims=True)
+        said = np.array(classes, object)[total.argmax(1)]
+        true, known = frames[0][f"{task}:true"], frames[0][f"{task}:true"].notna().to_numpy()
+        kappas.append(cohen_kappa_score(true[known].astype(str), said[known].astype(str)))
+        right.append((said == true.to_numpy(object)) | ~known)
+    row = table.query("networks == 3 and decoding == 'argmax'").squeeze()
+    assert (row["mean_kappa"], row["exact_match"]) == pytest.approx((np.mean(kappas), np.all(right, axis=0).mean()))
+    table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)
+    advised = findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
+    assert advised.endswith("three of BL raise mean κ from 66.0 to 70.0 %.")
+    assert [row[:3] for row in findings.numbers(tmp_path, "averages")[1:]] == [["BL", "1", "66.0"], ["BL", "3", "70.0"]]
+
+
+def test_the_controls_say_where_a_difference_comes_from(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
-    assert "STC" not in findings.advice(folder)
+    assert len(findings.answer(folder)) == 5
     with (folder / "effects.csv").open("a") as file:
-        file.write("\nBL - STC,-1.04,-1.5,-0.6,11,city\n")
-    assert "(STC) is more accurate, by 1.04 points on the synthetic city" in findings.advice(folder)
-    assert "BL has the largest such share, 42.6 %." in findings.answer(folder)[2]
-    (folder / "effects.csv").write_text((folder / "effects.csv").read_text().replace("-1.5,-0.6", "-1.5,0.6"))
-    assert "STC" not in findings.advice(folder)
-    with (folder / "joint.csv").open("a") as file:
-        file.write("stc,joint,.483,0,.70\n")
-    assert "(STC) has all labels right for 48.3 % of the façades" in findings.advice(folder)
+        file.write('\n"LIM-MS_ALL - LIM-MS_ALL, shuffled",-0.3,-0.8,0.4,11,city')
+        file.write('\n"LIM-MS_ALL, detached - BL-FC",-0.1,-0.6,0.4,11,city\n')
+    told = findings.answer(folder)
+    assert len(told) == 6 and "is not shown to come from the labels of other tasks" in told[2]
+    text = (folder / "effects.csv").read_text()
+    (folder / "effects.csv").write_text(text.replace("-0.8,0.4,11", "-0.8,-0.1,11"))
+    assert "that much of it comes from the labels of other tasks" in findings.answer(folder)[2]
 
 
 def test_tables_of_results_have_names_that_people_read(tmp_path):
@@ -240,16 +283,15 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     ours, theirs = 100 * test["lim_ms_all", 0.002].to_numpy(), 100 * test["bl_fc", 0.004].to_numpy()
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
     head, low, high = findings.numbers(tmp_path, "rates")
-    first, second, third = findings.other_rates(tmp_path)
+    first, second = findings.other_rates(tmp_path)
     assert "BL-FC is best at the rate 0.004 and LIM-MS_ALL at 0.002" in first
-    assert f"is {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004" in third
     for value in (ours.mean() - theirs.mean(), *interval):
         assert findings.signed(value) in second
     told = findings.answer(results(tmp_path, (-0.9, -1.4, -0.4)))
-    assert told[0].startswith("At the learning rate that was chosen by BL, modelling label interdependency does harm")
-    assert f"suits it best, by {findings.signed(ours.mean() - theirs.mean())} points" in told[0]
+    assert told[0].startswith("Whether modelling label interdependency helps on the synthetic city depends on the")
+    assert f"by {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004 (the same seeds" in told[0]
+    assert "At the rate 0.004, with which all variants were trained, that difference is −0.90 points" in told[1]
     better = interval.low > 0
-    assert told[0].endswith("which is an effect." if better else "which is too uncertain to call an effect.")
     assert told[4].startswith("Begin with BL, and train LIM-MS_ALL" if better else "Begin with BL, because these runs")
     assert head[0] == "Learning rate" and low[:3] == ["0.002", "66.0", "68.0"] and low[-1] == "3"
     assert high[:3] == ["0.004", "67.0", "65.0"]
@@ -296,7 +338,7 @@ def test_no_answer_is_given_before_there_is_one(tmp_path):
     findings = extension("findings")
     assert findings.answer(tmp_path) == [findings.UNFINISHED]
     (told,) = findings.answer(results(tmp_path / "one", (0.5, "", "")))
-    assert "one run ranks nothing" in told
+    assert "one run cannot rank them" in told
     (tmp_path / "grid.csv").write_text("variant,task\nbl,mean\n")  # an older state of the code
     assert findings.grid(tmp_path) == ["The grid has not been run yet, so that no expectation has been tested."]
 
@@ -304,12 +346,16 @@ def test_no_answer_is_given_before_there_is_one(tmp_path):
 def test_expectations_of_the_grid_are_tested(tmp_path):
     rows = [("bl_fc", "roof_shape", 0, 0.3, 0.1, -0.5, 0.7), ("bl_fc", "block_position", 0, 0.3, 0.2, -0.3, 0.7),
             ("bl", "mean", 0, 0.3, -2.0, -3.0, -1.0), ("bl", "mean", 1, 0.3, 0.5, 0.1, 0.9),
-            ("bl", "mean", 1, 0.0, 0.6, 0.2, 1.0)]  # fmt: skip
+            ("bl", "mean", 1, 0.0, 0.6, 0.4, 0.8)]  # fmt: skip
     lines = [f"lim_ms_all,{b},{task},{i},{a},8,{m},{low},{high}" for b, task, i, a, m, low, high in rows]
     (tmp_path / "grid.csv").write_text("\n".join(["a,b,task,interdependency,ambiguity,n,mean,low,high", *lines]))
-    first, second, third = (text.replace("−", "-") for text in extension("findings").grid(tmp_path))
-    assert ": borne out" in first and "-2.00 (-3.00 to -1.00) points at 0" in second and ": borne out" in second
-    assert "not borne out, and withdrawn" in third
+    runs = [f"bl,{level},0.3,{seed},{0.6 + 0.1 * level + 0.001 * seed}" for level in (0, 1) for seed in range(4)]
+    (tmp_path / "grid_runs.csv").write_text("\n".join(["variant,interdependency,ambiguity,seed,mean:kappa", *runs]))
+    first, second, third, fourth = (text.replace("−", "-") for text in extension("findings").grid(tmp_path))
+    assert ": cannot be told" in first, "wide intervals around nothing bear nothing out"
+    assert "-2.00 (-3.00 to -1.00) points at 0" in second and ": borne out" in second and "+2.50 (+1.42" in second
+    assert ": cannot be told" in third and "-0.10 (-0.55 to +0.35)" in third
+    assert ": borne out; it changes by +10.00" in fourth
 
 
 def test_the_readme_says_what_the_results_say():

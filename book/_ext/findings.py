@@ -40,6 +40,7 @@ CONTENT, GRADIENT = "LIM-MS_ALL - LIM-MS_ALL, shuffled", "LIM-MS_ALL, detached -
 BESIDE = "BL-FC, which also has a second classifier but reads nothing about labels"
 SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
 KAPPA, RIGHT = differences.QUALITIES
+IN = {KAPPA: "of mean κ", RIGHT: "in the share of façades whose labels are all right"}
 QUALITIES = {"exact_match": RIGHT, "contradictions": "contradictions", "mean_kappa": KAPPA}
 STARTS = {
     "better": "Modelling label interdependency helps on the synthetic city:",
@@ -181,7 +182,7 @@ def beyond_decoding(results: Path) -> list[str]:
     table, told = read_differences(results), []
     for contrast, own in table[table["group"] == "jointly"].groupby("contrast", sort=False):
         a, b = contrast.split(" - ")
-        parts = [f"{_limits(row.estimate, row.low, row.high)} points of {row.what}" for row in own.itertuples()]
+        parts = [f"{_limits(row.estimate, row.low, row.high)} points {IN[row.what]}" for row in own.itertuples()]
         told.append(
             f"With labels chosen jointly, {a} differs from {b} by {' and by '.join(parts)} (95 % intervals over seeds, "
             f"{own['runs'].min()} runs each)."
@@ -475,6 +476,7 @@ class Found(SphinxDirective):
         for path in (*results.glob("*.csv"), *results.glob("real/*/effects.csv")):
             self.env.note_dependency(str(path))
         told = LISTS[name](results) if name in LISTS else photograph_set(results, name)
+        told = [text.replace(" %", "\N{NO-BREAK SPACE}%") for text in told]
         if len(told) == 1:
             return [nodes.paragraph(text=told[0], classes=["found"])]
         items = [nodes.list_item("", nodes.paragraph(text=text)) for text in told]

@@ -16,6 +16,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from scipy.stats import entropy
 
 import mtclim
 from benchmarks.common import row
@@ -28,7 +29,6 @@ from mtclim.analysis.study import KEYS, Study, reliability
 from mtclim.city import make_city
 from mtclim.city.plan import CRS, plan
 from mtclim.files import write_text
-from mtclim.mapping.areas import entropy
 from mtclim.mapping.buildings import assign, fuse, passes, read_footprints
 from mtclim.mapping.ensemble import joint_of, make_consistent, tasks_of, validation
 from mtclim.mapping.exposure import exposure, gem_strings
@@ -121,7 +121,9 @@ def fusion(predictions: pd.DataFrame, found: pd.DataFrame, shapes: gpd.GeoDataFr
         ways[f"views={views}"] = fuse(predictions[rows], found[rows], shapes, tasks)
         ways[f"views={views} joint"] = make_consistent(ways[f"views={views}"], tasks, joint)
     own = predictions[used].assign(building=found["building"][used])
-    unsure = sum(entropy(probabilities(own, task, classes)) for task, classes in SANTIAGO.items())
+    unsure = sum(
+        entropy(probabilities(own, task, classes), base=len(classes), axis=1) for task, classes in SANTIAGO.items()
+    )
     ways[f"{MOST} surest"] = own.iloc[np.argsort(unsure, kind="stable")].drop_duplicates("building")
     votes = own.groupby("building")[[f"{task}:pred" for task in tasks]].agg(lambda labels: labels.mode()[0])
     ways[f"{MOST} majority"] = votes.reset_index()

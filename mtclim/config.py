@@ -124,13 +124,10 @@ def load_config(preset: str | Path = "", overrides: Mapping[str, Any] | str | No
 
     Parameters
     ----------
-    preset
-        A name among ``presets()`` or the path of a YAML file; "" means ``demo`` for the city and ``photos`` for a
+    preset : A name among ``presets()`` or the path of a YAML file; "" means ``demo`` for the city and ``photos`` for a
         table of one's own.
-    overrides
-        A mapping, or the text of one in YAML, as a notebook's parameter brings it.
-    **named
-        Single settings. A backbone listed in the preset's study brings its own tag and image size.
+    overrides : A mapping, or the text of one in YAML, as a notebook's parameter brings it.
+    **named : Single settings. A backbone listed in the preset's study brings its own tag and image size.
 
     Raises
     ------

@@ -254,14 +254,10 @@ def optimise(learner: Learner, photographs: Photographs, rows: Mapping[str, np.n
 
     Parameters
     ----------
-    learner
-        What is trained, in place; ``learner.best`` holds its best weights afterwards.
-    photographs, rows
-        Images and targets, and which of their rows are "train" and "val"; rows without an annotation are left out.
-    checkpoint
-        The file that is written after every epoch.
-    batch_size, max_epochs, stop_patience, precision, devices, nodes, progress
-        As in the configuration and in ``fit``.
+    learner : What is trained, in place; ``learner.best`` holds its best weights afterwards.
+    photographs, rows : Images and targets, and which of their rows are "train" and "val"; rows without an annotation
+        are left out.
+    checkpoint : The file that is written after every epoch.
 
     Raises
     ------

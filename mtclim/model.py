@@ -307,15 +307,12 @@ def create_model(variant: str, tasks: Tasks, backbone: str = "densenet121", pret
 
     Parameters
     ----------
-    variant, tasks
-        A name in ``VARIANT_TABLE``; the tasks and their classes.
-    backbone, pretrained, weights
-        timm's name; whether to start from ImageNet weights, or from which local file (``mtclim.weights``).
-    clim_units, tlim_units
-        H of the two recurrent modules (section 3).
-    labelsets, order
-        For "powerset" the complete training labelsets, (L, N) class positions. For "chain" and "chain-random" the
-        tasks (names or positions) from first to last; without it as they are, or at random.
+    variant, tasks : A name in ``VARIANT_TABLE``; the tasks and their classes.
+    backbone, pretrained, weights : timm's name; whether to start from ImageNet weights, or from which local file
+        (``mtclim.weights``).
+    clim_units, tlim_units : H of the two recurrent modules (section 3).
+    labelsets, order : For "powerset" the complete training labelsets, (L, N) class positions. For "chain" and
+        "chain-random" the tasks (names or positions) from first to last; without it as they are, or at random.
 
     Returns
     -------

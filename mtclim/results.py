@@ -77,14 +77,11 @@ def write_results(partial: Path, data: Data, model: nn.Module, networks: list[di
 
     Parameters
     ----------
-    partial
-        The folder that the run is worked on in.
-    data, model
-        What was trained on, and the model with its best weights; its order of tasks and classes may be another.
-    networks
-        What is to be recorded of each network's training; its history under ``history``.
-    about
-        What else the provenance is to say.
+    partial : The folder that the run is worked on in.
+    data, model : What was trained on, and the model with its best weights; its order of tasks and classes may be
+        another.
+    networks : What is to be recorded of each network's training; its history under ``history``.
+    about : What else the provenance is to say.
     """
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")
@@ -111,7 +108,6 @@ def write_results(partial: Path, data: Data, model: nn.Module, networks: list[di
 
 
 def _calibrate(data: Data, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Each task's temperature, fitted on validation."""
     codes, found = data.codes[data.rows("val")], {}
     for n, (task, names) in enumerate(data.tasks.items()):
         p = frame[[f"{task}:p:{name}" for name in names]].to_numpy()

@@ -45,11 +45,6 @@ def find(root: str | Path, table: str | None = None) -> list[Path]:
     return [folder for folder in found if table is None or read_settings(folder).get("table") == table]
 
 
-def unfinished(root: str | Path) -> list[Path]:
-    """All folders of runs begun and not finished at or below ``root``, sorted."""
-    return sorted(path for path in Path(root).rglob("*.partial") if path.is_dir())
-
-
 @contextmanager
 def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """Hold the run's lock and give the folder to work in; rename it to ``folder`` when the block ends without error.

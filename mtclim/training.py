@@ -31,12 +31,8 @@ def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True)
 
     Parameters
     ----------
-    config
-        Every setting of the run.
-    devices, nodes
-        Devices of each node, and nodes; ``batch_size`` is that of all devices together.
-    progress
-        Whether to print a line an epoch.
+    devices, nodes : Devices of each node, and nodes; ``batch_size`` is that of all devices together.
+    progress : Whether to print a line an epoch.
 
     Raises
     ------

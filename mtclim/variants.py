@@ -13,16 +13,12 @@ class Variant:
 
     Attributes
     ----------
-    modules
-        The supervised modules, in order.
-    features
-        The parts of the classification feature vector, in order.
-    interim
-        Which interim probabilities the later modules read: "all" (the paper's), "detached" (all, without a gradient
-        through them), "own" (task n's classifiers read task n's alone) or "shuffled" (those of the other tasks come
-        from another image of the batch).
-    network
-        The class that builds it, as "module:class".
+    modules : The supervised modules, in order.
+    features : The parts of the classification feature vector, in order.
+    interim : Which interim probabilities the later modules read: "all" (the paper's), "detached" (all, without a
+        gradient through them), "own" (task n's classifiers read task n's alone) or "shuffled" (those of the other tasks
+        come from another image of the batch).
+    network : The class that builds it, as "module:class".
     """
 
     modules: tuple[str, ...]

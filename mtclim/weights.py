@@ -49,12 +49,9 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
 
     Parameters
     ----------
-    name
-        timm's name, with or without the tag of its weights.
-    pretrained
-        Start from ImageNet weights: those of the installed package for ``tf_efficientnet_lite0``, else timm's.
-    weights
-        A local safetensors file of the backbone's weights instead.
+    name : timm's name, with or without the tag of its weights.
+    pretrained : Start from ImageNet weights: those of the installed package for ``tf_efficientnet_lite0``, else timm's.
+    weights : A local safetensors file of the backbone's weights instead.
 
     Raises
     ------

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rivals import DIFFERENCE, kappas_of, over_seeds
+from scipy import stats
 
 from mtclim import runs
-from mtclim.analysis.comparison import class_scores, interval, run_scores
+from mtclim.analysis.comparison import class_scores, run_scores
 from mtclim.analysis.evidence import cost
 from mtclim.analysis.study import Study, load_study
 from mtclim.files import whole_or_absent
@@ -55,7 +56,9 @@ def compared(study: Study) -> pd.DataFrame:
     for variant in [name for name in AVERAGED if name in one.variants]:
         for what, column in QUALITIES.items():
             alone, joint = (kappas_of(one, variant, decoding, column) for decoding in ("argmax", "joint"))
-            rows.append(["decoding", title(variant), what, *interval(joint - alone), len(joint), np.nan])
+            change = joint - alone
+            limits = stats.ttest_1samp(change, 0).confidence_interval() if len(change) > 1 else (np.nan, np.nan)
+            rows.append(["decoding", title(variant), what, change.mean(), *limits, len(joint), np.nan])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

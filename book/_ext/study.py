@@ -227,7 +227,7 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     """
     text, literal, in_doctest, in_table = [], False, False, False
     for line in lines:
-        in_table = line.startswith("==") or (in_table and bool(line.strip()))
+        in_table = line.startswith(("==", "--")) or (in_table and bool(line.strip()))
         line = f"    {line}" if in_table else line
         indented, doctest = line.startswith(" "), line.startswith(">>>")
         if not line.strip():

@@ -190,13 +190,6 @@ def whiskers(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1).loc[ordered(high.index)]
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval (NaN limits for one value: its spread cannot be known)."""
-    mean, n = float(np.mean(values)), len(values)
-    half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return mean, mean - half, mean + half
-
-
 def welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Mean of a minus mean of b, with a 95 % interval that allows for unequal variances (NaN limits for one value)."""
     few = min(len(a), len(b)) < 2

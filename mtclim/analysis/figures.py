@@ -14,20 +14,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from mtclim.style import (
-    BRIGHT,
-    PARTS,
-    TOP,
-    WIDTH,
-    condensed,
-    drawn,
-    first_tasks,
-    in_words,
-    masonry,
-    rows_axis,
-    shorten,
-    variant_colour,
-)
+from mtclim import style
+from mtclim.style import BRIGHT, PARTS, TOP, WIDTH, condensed, drawn, masonry, rows_axis, shorten, variant_colour
 from mtclim.tasks import Tasks
 from mtclim.variants import ordered, title
 
@@ -59,8 +47,8 @@ def sheet(images: Mapping[tuple[str, str], Sequence[np.ndarray]], tasks: Tasks) 
             words = [shorten(line, int(width / 0.068)) for line in tasks.title(task, name).split("\n")]
             ax.set_title("\n".join([""] * first + words), fontweight="normal", fontsize=8)
         if first:
-            style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
-            row[0].annotate(tasks.title(task), (0, 1), (0, 16 + 10 * more), **style).set_in_layout(False)
+            look = {"xycoords": "axes fraction", "textcoords": "offset points", "fontweight": "bold"}
+            row[0].annotate(tasks.title(task), (0, 1), (0, 16 + 10 * more), **look).set_in_layout(False)
     return figure
 
 
@@ -74,15 +62,15 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
     headings = [shorten(tasks.title(task), 20) if cell * len(tasks[task]) >= 12 else "" for task in tasks]
     figure, ax = plt.subplots(figsize=(WIDTH, side + 1.3))
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 30, "pad": 0.01, "label": "P(column | row)"}
-    style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
+    look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "square": True, "cbar_kws": bar}
     ax.set_facecolor("#e2dccf")
-    sns.heatmap(matrix.to_numpy(float), ax=ax, xticklabels=names, yticklabels=names, **style)
+    sns.heatmap(matrix.to_numpy(float), ax=ax, xticklabels=names, yticklabels=names, **look)
     for edge in edges[1:-1]:
         ax.axhline(edge, color="#777777", lw=0.8)
         ax.axvline(edge, color="#777777", lw=0.8)
-    style = {"fontweight": "bold", "rotation": 25 if readable else 45, "rotation_mode": "anchor", "va": "bottom"}
+    look = {"fontweight": "bold", "rotation": 25 if readable else 45, "rotation_mode": "anchor", "va": "bottom"}
     for middle, heading in zip(middles, headings, strict=True):
-        ax.text(middle, -0.01 * tasks.total, heading, **style)
+        ax.text(middle, -0.01 * tasks.total, heading, **look)
     if not readable:
         ax.set_yticks(middles, headings, rotation=0)
     ax.tick_params(length=0, pad=1.5)
@@ -221,7 +209,7 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
 
     At most ``TOP`` tasks are shown.
     """
-    parts, (shown, left_out) = {}, first_tasks(tasks)
+    parts, (shown, left_out) = {}, style.first_tasks(tasks)
     for task, classes in shown.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
         frequent = found.sum(axis=1)
@@ -241,9 +229,9 @@ def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
         text = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         oa = f": OA {np.trace(part) / part.to_numpy().sum():.1%}" if part.to_numpy().sum() else ""
         ax.set_facecolor("#eeeeee")
-        style = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+        look = {"annot": text, "fmt": "", "annot_kws": {"fontsize": 8}, "cmap": "Blues", "vmin": 0, "vmax": 100}
         rows, columns = ([shorten(tasks.title(task, name), width) for name in part] for width in (30, 14))
-        sns.heatmap(percent, ax=ax, cbar=False, square=True, yticklabels=rows, xticklabels=columns, **style)
+        sns.heatmap(percent, ax=ax, cbar=False, square=True, yticklabels=rows, xticklabels=columns, **look)
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(length=0, pad=2)
@@ -305,7 +293,7 @@ def named(frame: pd.DataFrame, tasks: Tasks, classes: Sequence[str] = ("class",)
 
 def listed(notes: Sequence[str], tasks: Tasks, synthetic: bool = False) -> str:
     """Notes on a table as a Markdown list, under the names that the user's file has; on the city, readable ones."""
-    return "\n".join(f"- {plain(in_words(note, tasks) if synthetic else note)}" for note in notes)
+    return "\n".join(f"- {plain(style.in_words(note, tasks) if synthetic else note)}" for note in notes)
 
 
 def literal(name: object) -> str:

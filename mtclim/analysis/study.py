@@ -164,8 +164,8 @@ def _scan(root: Path) -> Study:
     most = Counter(keys.values()).most_common(1)[0][0]
     other = "other tasks, table or test images than most runs: not comparable, left out"
     problems += [(run, other) for run, key in keys.items() if key != most]
-    begun = [str(path.relative_to(root)).removesuffix(".partial") for path in folders.unfinished(root)]
-    problems += [(name, "unfinished: in work, stopped or failed") for name in begun]
+    begun = sorted(path.relative_to(root) for path in root.rglob("*.partial") if path.is_dir())
+    problems += [(str(path).removesuffix(".partial"), "unfinished: in work, stopped or failed") for path in begun]
     joined = _join([study for run, study in found.items() if keys[run] == most])
     return replace(joined, problems=_listed(problems))
 
@@ -203,7 +203,6 @@ def _checked(study: Study, where: Path, code: str) -> Study:
 
 
 def _read_run(folder: Path) -> Study:
-    """A study of one run."""
     settings = folders.read_settings(folder)
     about = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     origin, temperatures = about["provenance"], about["calibration"]
@@ -260,7 +259,6 @@ def _positions(frame: pd.DataFrame, tasks: Tasks, kind: str) -> np.ndarray:
 
 
 def _listed(problems: list[tuple[str, str]]) -> pd.DataFrame:
-    """The frame of problems."""
     return pd.DataFrame(problems, columns=["run", "problem"], dtype="str")
 
 

@@ -36,22 +36,15 @@ def make_city(
 
     Parameters
     ----------
-    folder
-        Where the city is put; new or empty.
-    facades, labelled
-        Number of buildings, each with one façade, and how many of them are annotated.
-    seed, size
-        Where all that is random begins; side of a photograph in pixels, 64 to 300.
-    interdependency, ambiguity
-        0 to 1: how much the labels depend on each other, of which 1 is the paper's (:func:`mtclim.city.joint.joint`),
-        and how often a task's own cues are hidden (:mod:`mtclim.city.street`).
-    missing, noise
-        Share of annotations left out, and share of those that are wrong.
-    views, not_facade
-        Photographs of each façade, 1 to 9 (more than one bring a column ``building``), and share of photographs that
-        show no façade (above 0 there is a task ``view``, and the other tasks of such photographs are not annotated).
-    workers, progress
-        Number of processes (all usable cores), and whether a progress bar is shown.
+    folder : Where the city is put; new or empty.
+    facades, labelled : Number of buildings, each with one façade, and how many of them are annotated.
+    seed, size : Where all that is random begins; side of a photograph in pixels, 64 to 300.
+    interdependency, ambiguity : 0 to 1: how much the labels depend on each other, of which 1 is the paper's
+        (:func:`mtclim.city.joint.joint`), and how often a task's own cues are hidden (:mod:`mtclim.city.street`).
+    missing, noise : Share of annotations left out, and share of those that are wrong.
+    views, not_facade : Photographs of each façade, 1 to 9 (more than one bring a column ``building``), and share of
+        photographs that show no façade (above 0 there is a task ``view``, and the other tasks of such photographs are
+        not annotated).
 
     Raises
     ------

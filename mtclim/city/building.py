@@ -211,7 +211,6 @@ def _glass(s, dice, b, x0, x1, level):
 
 
 def _door(s, dice, b, x, top):
-    """Frame, leaf and the reveal's shadow."""
     leaf = tint(dice, dice.choice(PALETTE["doors"]))
     s.rect(x - 0.62, x + 0.62, 0, top + 0.1, 0, b.trim)
     s.rect(x - 0.5, x + 0.5, 0, top, 0, leaf)
@@ -220,7 +219,6 @@ def _door(s, dice, b, x, top):
 
 
 def _window(s, dice, b, x0, x1, y0, y1):
-    """Frame, glass, curtain, the reveal's shadow and a sill."""
     glass, curtain = mix((52, 60, 70), s.street.sky, dice.uniform(0.05, 0.4)), dice.random()
     frame, middle = b.trim if b.look in ("MUR", "adobe") else mix(b.trim, (250, 250, 250), 0.4), (x0 + x1) / 2
     if s.finest < 0.34:
@@ -249,7 +247,6 @@ def _shop(s, dice, b, x0, x1, top):
 
 
 def _balcony(s, b, x0, x1, base):
-    """A slab with its shadow, and a railing."""
     s.rect(x0, x1, base - 0.3, base + 0.05, 0, (*SHADE, 90))
     s.poly([(x0, base, 0), (x1, base, 0), (x1, base, -1), (x0, base, -1)], b.trim, 0.62)
     s.rect(x0, x1, base - 0.16, base + 0.06, -1, b.trim)

@@ -127,10 +127,8 @@ def plan(facades: int = TOTAL, labelled: int = LABELLED, seed: int = 0, interdep
 
     Parameters
     ----------
-    facades, labelled
-        Number of façades, and how many of them are annotated, from 1 to all.
-    seed, interdependency
-        What decides everything else; see :func:`mtclim.city.joint.joint`.
+    facades, labelled : Number of façades, and how many of them are annotated, from 1 to all.
+    seed, interdependency : What decides everything else; see :func:`mtclim.city.joint.joint`.
     """
     cells, nodes, weights = _geometry(max(6, round(facades / FACADES_PER_BLOCK)), np.random.default_rng([seed, 0]))
     rng, sets = np.random.default_rng([seed, 1]), joint(interdependency)

@@ -44,15 +44,13 @@ def draw(
 
     Parameters
     ----------
-    height, mat_llrs, roof_shape, block_position
-        Classes of :data:`mtclim.SANTIAGO`; SBST follows from the first two and is no argument.
-    rng_seed, street_seed
-        What draws everything of this picture, an int or several, and what it shares with its street.
-    size, ambiguity
-        Side in pixels, 64 to 300; probability of hiding a task's cues, 0 to 1 (see the module's text).
-    view, kind
-        Another view of the same building has other coins, another camera, other trees and cars; it shows a "facade",
-        or one of ``OTHER`` instead.
+    height, mat_llrs, roof_shape, block_position : Classes of :data:`mtclim.SANTIAGO`; SBST follows from the first two
+        and is no argument.
+    rng_seed, street_seed : What draws everything of this picture, an int or several, and what it shares with its
+        street.
+    size, ambiguity : Side in pixels, 64 to 300; probability of hiding a task's cues, 0 to 1 (see the module's text).
+    view, kind : Another view of the same building has other coins, another camera, other trees and cars; it shows a
+        "facade", or one of ``OTHER`` instead.
 
     Raises
     ------
@@ -237,7 +235,6 @@ def _foreground(s, dice, camera, main, setback):
 
 
 def _fence(s, dice, x0, x1, z):
-    """Bars on a plinth, a wall, or a hedge."""
     kind, colour = dice.choice(["bars", "bars", "wall", "hedge"]), dice.choice(PALETTE["fences"])
     if kind == "wall":
         s.rect(x0, x1, 0, 1.5, z, tint(dice, dice.choice(s.street.plaster)), 0.95)
@@ -259,7 +256,6 @@ def _tree(s, dice, place, heights, reach, colour, count=50):
 
 
 def _wires(s, dice, x, z):
-    """A pole and wires that sag to both sides of it."""
     s.poly([(x - 0.13, 0), (x + 0.13, 0), (x + 0.08, 9), (x - 0.08, 9)], (128, 120, 112), z=z)
     s.rect(x - 0.9, x + 0.9, 8.2, 8.35, z, (110, 100, 92))
     for k in range(dice.randint(2, 6)):
@@ -269,7 +265,6 @@ def _wires(s, dice, x, z):
 
 
 def _car(s, dice, x, z):
-    """A parked car, seen from its side."""
     colour, tall = dice.choice(PALETTE["cars"]), dice.choice([1.0, 1.0, 1.2])
     body = [(0, 0.3), (0.05, 0.75), (0.8, 0.88), (1.35, 1.4), (3.0, 1.42), (3.7, 0.92), (4.25, 0.8), (4.3, 0.3)]
     windows = [(1.0, 0.9), (1.42, 1.3), (2.95, 1.32), (3.5, 0.9)]

@@ -108,18 +108,11 @@ def open_store(
 
     Parameters
     ----------
-    paths
-        The store is keyed by them, in their order, by the files' sizes and times, and by ``size``.
-    size
-        Pixels along each side of the decoded squares.
-    cache
-        The folder of all stores.
-    max_unreadable
-        The share of images that may be unreadable.
-    progress
-        Whether a progress bar is shown.
-    names
-        What the images are called in messages and in ``unreadable``; default: their paths.
+    paths : The store is keyed by them, in their order, by the files' sizes and times, and by ``size``.
+    size : Pixels along each side of the decoded squares.
+    cache : The folder of all stores.
+    max_unreadable : The share of images that may be unreadable.
+    names : What the images are called in messages and in ``unreadable``; default: their paths.
 
     Raises
     ------

@@ -84,12 +84,8 @@ def lprus(labels: pd.DataFrame, keep: float = 0.85, seed: int = 0) -> pd.Series:
 
     Parameters
     ----------
-    labels
-        One column a task.
-    keep
-        The share of the rows to keep, in (0, 1]. It is reached or passed by less than one row a bin.
-    seed
-        Which rows of the large bins are drawn.
+    keep : The share of the rows to keep, in (0, 1]. It is reached or passed by less than one row a bin.
+    seed : Which rows of the large bins are drawn.
     """
     bins = _bins(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -113,14 +109,9 @@ def partition(
 
     Parameters
     ----------
-    labels
-        One column a task.
-    blocks
-        The block of each row, matched by position. Without blocks the split isn't spatially disjoint.
-    shares
-        The wanted shares of train, validation and test, whose sum is 1.
-    seed
-        Which of the many equally good partitions is drawn.
+    blocks : The block of each row, matched by position. Without blocks the split isn't spatially disjoint.
+    shares : The wanted shares of train, validation and test, whose sum is 1.
+    seed : Which of the many equally good partitions is drawn.
 
     Raises
     ------

@@ -110,23 +110,17 @@ def read_table(
 
     Parameters
     ----------
-    tasks
-        Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every column is
-        a task that looks like one; its classes are what occurs, in natural order (1, 2, 10, 10+) or in that of a
-        Parquet file's ordered categories.
-    require_images
-        Check that every image file exists.
-    require_labels
-        False is for prediction: task columns may be empty or absent, single rows may lack position or block, and a
-        column ``split`` is left out.
-    image_root
-        The folder that the images' names are relative to, by default the table's, which is looked into as well.
-        Absolute paths to any place are allowed only if it is given.
-    na_values
-        The texts that mean "missing" beside empty cells, by default `mtclim.data.reading.MISSING`. A class that
+    tasks : Tasks, a mapping, or the path of a YAML, naming tasks and the order of their classes. Without it every
+        column is a task that looks like one; its classes are what occurs, in natural order (1, 2, 10, 10+) or in that
+        of a Parquet file's ordered categories.
+    require_images : Check that every image file exists.
+    require_labels : False is for prediction: task columns may be empty or absent, single rows may lack position or
+        block, and a column ``split`` is left out.
+    image_root : The folder that the images' names are relative to, by default the table's, which is looked into as
+        well. Absolute paths to any place are allowed only if it is given.
+    na_values : The texts that mean "missing" beside empty cells, by default `mtclim.data.reading.MISSING`. A class that
         ``tasks`` lists is never missing.
-    use_split
-        Use a column ``split`` that holds train, val and test.
+    use_split : Use a column ``split`` that holds train, val and test.
 
     Raises
     ------

@@ -6,6 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from scipy.stats import entropy
 
 from mtclim.analysis.labelsets import unseen
 from mtclim.data.reading import read_frame, read_layer, row_count
@@ -57,11 +58,6 @@ def hexagons(places: np.ndarray, width: float) -> np.ndarray:
     return shapely.polygons(centres[:, None] + width / np.sqrt(3) * np.column_stack([np.cos(angle), np.sin(angle)]))
 
 
-def entropy(p: np.ndarray) -> np.ndarray:
-    """Entropy (n,) of class probabilities (n, K) as a fraction of the largest possible: 0 sure, 1 no idea."""
-    return -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(p.shape[1])
-
-
 def aggregate(
     predictions: pd.DataFrame,
     tasks: Tasks,
@@ -89,9 +85,9 @@ def aggregate(
     parts = [total]
     for task, classes in tasks.items():
         counts = pd.crosstab(key, frame[f"{task}:pred"]).reindex(columns=list(classes), fill_value=0)
-        unsure = pd.Series(entropy(probabilities(frame, task, classes)), frame.index).groupby(key).mean()
+        unsure = pd.Series(entropy(probabilities(frame, task, classes), base=len(classes), axis=1), frame.index)
         parts += [counts.add_prefix(f"{task}:n:"), counts.div(total, axis=0).add_prefix(f"{task}:share:")]
-        parts += [unsure.rename(f"{task}:entropy"), counts.idxmax(axis=1).rename(f"{task}:mode")]
+        parts += [unsure.groupby(key).mean().rename(f"{task}:entropy"), counts.idxmax(axis=1).rename(f"{task}:mode")]
     if labelsets is not None:
         answers = np.stack([codes(frame[f"{task}:pred"], classes) for task, classes in tasks.items()], axis=1)
         parts.append(pd.Series(unseen(answers, labelsets), frame.index, name="unseen").groupby(key).mean())

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import shapely
 from pyproj import Transformer
+from scipy.stats import entropy
 
 from mtclim.data.reading import row_count, some
-from mtclim.mapping.areas import entropy, read_polygons
+from mtclim.mapping.areas import read_polygons
 from mtclim.mapping.frequencies import probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.views import read_views
@@ -201,7 +202,8 @@ def fuse(
         p = np.exp(sums / np.bincount(building, weight, len(names))[:, None])
         p /= p.sum(1, keepdims=True)
         columns = {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
-        columns |= {f"{task}:pred": np.asarray(classes, object)[p.argmax(1)], f"{task}:entropy": entropy(p)}
+        columns |= {f"{task}:pred": np.asarray(classes, object)[p.argmax(1)]}
+        columns |= {f"{task}:entropy": entropy(p, base=len(classes), axis=1)}
         frame = frame.assign(**columns)
     shapes = footprints.set_index("building").geometry.loc[names].to_numpy()
     return gpd.GeoDataFrame(frame, geometry=shapes, crs=footprints.crs)

@@ -15,7 +15,7 @@ from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.analysis.labelsets import labelsets_of
 from mtclim.mapping.frequencies import probabilities
-from mtclim.metrics import codes, metrics, rescale
+from mtclim.metrics import codes, rescale
 from mtclim.prepare import SPLITS
 from mtclim.results import arrange, normalised
 from mtclim.tasks import Tasks
@@ -164,24 +164,6 @@ def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: st
         result[names] = np.mean(found, axis=0)
         result[f"{task}:pred"] = np.asarray(classes, object)[result[names].to_numpy().argmax(1)]
     return result.reset_index()
-
-
-def averaging(run: Run) -> pd.DataFrame:
-    """What the average of all realisations of a run gains on the test images; empty where there is only this one.
-
-    Rows "this realisation", "a realisation" (the mean of all) and "the average of n"; columns oa and kappa, means over
-    tasks as fractions.
-    """
-
-    def setting(own: Path) -> dict:
-        return runs.read_settings(own) | {"seed": None, "data": None, "image_root": None}
-
-    run, tasks = Path(run), tasks_of(run)
-    found = [run] + [own for own in runs.find(run.parent) if own != run and setting(own) == setting(run)]
-    means = [metrics(validation(own, True, "predictions"), tasks)["mean"] for own in (*found, found)]
-    alone, together = pd.DataFrame(means[:-1], dtype=float), pd.Series(means[-1], dtype=float)
-    rows = {"this realisation": alone.loc[0], "a realisation": alone.mean(), f"the average of {len(found)}": together}
-    return pd.DataFrame(rows).T if len(found) > 1 else pd.DataFrame()
 
 
 def joint_of(answers: pd.DataFrame, run: Run, tasks: Tasks) -> Joint:

@@ -106,11 +106,6 @@ def north_and_scale(ax) -> None:
     ax.annotate("N", (0.93, 0.98), (0.93, 0.8), "axes fraction", arrowprops=arrow, ha="center", fontsize=8, zorder=5)
 
 
-def _short(name: str, width: int) -> str:
-    """A name on two lines at most."""
-    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" ...")) or name[:width]
-
-
 @drawn
 def fig13(
     predictions: pd.DataFrame, tasks: Tasks, polygons: Sequence[gpd.GeoDataFrame] = (), web: bool = True
@@ -152,7 +147,9 @@ def fig13(
             _frame(ax, bounds, tile, layers)
             f1 = score.get("f1", {}).get(name)
             text = f"{100 * share:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
-            ax.set_title(f"{_short(tasks.title(task, name), 22)}\n{text}", fontsize=8, pad=2, weight="normal")
+            ax.set_title(
+                f"{textwrap.fill(shorten(tasks.title(task, name), 40), 22)}\n{text}", fontsize=8, pad=2, weight="normal"
+            )
     north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"
@@ -189,7 +186,7 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
         look = {"vmin": 0, "vmax": percent * top, "missing_kwds": {"color": FEW}, "rasterized": True}
         areas.plot(percent * shown[column], ax=ax, legend=True, legend_kwds=legend, **look)
         _frame(ax, areas.total_bounds)
-        ax.set_title(_short(title, 34), fontsize=9)
+        ax.set_title(textwrap.fill(title, 34), fontsize=9)
     figure.set_layout_engine(engine)
     engine.set(h_pad=0.12)  # room between a legend and the title below it
     north_and_scale(axes[0][0])
@@ -218,7 +215,7 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
         rows_axis(ax, [shorten(tasks.title(task, name)) for name in part["class"]])
         rest = len(tasks[task]) - len(part)
         title = tasks.title(task) + (f" ({rest} rarer classes not shown)" if rest else "")
-        ax.set_title(_short(title, 30), fontsize=9)
+        ax.set_title(textwrap.fill(title, 30), fontsize=9)
         ax.set_xlim(0, 108 * part[list(looks)].max(axis=None))
         ax.grid(axis="both")
     axes[-1].set_xlabel(f"share of n = {n:,} façades [%]")

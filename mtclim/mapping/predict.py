@@ -82,7 +82,6 @@ def predict(
     model_or_runs, calibrated, consistent : as in :func:`mtclim.mapping.ensemble.load_ensemble`.
     source, image_root, na_values : as in :func:`mtclim.mapping.photographs.read_source`; no position is required.
     batch_size, workers : images of one forward pass, and threads that decode.
-    progress : whether a bar is shown.
 
     Returns
     -------

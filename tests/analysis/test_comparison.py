@@ -10,7 +10,6 @@ import pytest
 from fake_runs import write_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics as sk
 
 from mtclim import SANTIAGO, Tasks, delta_m
@@ -220,14 +219,6 @@ def test_whiskers_are_matplotlibs():
 
 
 # ---------------------------------------------------------------- uncertainty
-
-
-def test_interval_is_scipys():
-    values = np.random.default_rng(1).normal(size=7)
-    low, high = stats.t.interval(0.95, 6, loc=values.mean(), scale=stats.sem(values))
-    assert comparison.interval(values) == pytest.approx((values.mean(), low, high))
-    mean, low, high = comparison.interval(np.array([2.0]))
-    assert mean == 2 and np.isnan([low, high]).all()
 
 
 def test_bootstrap_by_a_naive_loop(study):

@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
-from mtclim.mapping.areas import aggregate, check_areas, entropy, hexagons, read_polygons
+from mtclim.mapping.areas import aggregate, check_areas, hexagons, read_polygons
 
 matplotlib.use("agg")
 
@@ -200,10 +200,6 @@ def test_names_of_frequencies_do_not_touch():
     for ax in figure.findobj(matplotlib.axes.Axes):
         boxes = sorted((label.get_window_extent() for label in ax.get_yticklabels()), key=lambda box: box.y0)
         assert len(boxes) > 2 and all(b.y0 > a.y1 for a, b in zip(boxes, boxes[1:], strict=False)), ax.get_title()
-
-
-def test_entropy():
-    assert np.allclose(entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
 
 
 NAMES = [

@@ -18,7 +18,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.metrics import cohen_kappa_score
 
 import mtclim
 from mtclim.data import table
@@ -229,26 +228,6 @@ def test_an_ensemble_is_the_mean_of_its_models(place, plain):
     frames = [pd.read_parquet(path / "validation.parquet") for path in paths]
     pooled = ensemble.validation(paths)
     np.testing.assert_allclose(pooled[PROBABILITIES], sum(f[PROBABILITIES] for f in frames) / 2, atol=1e-6)
-
-
-def test_what_an_average_gains_is_measured_on_test_images_of_the_same_setting(tmp_path):
-    for seed in (0, 1, 2):
-        folder = make_run(tmp_path / f"seed-{seed}", seed)
-        settings = yaml.safe_load((folder / "config.yaml").read_text()) | {"seed": seed}
-        settings |= {"variant": "bl"} if seed == 2 else {}
-        (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    gained = ensemble.averaging(tmp_path / "seed-1")
-    scaled = [ensemble.validation(tmp_path / f"seed-{k}", True, "predictions") for k in (1, 0)]
-    pooled = scaled[0].copy()
-    pooled[PROBABILITIES] = (scaled[0][PROBABILITIES] + scaled[1][PROBABILITIES]) / 2
-    for row, frame in (("this realisation", scaled[0]), ("the average of 2", pooled)):
-        found = []
-        for task, classes in TASKS.items():
-            answers = frame[[f"{task}:p:{name}" for name in classes]].to_numpy().argmax(axis=1)
-            found.append(cohen_kappa_score(frame[f"{task}:true"], np.array(classes)[answers], labels=list(classes)))
-        assert gained.loc[row, "kappa"] == pytest.approx(np.mean(found))
-    assert list(gained.index) == ["this realisation", "a realisation", "the average of 2"]
-    assert ensemble.averaging(tmp_path / "seed-2").empty
 
 
 def test_calibration_divides_logits_by_the_temperature(place, plain):

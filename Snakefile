@@ -247,7 +247,7 @@ rule grid:
     input:
         [made(run) for run in GRID_RUNS],
     output:
-        expand(GRID_RESULTS + "/grid.{kind}", kind=["csv", "txt", "svg"]),
+        expand(GRID_RESULTS + "/grid.{kind}", kind=["csv", "svg"]),
     params:
         shlex.join(["runs/grid", GRID_RESULTS]),
     log:

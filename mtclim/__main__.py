@@ -162,7 +162,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
 
 def grid(arguments: Sequence[str]) -> None:
-    """Write the tables, sentences and figure of the grid of cities from the runs that are finished, however few.
+    """Write the tables and the figure of the grid of cities from the runs that are finished, however few.
 
     example:
       mtclim grid runs/grid results

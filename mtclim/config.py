@@ -151,7 +151,8 @@ def load_config(preset: str | Path = "", overrides: Mapping[str, Any] | str | No
     settings = _mapping(path.read_text(encoding="utf-8"), str(path))
     study = settings.get("study") or {}
     backbones = study.get("backbones") or {} if isinstance(study, dict) else {}
-    chosen = backbones.get(given.get("backbone", settings.get("backbone")), {"tag": ""}) or {}
+    other = {"tag": ""} if "backbone" in given else {}
+    chosen = backbones.get(given.get("backbone", settings.get("backbone")), other) or {}
     settings = {"name": path.stem} | settings | chosen | given
     types = {f.name: f.type for f in fields(Config)}
     unknown = sorted(map(str, set(settings) - set(types)))

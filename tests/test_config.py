@@ -159,3 +159,9 @@ def test_run_folder_follows_from_what_was_chosen(tmp_path, monkeypatch):
     assert run_folder(relative) == folders["one"], "the same table in another spelling"
     (tmp_path / "one" / "my {new} houses.csv").write_text("image,roof\na.jpg,flat\n")
     assert run_folder(relative) != folders["one"], "the table has changed"
+
+
+def test_a_presets_own_tag_holds_for_a_backbone_that_its_study_does_not_list(tmp_path):
+    (tmp_path / "mine.yaml").write_text("backbone: resnet18\ntag: a1_in1k\n")
+    assert load_config(tmp_path / "mine.yaml").timm_name == "resnet18.a1_in1k"
+    assert load_config(tmp_path / "mine.yaml", backbone="resnet50").timm_name == "resnet50"

@@ -9,6 +9,7 @@ README.
 """
 
 import re
+from itertools import product
 from pathlib import Path
 
 import differences
@@ -26,7 +27,7 @@ from study import table as table_of
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
 from mtclim.analysis.effects import DECISIVE, FACTORS, MARGIN, VERDICTS, contrasts, sentence, verdict, write_summaries
-from mtclim.analysis.grid import trend
+from mtclim.analysis.grid import DIALS, SHOWN, trend
 from mtclim.config import load_config
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import backbone_title
@@ -345,6 +346,18 @@ def _uses(stored: Path) -> str:
     return f"{text}: {_outcome(*found[1:])}; it changes by {_limits(*found)} points."
 
 
+def trends(results: Path) -> list[str]:
+    """How the kappa of each network itself changes along the dials of the grid."""
+    table = read(results / "grid_runs.csv", ("variant", *DIALS, "mean:kappa"))
+    known = [(v, dial, trend(table, v, dial)) for v, dial in product(SHOWN, DIALS)] if table is not None else []
+    told = [
+        f"From the lowest to the highest {dial} the kappa of {title(variant)} changes by {_limits(*found)} points."
+        for variant, dial, found in known
+        if found is not None and not np.isnan(found[1])
+    ]
+    return told or ["The grid has not been run yet."]
+
+
 def _outcome(low: float, high: float) -> str:
     """What an interval of a change says of the expectation that it is above zero."""
     if low > 0:
@@ -461,7 +474,7 @@ STREET = {
 }  # fmt: skip
 """The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
-LISTS |= {"classes": classes}
+LISTS |= {"classes": classes, "trends": trends}
 LISTS |= {"advice": lambda results: [advice(results)]}
 
 

@@ -106,11 +106,15 @@ def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
     (of STC's networks the sums), peak_memory_mb, of_stc (time of all steps as a share of STC's), runs.
     """
     rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if Path(benchmark).exists() else []
-    step = {row["what"].split(", ")[1]: row["ratio"] for row in rows if row["row"] == 3}
-    step |= {"bl": 1.0} if step else {}
+    steps = {}
+    for row in rows:
+        if row["row"] == 3:
+            _, variant, network, *_ = row["what"].split(", ")
+            backbone = network.split()[0].split(".")[0]
+            steps |= {(backbone, variant): row["ratio"], (backbone, "bl"): 1.0}
     groups = study.runs.groupby(["backbone", "variant"], sort=False)
     table = groups[["parameters", "networks", "epochs_to_best", "steps_to_best", "peak_memory_mb"]].mean()
-    table.insert(1, "step", table.index.get_level_values("variant").map(step).astype(float))
+    table.insert(1, "step", table.index.map(steps).astype(float))
     total = table["step"] / table.pop("networks") * table["steps_to_best"]  # a step of STC steps all its networks
     stc = total[total.index.get_level_values("variant") == "stc"].droplevel("variant")
     return table.assign(of_stc=total.div(stc, level="backbone"), runs=groups.size())

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mtclim import runs
 from mtclim.analysis.comparison import welch
-from mtclim.files import whole_or_absent, write_text
+from mtclim.files import whole_or_absent
 from mtclim.style import WIDTH, drawn, variant_colour
 from mtclim.variants import title
 
@@ -54,29 +54,6 @@ def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.D
     return pd.DataFrame(rows, columns=[*DIALS, "n", "mean", "low", "high"])
 
 
-def grid_report(scores: pd.DataFrame) -> list[str]:
-    """What the grid says in plain sentences made from its numbers: each network's own change, then the differences."""
-    return [_trend(scores, *which) for which in product(SHOWN, DIALS)] + [_difference(scores, *pair) for pair in PAIRS]
-
-
-def _difference(scores: pd.DataFrame, a: str, b: str) -> str:
-    """Between what points the difference of two variants ranges, and how many intervals exclude zero."""
-    gains = grid_gains(scores, a, b)
-    if gains.empty:
-        return f"No point of the grid has a run of both {title(a)} and {title(b)}, so nothing can be said."
-    least, most = (
-        f"{row.mean:+.2f} points (interdependency {row.interdependency:g}, ambiguity {row.ambiguity:g})"
-        for row in gains.sort_values("mean").iloc[[0, -1]].itertuples()
-    )
-    known = gains["low"].notna().sum()
-    told = f"Of its {known} intervals {(gains['low'] > 0).sum()} lie above zero and {(gains['high'] < 0).sum()} below."
-    told = told if known else "With one realisation a point there is no interval, so nothing can be told."
-    return (
-        f"The difference of mean kappa between {title(a)} and {title(b)} ranges from {least} to {most}. "
-        f"Realisations a point: {' to '.join(map(str, sorted({gains['n'].min(), gains['n'].max()})))}. {told}"
-    )
-
-
 def trend(scores: pd.DataFrame, variant: str, dial: str) -> tuple[float, float, float] | None:
     """Change of a variant's own mean kappa (points, 95 % limits) from a dial's lowest to its highest setting.
 
@@ -88,17 +65,6 @@ def trend(scores: pd.DataFrame, variant: str, dial: str) -> tuple[float, float, 
     if own[dial].nunique() < 2 or low.empty:
         return None
     return welch(*(100 * end.groupby("seed")["mean:kappa"].mean() for end in (high, low)))
-
-
-def _trend(scores: pd.DataFrame, variant: str, dial: str) -> str:
-    """``trend`` as a sentence."""
-    found, own = trend(scores, variant, dial), scores.loc[scores["variant"] == variant, dial]
-    if found is None:
-        return f"No two runs of {title(variant)} differ in {dial} alone."
-    told = f"From {dial} {own.min():g} to {own.max():g} the kappa of {title(variant)} itself changes by {found[0]:+.2f}"
-    if pd.isna(found[1]):
-        return f"{told} points in one realisation, so without an interval."
-    return f"{told} points ({found[1]:+.2f} to {found[2]:+.2f})."
 
 
 @drawn
@@ -125,7 +91,7 @@ def figure(scores: pd.DataFrame) -> Figure:
 
 
 def write_grid(root: str | Path, out: str | Path) -> None:
-    """Write what the grid says to ``out``: grid_runs.csv, whose runs stay, grid.csv, grid.txt and grid.svg."""
+    """Write what the grid says to ``out``: grid_runs.csv, whose runs stay, grid.csv and grid.svg."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = grid_scores(root, out / "grid_runs.csv")
@@ -135,6 +101,5 @@ def write_grid(root: str | Path, out: str | Path) -> None:
     for name, frame in (("grid_runs.csv", scores), ("grid.csv", table.round(3))):
         with whole_or_absent(out / name) as beside:
             frame.to_csv(beside, index=False)
-    write_text(out / "grid.txt", "".join(f"- {line}\n" for line in grid_report(scores)))
     with whole_or_absent(out / "grid.svg") as beside:
         figure(scores, synthetic=True).savefig(beside)

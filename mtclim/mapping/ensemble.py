@@ -145,7 +145,7 @@ def load_ensemble(
 def tasks_of(run: Run) -> Tasks:
     """The tasks of a run, in the order of its table."""
     settings = runs.read_settings(run)
-    return Tasks(settings["tasks"], settings.get("titles"))
+    return Tasks(settings["tasks"], settings["titles"])
 
 
 def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: str = "validation") -> pd.DataFrame:

@@ -39,7 +39,7 @@ FEWEST = 20
 
 def test_scores(predictions: pd.DataFrame, tasks: Mapping) -> dict | None:
     """Accuracy, kappa and F1 from the images of test blocks only, as in metrics.json; None where there are none."""
-    if any(f"{task}:true" not in predictions for task in tasks):
+    if not {"split", *(f"{task}:true" for task in tasks)} <= set(predictions):
         return None
     test = predictions[predictions["split"] == "test"]
     return metrics(test, tasks) if len(test) else None
@@ -147,9 +147,8 @@ def fig13(
             _frame(ax, bounds, tile, layers)
             f1 = score.get("f1", {}).get(name)
             text = f"{100 * share:.1f} %" + (f", F1 {100 * f1:.0f}" if f1 is not None else "")
-            ax.set_title(
-                f"{textwrap.fill(shorten(tasks.title(task, name), 40), 22)}\n{text}", fontsize=8, pad=2, weight="normal"
-            )
+            words = textwrap.fill(shorten(tasks.title(task, name), 40), 22)
+            ax.set_title(f"{words}\n{text}", fontsize=8, pad=2, weight="normal")
     north_and_scale(figure.axes[0])
     under = f"Backdrop: {tile[2]}" if tile else "Backdrop: the data's own polygons" if polygons else "No backdrop"
     note = "F1, OA and κ in percent, from test blocks only" if scores else "no test blocks among these predictions"

@@ -325,11 +325,13 @@ def test_gains_of_classes_and_their_rarity(study):
 
 
 def test_cost_comes_from_the_benchmark(study, tmp_path):
-    what = "training step, {}, tf_efficientnet_lite0 64 px, batch 48"
+    what = "training step, {}, densenet121.tv_in1k 64 px, batch 48"
     rows = [
         {"row": 3, "what": what.format(name), "ratio": ratio} for name, ratio in (("stc", 5.0), ("lim_ms_all", 1.6))
     ]
-    (tmp_path / "bench.json").write_text(json.dumps({"rows": [{"row": 8, "what": "drawing", "ratio": 2.0}, *rows]}))
+    rows += [{"row": 8, "what": "drawing", "ratio": 2.0}]
+    rows += [{"row": 3, "what": "training step, bl_fc, resnet50 64 px, batch 48", "ratio": 7.0}]  # of another network
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": rows}))
     table = evidence.cost(study, tmp_path / "bench.json").loc["densenet121"]
     assert table["step"].fillna(-1).to_dict() == {
         "stc": 5,

@@ -41,7 +41,7 @@ def test_scores_are_kept_and_added_to(tmp_path):
     table = pd.read_csv(tmp_path / "out/grid_runs.csv")
     assert table[["interdependency", "seed", "mean:kappa"]].to_numpy().tolist() == [[0.0, 0, 0.5], [1.0, 0, 0.7]]
     assert table["variant"].tolist() == ["bl", "bl"], "a task of the same name does not take its place"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"grid_runs.csv", "grid.csv", "grid.txt", "grid.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"grid_runs.csv", "grid.csv", "grid.svg"}
     with pytest.raises(ValueError, match="different states of the code"):
         grid.grid_scores(write(tmp_path, 0.5, 0.7, code="other"), tmp_path / "out/grid_runs.csv")
     with pytest.raises(FileNotFoundError, match="make grid"):
@@ -60,17 +60,12 @@ def test_gains_are_those_of_welch():
     assert row["n"] == 4 and (row["mean"], row["low"], row["high"]) == pytest.approx(expected)
 
 
-def test_sentences_say_what_was_found():
-    said = grid.grid_report(scores(4))
-    assert said[0].startswith("From interdependency 0 to 1 the kappa of BL itself changes by +10.0")
-    assert "LIM-MS_ALL itself changes by +12.0" in said[4]
-    (gain,) = [line for line in said if "between LIM-MS_ALL and BL " in line]
-    assert "to +2.0" in gain and "Realisations a point: 4. Of its 4 intervals 2 lie above zero" in gain
-    one = grid.grid_report(scores(1))
-    assert "without an interval" in one[0] and "nothing can be told" in one[-1]
-    part = scores(2)
-    few = grid.grid_report(part[(part["variant"] == "bl") & (part["interdependency"] == 1)])
-    assert "No two runs of BL differ in interdependency alone." in few and few[-1].endswith("nothing can be said.")
+def test_a_network_changes_along_a_dial():
+    table = scores(4)
+    assert grid.trend(table, "bl", "interdependency")[0] == pytest.approx(10, abs=0.1)
+    assert grid.trend(table, "lim_ms_all", "interdependency")[0] == pytest.approx(12, abs=0.1)
+    assert np.isnan(grid.trend(scores(1), "bl", "interdependency")[1]), "one realisation has no interval"
+    assert grid.trend(table[table["interdependency"] == 1], "bl", "interdependency") is None
 
 
 def test_the_figure_draws_partial_grids():

@@ -9,7 +9,7 @@ import shapely
 
 from mtclim.analysis.labelsets import unseen
 from mtclim.data.reading import read_frame, read_layer, row_count
-from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.frequencies import entropy, probabilities
 from mtclim.metrics import codes
 from mtclim.tasks import Tasks
 
@@ -55,11 +55,6 @@ def hexagons(places: np.ndarray, width: float) -> np.ndarray:
     centres = np.where(nearer[:, None], corner, middle).round(3)
     angle = np.pi / 6 + np.arange(6) * np.pi / 3
     return shapely.polygons(centres[:, None] + width / np.sqrt(3) * np.column_stack([np.cos(angle), np.sin(angle)]))
-
-
-def entropy(p: np.ndarray) -> np.ndarray:
-    """Entropy (n,) of class probabilities (n, K) as a fraction of the largest possible: 0 sure, 1 no idea."""
-    return -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(p.shape[1])
 
 
 def aggregate(

@@ -14,8 +14,8 @@ import shapely
 from pyproj import Transformer
 
 from mtclim.data.reading import row_count, some
-from mtclim.mapping.areas import entropy, read_polygons
-from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.areas import read_polygons
+from mtclim.mapping.frequencies import entropy, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.views import read_views
 from mtclim.tasks import Tasks

@@ -14,7 +14,7 @@ import torch
 from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
 from mtclim.analysis.labelsets import labelsets_of
-from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.frequencies import entropy, probabilities
 from mtclim.metrics import codes, metrics, rescale
 from mtclim.prepare import SPLITS
 from mtclim.results import arrange, normalised
@@ -195,7 +195,7 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
     """A copy of predictions with the joint's answers in place of the networks'.
 
     ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
-    consistent marginals, which are for each task alone.
+    consistent marginals, which are for each task alone. ``<task>:entropy`` is theirs, where the frame has it.
     """
     found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
     columns = {}
@@ -203,4 +203,5 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
         columns[f"{task}:pred"] = np.asarray(classes, object)[found.labels[:, n]]
         p = found.marginals[task].astype(np.float32)
         columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+        columns |= {f"{task}:entropy": entropy(p)} if f"{task}:entropy" in predictions else {}
     return predictions.assign(**columns)

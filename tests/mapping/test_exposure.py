@@ -299,6 +299,19 @@ def test_calibration_gives_the_frequencies_that_it_was_fitted_on():
     assert -np.log(mended[rows, true]).mean() < -np.log(before[rows, true]).mean() - 0.01
 
 
+def test_a_class_without_a_validation_label_keeps_its_probability():
+    rng = np.random.default_rng(1)
+    tasks = {"t": ("a", "b", "c")}
+    true, p = shifted(3000, [0.7, 0.3, 0.0], rng)
+    city = as_frame(true, p, tasks["t"])
+    mended = frequencies.probabilities(frequencies.calibrate(city, city, tasks), "t", tasks["t"])
+    assert np.allclose(mended[:, 2], p[:, 2]) and np.allclose(mended.sum(1), 1)
+    alone, two = p[:, :2] / p[:, :2].sum(1, keepdims=True), {"t": ("a", "b")}
+    alone = as_frame(true, alone, two["t"])
+    shares = frequencies.probabilities(frequencies.calibrate(alone, alone, two), "t", two["t"])
+    assert np.allclose(mended[:, :2], (1 - p[:, 2:]) * shares, atol=1e-5)
+
+
 def test_a_task_without_a_validation_label_has_no_balanced_share_and_stays_as_it_is():
     rng = np.random.default_rng(2)
     tasks = {"t": ("a", "b", "c")}

@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
-from mtclim.mapping.areas import aggregate, check_areas, entropy, hexagons, read_polygons
+from mtclim.mapping.areas import aggregate, check_areas, hexagons, read_polygons
 
 matplotlib.use("agg")
 
@@ -203,7 +203,7 @@ def test_names_of_frequencies_do_not_touch():
 
 
 def test_entropy():
-    assert np.allclose(entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
+    assert np.allclose(frequencies.entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])), [0, 1])
 
 
 NAMES = [

@@ -425,6 +425,11 @@ def test_consistent_answers_are_labelsets_of_training(place, plain):
     for task, classes in TASKS.items():
         np.testing.assert_allclose(frame[[f"{task}:p:{name}" for name in classes]].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(frame["roof:p:flat"], frame["storeys:p:1"], atol=1e-5)  # they go together in training
+    joint = ensemble.joint_of(ensemble.validation(place / "runs" / "a"), place / "runs" / "a", TASKS)
+    agreed = ensemble.make_consistent(plain.assign(**{"storeys:entropy": 0.5}), TASKS, joint)
+    two = agreed[["storeys:p:1", "storeys:p:2"]].to_numpy()
+    np.testing.assert_allclose(agreed["storeys:entropy"], -(two * np.log2(two)).sum(1), atol=1e-5)
+    assert "roof:entropy" not in agreed
     assert "marginals" in predict.provenance_of(out)["answer"]
     assert "own probabilities" in predict.provenance_of(place / "plain.parquet")["answer"]
 

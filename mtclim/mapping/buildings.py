@@ -144,7 +144,11 @@ def assign_file(views: str | Path, footprints: str | Path, out: str | Path, fiel
     found.loc[frame.pop("panorama"), ["building", "reason"]] = None, "a panorama, of which views are to be cut first"
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out, exact=True)
-    said = [*layer.attrs["notes"], f"{row_count(len(found))}, {found['building'].nunique():,} buildings."]
+    said = [
+        *frame.attrs["notes"],
+        *layer.attrs["notes"],
+        f"{row_count(len(found))}, {found['building'].nunique():,} buildings.",
+    ]
     return said + [f"{row_count(n)}: {why}." for why, n in found["reason"].value_counts().items() if why]
 
 

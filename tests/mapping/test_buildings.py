@@ -192,7 +192,8 @@ def test_the_table_of_views_gains_the_building(tmp_path):
     found = pd.read_csv(tmp_path / "out.csv")
     assert found["image"].tolist() == list("abcd") and found["building"].fillna("").tolist() == ["b0", "", "", ""]
     assert found["_reason"].fillna("").str[:11].tolist() == ["", "no building", "a panorama,", "no bearing"]
-    assert said[1] == "4 rows, 1 buildings." and len(said) == 5
+    assert said[0] == "Viewing direction from column 'compass_angle', known in 3 rows."
+    assert said[2] == "4 rows, 1 buildings." and len(said) == 6
     names = ["-a.jpg", "=b.jpg", "+c.jpg", "@d.jpg"]  # what a spreadsheet would run stays a name
     table.assign(id=names, block="-70_-33").to_csv(tmp_path / "views.csv", index=False)
     assign_file(tmp_path / "views.csv", tmp_path / "footprints.geojson", tmp_path / "new" / "out.csv", 60, 50)

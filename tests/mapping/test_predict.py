@@ -292,7 +292,7 @@ def test_without_positions(place):
     assert frame.set_index("image").loc["images/3.png", ["lon", "geometry"]].isna().all()
     nowhere = pd.read_csv(place / "table.csv").drop(columns=["lon", "lat"])
     nowhere.to_csv(place / "nowhere.csv", index=False)
-    with pytest.raises(ValueError, match="no image has a position; add lon and lat"):
+    with pytest.raises(ValueError, match="no image has a position; add lon and lat .* --without-position"):
         read_source(place / "nowhere.csv", TASKS)
     with pytest.warns(UserWarning, match="2 of 50 photographs cannot be read: images/7.png: "):
         answers = predict.predict(mtclim.load(place / "runs" / "a"), place / "nowhere.csv")
@@ -388,6 +388,7 @@ def test_every_kind_of_picture_in_a_folder_counts(place, tmp_path):
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.warns(UserWarning, match="1 of 5 photographs cannot be read: x.heic"):
         assert len(predict.predict(place / "runs" / "a", tmp_path)) == 4
+    assert exif_place(tmp_path / "x.heic")[3].startswith("cannot be read: a HEIC picture; install the package")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.txt").touch()
     with pytest.raises(FileNotFoundError, match="no photograph .1 x .txt"):

@@ -192,6 +192,8 @@ def exposure(
     The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
     probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
     """
+    if not 0 <= tail < 1:
+        raise ValueError(f"tail: found {tail!r}; expected a share from 0 to below 1, such as 0.01.")
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
     shape = tuple(len(tasks[task]) for task in used)

@@ -15,7 +15,7 @@ from fake_city import fake_predictions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import LineString, MultiPolygon, Point, Polygon, box
-from tiny import PRESET, environment
+from tiny import PRESET, environment, told
 
 import mtclim
 from mtclim import Tasks
@@ -345,4 +345,15 @@ def test_the_map_counts_buildings_behind_a_gate(tmp_path, monkeypatch):
     assert counts["number"].sum() == pytest.approx(len(stock), abs=0.05)
     assert set(stock["building"]) == set(views["building"].dropna()) and stock["views"].max() == 2
     assert pyogrio.read_info("map/facades.gpkg", layer="buildings")["features"] == len(stock)
-    assert pyogrio.read_info("map/facades.gpkg", layer="facades")["features"] == len(views)
+    facades = pyogrio.read_dataframe("map/facades.gpkg", layer="facades")
+    assert facades["building"].fillna("").tolist() == views["building"].fillna("").tolist()
+    areas = pyogrio.read_dataframe("map/facades.gpkg", layer="areas")
+    counted = {name: areas[f"height:n:{name}"].sum() for name in facades["height:pred"].unique()}
+    assert counted == facades["height:pred"].value_counts().to_dict() and "unseen" in areas
+    assert pd.read_csv("map/facades.csv")["building"].notna().sum() == views["building"].notna().sum()
+    assert {"gem", "height:probability", "height:p:H1"} <= set(stock) and stock["gem"].str.contains("H:").all()
+    assert shapely.contains(stock.to_crs(4326).geometry, gpd.points_from_xy(stock["lon"], stock["lat"])).all()
+    text = told(tmp_path / "map.ipynb")
+    assert f"{len(stock)} of {len(gpd.read_parquet('city/footprints.parquet'))} footprints are seen" in text
+    listing, files = Path("map.ipynb").read_text(), [path.name for path in Path("map").iterdir()]
+    assert "views.csv" in files and all(f"`{name}` |" in listing for name in files)

@@ -111,6 +111,8 @@ def test_tail_keeps_the_totals_of_blocks():
         short.groupby("block")["expected"].sum(), totals.astype(float), check_names=False, rtol=1e-5
     )
     assert short["argmax"].sum() == 500
+    with pytest.raises(ValueError, match="tail: found 5; expected a share"):
+        exposure.exposure(frame, SANTIAGO, tail=5)
 
 
 def test_photographs_of_one_building_are_averaged_and_weights_count():

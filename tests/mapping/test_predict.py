@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -541,7 +542,10 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     gem.write_text('task,class,gem\nroof,flat,RSH1\nroof,gable,RSH2\nroof,"hip, or other",\nstoreys,1,H:1\n')
     truth = pd.DataFrame({"image": [f"images/{i}.png" for i in range(N)], "roof": "flat", "storeys": "1"})
     truth.to_parquet(place / "truth.parquet")
-    given = {"runs": place / "runs" / "a", "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
+    trained = shutil.copytree(place / "runs" / "a", tmp_path / "run")
+    answers = pd.read_parquet(trained / "validation.parquet")
+    answers[answers["roof:true"] != "gable"].to_parquet(trained / "validation.parquet")
+    given = {"runs": trained, "tail": 0.01, "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
     given |= {"results": tmp_path / "results", "tiles": False, "by": "block", "data": place / "table.csv"}
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
     notebook = Path(__file__).parents[2] / "notebooks" / "map.ipynb"
@@ -550,6 +554,10 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "map.ipynb").read_text()
     assert f"{N:,} images in, {N - 4:,} predicted, 4 listed" in text and "no position (lon, lat) in the table" in text
+    assert "No validation image has a label of these classes" in text and "roof: gable'" in text.replace("\\", "")
+    assert "joint over training labelsets" in text and "Only `predictions.parquet` holds the networks' own" in text
+    assert "1.0% of each block's count" in (tmp_path / "out" / "exposure_expected.xml").read_text(encoding="utf-8")
+    assert not re.search("'-[0-9]", (tmp_path / "results" / "map" / "exposure.csv").read_text())
     assert "has no row for 2" in text.replace("\\\\", "") and "synthetic data" not in text
     off = pd.read_csv(tmp_path / "results" / "exposure.csv")
     assert set(off["method"]) == {"argmax", "product", "joint"} and off["total_variation"].between(0, 1).all()

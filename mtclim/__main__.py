@@ -51,7 +51,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """Predict a table of images, or a folder of photographs, and write one row an image to a GeoParquet file.
+    """Predict a table of images or a folder of photographs, write a row an image to a GeoParquet file, print how many.
 
     examples:
       mtclim predict runs/mine photos.csv predictions.parquet
@@ -77,13 +77,19 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("--part", type=part, default=(0, 1), metavar="I/N", help="the part I = 0 ... N-1 of N")
     options = vars(parser.parse_args(arguments))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
-    from mtclim.mapping.predict import predict_file
+    from mtclim.mapping.predict import predict_file, provenance_of
 
-    print(predict_file(**options))
+    out = predict_file(**options)
+    print(out)
+    if out.is_file():  # else it is the folder of a part
+        made = provenance_of(out)
+        print(f"{made['rows']:,} of {made['images']:,} photographs predicted, {made['listed']:,} listed")
+        if not made["rows"]:
+            raise ValueError(f"no photograph was predicted; {out}.listed.csv says why of each.")
 
 
 def views(arguments: Sequence[str]) -> None:
-    """Cut perspective views out of 360° panoramas, and print the path of their table of positions and bearings.
+    """Cut views out of 360° panoramas, and print the path of their table of positions and bearings, and notes on it.
 
     examples:
       mtclim views panoramas/ views/
@@ -100,9 +106,10 @@ def views(arguments: Sequence[str]) -> None:
     parser.add_argument("--field-of-view", type=float, default=90, help="degrees (%(default)s)")
     parser.add_argument("--size", type=int, default=512, help="pixels (%(default)s)")
     options = vars(parser.parse_args(arguments))
-    from mtclim.mapping.views import cut_views
+    from mtclim.mapping.views import cut_views, read_views
 
-    print(cut_views(**options))
+    frame = read_views(options.pop("source"))
+    print(cut_views(frame, **options), *frame.attrs["notes"], sep="\n")
 
 
 def buildings(arguments: Sequence[str]) -> None:

@@ -130,6 +130,10 @@ def test_prepare_train_predict_and_collect(project):
              for part in (["--part", "0/2"], ["--part", "1/2"], [])]  # fmt: skip
     assert [done.returncode for done in parts] == [0, 0, 0], parts[-1].stderr
     assert len(pd.read_parquet(project / "all.parquet")) == len(pd.read_csv(project / "table.csv"))
+    assert re.search(r"^120 of 120 photographs predicted, 0 listed$", parts[-1].stdout, re.M), parts[-1].stdout
+    nowhere = call(project, "predict", str(run), "images", "none.parquet")
+    assert nowhere.returncode == 2 and nowhere.stdout.splitlines()[1].startswith("0 of 120 photographs predicted")
+    assert "none.parquet.listed.csv says why" in nowhere.stderr
     collected = call(project, "collect", "runs/mine", "kept")
     assert collected.returncode == 0 and collected.stdout.startswith("1 runs of 2 tasks"), collected.stderr
     assert (project / "kept" / "tables" / "runs.parquet").is_file()

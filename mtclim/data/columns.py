@@ -72,19 +72,33 @@ def ordinary(source: Source, listed: Collection[str]) -> set[str]:
     return others - set(listed)
 
 
-def read_bearing(source: Source, listed: Collection[str]) -> None:
+def read_computed(source: Source, listed: Collection[str], name: str) -> None:
+    """Let what Mapillary computed from the photographs replace what was measured, where a row has it, and note it."""
+    better = f"computed_{name}"
+    if better in source.frame and better not in listed:
+        filled = (source.cells(better) != "").to_numpy()
+        source.notes.append(f"Column {better!r} is used in place of {name!r}, in {row_count(filled.sum())}.")
+        source.frame[name] = source.frame.pop(better).where(filled, source.frame.get(name))
+
+
+def read_bearing(source: Source, listed: Collection[str], strict: bool = False) -> None:
     """Make ``bearing`` of the frame degrees clockwise from north in [0, 360), NaN where missing, and note it.
 
-    Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers.
+    Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers; if ``strict``,
+    other cells are an error.
     """
+    read_computed(source, listed, "compass_angle")
     frame = source.frame
     columns = {_key(name): name for name in reversed(frame.columns) if name not in listed}
     known = _BEARINGS[:1] if "bearing" in frame else _BEARINGS
-    column = next((columns[key] for key in known if key in columns and numeric(source.cells(columns[key]))), None)
+    found = [columns[key] for key in known if key in columns]
+    column = next((name for name in found if numeric(source.cells(name))), found[0] if found and strict else None)
     if column is None:
         return
-    bearing = numbers(source.cells(column))
+    cells = source.cells(column)
+    bearing = numbers(cells)
     mend = f"write degrees clockwise from north, or name the column '_{column}' if it is no viewing direction"
+    source.check(np.isnan(bearing) & (cells != ""), "not a number", mend, column)
     source.check(np.abs(bearing) > 360, "outside the range of a direction", mend, column)
     del frame[column]
     frame["bearing"] = bearing % 360

@@ -22,6 +22,7 @@ MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "N
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How an address on the internet begins."""
+_LAYER = "|layername="  # between a path and the name of a layer, as QGIS writes it
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
 _WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
 
@@ -35,14 +36,15 @@ class Source:
     """The columns of a table as they stand in the file.
 
     ``lines`` are those of its rows, where the format has lines. ``geometry`` reads the GeoSeries that a file declares,
-    only where it is needed, since this takes geopandas. ``notes`` say what was made of the columns, ``missing`` are the
-    texts that stand for a missing cell.
+    only where it is needed, since this takes geopandas. ``layer`` names the one that is meant of several, or a sheet.
+    ``notes`` say what was made of the columns, ``missing`` are the texts that stand for a missing cell.
     """
 
     path: Path
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     lines: Sequence[int] | None = None
     geometry: Callable[[], Any] | None = None
+    layer: str = ""
     notes: list[str] = field(default_factory=list)
     missing: Collection[str] = MISSING
 
@@ -86,17 +88,19 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
 
     These are CSV, TSV and text (also ``.gz``; any of ``, ; | tab``; UTF-8, UTF-16 with a mark, else Windows-1252),
     Parquet, GeoParquet, Feather, GeoPackage, GeoJSON, FlatGeobuf, Shapefile and Excel. ``key`` is a column that the
-    table is known to have; it tells which delimiter, layer or sheet is meant. TableError for any other file.
+    table is known to have; it tells which delimiter, layer or sheet is meant, unless ``|layername=NAME`` after the path
+    does, as QGIS writes it. TableError for any other file.
     """
-    source = Source(Path(path))
-    path = source.path
+    path, _, layer = str(path).partition(_LAYER)
+    path = Path(path)
+    source = Source(path, layer=layer)
     kind = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
     if re.search(r"\b\w{2,}:/", path.as_posix()):  # a path keeps one slash of the two
         source.fail("is a URL", "download the file and give its path")
     if kind is None and (path.suffix or path.is_file()):
         source.fail(f"unknown kind of table {path.suffix!r}", f"use one of {', '.join(_READERS)}")
     if not path.is_file():
-        source.fail("no such file", "check the path; it is taken relative to the working directory")
+        source.fail(f"no such file in {path.absolute().parent}", "check the path")
     with clear_errors(source):
         _READERS[kind](source, key.lower())
     return source
@@ -121,8 +125,8 @@ def clear_errors(source: Source) -> Iterator[None]:
 def read_layer(path: str | Path) -> Any:
     """Read a layer of a map, for example polygons, as a GeoDataFrame that has a coordinate reference system.
 
-    Of several layers the only one with polygons is read. TableError for whatever `read_frame` refuses, and for a layer
-    without a geometry or coordinate reference system.
+    Of several layers the named one is read, or the only one with polygons. TableError for whatever `read_frame`
+    refuses, and for a layer without a geometry or coordinate reference system.
     """
     source = read_frame(path, key="")
     geometry = find_geometry(source)
@@ -254,7 +258,7 @@ def _read_vector(source: Source, key: str) -> None:
 
     names = [str(layer) for layer in pyogrio.list_layers(source.path)[:, 0]]
     layers = {name: pyogrio.read_info(source.path, layer=name, force_feature_count=True) for name in names}
-    if not key:  # a layer of polygons is looked for
+    if not (key or source.layer):  # a layer of polygons is looked for
         placed = {name: info for name, info in layers.items() if info["geometry_type"] is not None}
         polygons = {name: info for name, info in placed.items() if "Polygon" in info["geometry_type"]}
         layers = polygons or placed or layers
@@ -268,13 +272,17 @@ def _read_vector(source: Source, key: str) -> None:
 
 
 def _only(source: Source, found: dict[str, tuple[Sequence, int]], key: str, kind: str) -> str:
-    """The only layer or sheet that has the column ``key`` and rows; without one, the first, whose error will say so."""
+    """The named layer or sheet, else the only one with the column ``key`` and rows, else the first, with its error."""
+    if source.layer in found:
+        return source.layer
+    if source.layer:
+        source.fail(f"no {kind} {source.layer!r}", f"name one of {some(found)}")
     named = [name for name, (columns, _) in found.items() if key in [str(c or "").strip().lower() for c in columns]]
     full = [name for name in named if found[name][1] > 0]
     if len(full) > 1:
         meant = f"a column {key!r} and rows" if key else "a geometry and rows"
         problem = f"several {kind}s have {meant}: {', '.join(map(repr, full))}"
-        source.fail(problem, f"keep one {kind}, or write the one that is meant to a file of its own")
+        source.fail(problem, f"name the one that is meant, such as {f'{source.path}{_LAYER}{full[0]}'!r}")
     return [*full, *named, *found][0]
 
 

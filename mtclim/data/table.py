@@ -127,8 +127,8 @@ def read_table(
     TableError
         For whatever cannot be read as meant.
     """
-    path = Path(os.path.realpath(Path(path).parent), Path(path).name)
     source = read_frame(path)
+    path = source.path = Path(os.path.realpath(source.path.parent), source.path.name)
     source.missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
     given = None if tasks is None else _as_tasks(source, tasks)
     listed = set(given or ())

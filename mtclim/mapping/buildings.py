@@ -22,7 +22,7 @@ from mtclim.mapping.views import read_views
 from mtclim.tasks import Tasks
 
 NUMBERS = ("building", "id", "full_id", "osm_id", "osmid", "@id")
-"""Columns that may number the buildings of a layer; the first without a gap is used."""
+"""Columns, in any case, that may number the buildings of a layer; the first without a gap is used."""
 NEARLY = 0.8
 """A view is doubtful if a second building fills this part of what the first one fills, or more."""
 _RAYS, _CHUNK = 120, 4096  # rays across the field of view; views at a time within 50 m, which bounds the memory
@@ -53,23 +53,26 @@ def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
     """Read a layer of footprints in its own system: ``building`` (text) and a polygon, one row a building.
 
     Polygons may overlap, and the nearest wall decides. The walls of an invalid polygon count as they are drawn.
-    ``attrs["notes"]`` says which column of ``NUMBERS`` is used, else the number of the row, and what is left out.
+    ``attrs["notes"]`` says which column of ``NUMBERS`` is used, else the number of the file's row, and what is not.
     ValueError for a layer without polygons or coordinate reference system, and for one number on two polygons.
     """
     layer = read_polygons(path)
     area = layer.geom_type.isin(["Polygon", "MultiPolygon"]) & ~layer.is_empty
     notes = [] if area.all() else [f"Not used: {row_count((~area).sum())} of the footprints that are no polygons."]
-    layer = layer[area].reset_index(drop=True)
-    columns = [name for name in NUMBERS if name in layer and layer[name].notna().all()]
-    if "building" in columns and not layer["building"].astype(str).str.contains(r"\d").any():
-        columns.remove("building")  # a tag, as in OpenStreetMap: yes, house ...
-    numbers = layer[columns[0]] if columns else pd.Series(np.arange(1, len(layer) + 1))
+    layer = layer[area]
+    named = {str(name).lower(): name for name in layer.columns[::-1]}
+    empty = {named[name]: layer[named[name]].replace("", None).isna().sum() for name in NUMBERS if name in named}
+    notes += [f"Column {name!r} is empty in {row_count(n)} and not used." for name, n in empty.items() if n]
+    columns = [name for name, n in empty.items() if not n]
+    if columns and columns[0].lower() == "building" and not layer[columns[0]].astype(str).str.contains(r"\d").any():
+        del columns[0]  # a tag, as in OpenStreetMap: yes, house ...
+    numbers = layer[columns[0]] if columns else pd.Series(layer.index + 1)
     numbers = numbers.astype(int if pd.api.types.is_float_dtype(numbers) else object).astype(str)
     twice = numbers[numbers.duplicated()].unique()
     if len(twice):
         mend = "join the parts of a building to one polygon, or rename the column"
         raise ValueError(f"{path}: column {columns[0]!r} has {some(twice, 5)} on more than one polygon; {mend}.")
-    frame = gpd.GeoDataFrame({"building": numbers.astype(object)}, geometry=layer.geometry.to_numpy(), crs=layer.crs)
+    frame = gpd.GeoDataFrame({"building": numbers.to_numpy(object)}, geometry=layer.geometry.to_numpy(), crs=layer.crs)
     notes.append(f"Buildings have the numbers of {f'column {columns[0]!r}' if columns else 'their rows'}.")
     frame.attrs["notes"] = notes
     return frame
@@ -86,8 +89,8 @@ def assign(
     ``views`` have lon, lat, bearing, and field_of_view (horizontal, above 0 and up to 180 degrees) where it is not that
     of all. ``footprints`` are from :func:`read_footprints`; beyond ``reach`` metres no wall is seen. The result, with
     the index of ``views``, has building (missing where it is not clear), share of the rays that end at it, second (the
-    share of the next building) and reason (why it is not clear, else ""). ValueError for settings out of range, and
-    where footprints have no CRS or no view has a position and a bearing.
+    share of the next building) and reason (why it is not clear, else ""). ValueError for settings out of range, where
+    footprints have no CRS or no view has a position and a bearing, and where no view has a footprint within reach.
     """
     frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
@@ -107,7 +110,14 @@ def assign(
     camera, north = (np.array([1, 1j]) @ to_metres.transform(lon, lat + step) for step in (0, 1e-5))
     ahead = np.exp(1j * (np.angle(north - camera) - np.radians(bearing)))
     shapes = footprints.geometry.to_crs(crs).to_numpy()
+    shapes[~np.isfinite(shapely.bounds(shapes)).all(1)] = shapely.Polygon()  # too far away for this projection
     seen, inside = _seen(camera, ahead, np.radians(fov), shapes, reach)
+    places = shapely.points(camera.real, camera.imag)
+    if seen.empty and not shapely.STRtree(shapes).query(places, "dwithin", reach).size:
+        boxes = (lon.min(), lon.max(), lat.min(), lat.max()), footprints.to_crs(4326).total_bounds[[0, 2, 1, 3]]
+        where = ["lon {:.4f} to {:.4f}, lat {:.4f} to {:.4f}".format(*box) for box in boxes]
+        problem = f"views: no footprint within {reach:g} m of any; views lie at {where[0]}, footprints at {where[1]}; "
+        raise ValueError(problem + "check the coordinate reference system, and whether lon and lat are swapped.")
     best, next_ = seen.drop_duplicates("view"), seen[seen.duplicated("view")].drop_duplicates("view")
     first, share, second = np.full(len(frame), -1), np.zeros(len(frame)), np.zeros(len(frame))
     first[used[best["view"]]], share[used[best["view"]]] = best["building"], best["share"]
@@ -133,8 +143,13 @@ def assign_file(views: str | Path, footprints: str | Path, out: str | Path, fiel
     layer, frame = read_footprints(footprints), read_views(views).drop(columns=["path", "building"], errors="ignore")
     found = assign(frame, layer, field_of_view, reach)
     found.loc[frame.pop("panorama"), ["building", "reason"]] = None, "a panorama, of which views are to be cut first"
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out, exact=True)
-    said = [*layer.attrs["notes"], f"{row_count(len(found))}, {found['building'].nunique():,} buildings."]
+    said = [
+        *frame.attrs["notes"],
+        *layer.attrs["notes"],
+        f"{row_count(len(found))}, {found['building'].nunique():,} buildings.",
+    ]
     return said + [f"{row_count(n)}: {why}." for why, n in found["reason"].value_counts().items() if why]
 
 
@@ -186,16 +201,20 @@ def fuse(
 
     ``predictions`` should be calibrated, and ``assigned`` is :func:`assign` of them, row for row. Views whose building
     is not clear are not used; ValueError if there is no other. The columns are building, views (their number), lon, lat
-    (means of the views), block and municipality (of the first view), and ``<task>:pred``, ``<task>:p:<class>`` and
-    ``<task>:entropy`` (0 sure to 1 unsure). Polygons are those of the footprints, in their system.
+    (degrees, of a point inside the footprint), block and municipality (of the first view), and ``<task>:pred``,
+    ``<task>:p:<class>`` and ``<task>:entropy`` (0 sure to 1 unsure). Polygons are those of the footprints, in their
+    system.
     """
     clear = assigned["building"].notna().to_numpy()
     if not clear.any():
-        raise ValueError(f"fuse: none of {row_count(len(assigned))} shows a building that is clear; see the reasons.")
+        problem = f"fuse: none of {row_count(len(assigned))} shows a building that is clear"
+        raise ValueError(f"{problem}; the column reason of the assignment, which a map keeps in views.csv, says why.")
     rows, weight = predictions[clear], assigned["share"].to_numpy(float)[clear]
     names, building = np.unique(assigned["building"][clear].to_numpy(str), return_inverse=True)
-    how = {"lon": "mean", "lat": "mean"} | {name: "first" for name in ("block", "municipality") if name in rows}
-    frame = rows.groupby(building).agg(how).assign(building=names, views=np.bincount(building, minlength=len(names)))
+    shapes = footprints.set_index("building").geometry.loc[names]
+    middle = shapes.representative_point().to_crs(4326)
+    frame = rows.filter(["block", "municipality"]).groupby(building).first()
+    frame = frame.assign(building=names, views=np.bincount(building), lon=middle.x.to_numpy(), lat=middle.y.to_numpy())
     for task, classes in tasks.items():
         logs = weight[:, None] * np.log(np.maximum(probabilities(rows, task, classes), 1e-12))
         sums = pd.DataFrame(logs).groupby(building).sum().to_numpy()
@@ -205,5 +224,4 @@ def fuse(
         columns |= {f"{task}:pred": np.asarray(classes, object)[p.argmax(1)]}
         columns |= {f"{task}:entropy": entropy(p, base=len(classes), axis=1)}
         frame = frame.assign(**columns)
-    shapes = footprints.set_index("building").geometry.loc[names].to_numpy()
-    return gpd.GeoDataFrame(frame, geometry=shapes, crs=footprints.crs)
+    return gpd.GeoDataFrame(frame, geometry=shapes.to_numpy(), crs=footprints.crs)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import entropy
 
 from mtclim import runs
 from mtclim.analysis.joint import Joint, fit_joint
@@ -177,7 +178,7 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
     """A copy of predictions with the joint's answers in place of the networks'.
 
     ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
-    consistent marginals, which are for each task alone.
+    consistent marginals, which are for each task alone. ``<task>:entropy`` is theirs, where the frame has it.
     """
     found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
     columns = {}
@@ -185,4 +186,6 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
         columns[f"{task}:pred"] = np.asarray(classes, object)[found.labels[:, n]]
         p = found.marginals[task].astype(np.float32)
         columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+        if f"{task}:entropy" in predictions:
+            columns[f"{task}:entropy"] = entropy(p, base=len(classes), axis=1)
     return predictions.assign(**columns)

@@ -39,13 +39,18 @@ _MOST = 2_000_000  # combinations of classes that are counted
 def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
     """Columns of a table as text, "" where a cell is empty; ValueError where one of them is not there.
 
-    Their names are found in any case and without spaces at the ends, as in a table of images.
+    Their names are found in any case and without spaces at the ends, as in a table of images. As in newer versions of
+    the engine, risk_id is another name of conversion, and without a column weight all weights are 1.
     """
     source = read_frame(path, columns[0])
     found, names = list(source.frame), [str(name).strip().lower() for name in source.frame]
-    if any(names.count(name) != 1 for name in columns):
+    names = ["conversion" if name == "risk_id" else name for name in names]
+    frame = source.frame.set_axis(names, axis=1)
+    if "weight" not in frame:
+        frame["weight"] = "1"
+    if any(list(frame).count(name) != 1 for name in columns):
         raise ValueError(f"{path}: found the columns {found}; expected {', '.join(columns)}, each once.")
-    source = replace(source, frame=source.frame.set_axis(names, axis=1)[list(columns)])
+    source = replace(source, frame=frame[list(columns)])
     cells = {name: source.cells(name, keep=source.missing) for name in columns}  # a class may be called "NA"
     return pd.DataFrame({name: np.asarray(own, object) for name, own in cells.items()})
 
@@ -60,8 +65,10 @@ def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[st
         raise ValueError(f"{path}: {task}:{name} is mapped twice; keep one row.")
     mapping: dict[str, dict[str, tuple[str, ...]]] = {}
     for task, name, gem in table.itertuples(index=False):
-        if gem:
-            _canonical(gem)
+        try:
+            _canonical(gem or "UNK")
+        except ValueError as error:
+            raise ValueError(f"{path}: correct the gem of {task}:{name}, or leave it empty; {error}") from None
         mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/")))
     return mapping
 
@@ -170,7 +177,7 @@ def exposure(
     tasks: Tasks,
     mapping: Mapping | None = None,
     joint: Joint | None = None,
-    tail: float = 0.01,
+    tail: float = 0.0,
 ) -> pd.DataFrame:
     """Count buildings per block and taxonomy.
 
@@ -178,12 +185,15 @@ def exposure(
     :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice. ``tasks`` are
     all of theirs, and the ``mapping`` (see :func:`read_mapping`) says which make the taxonomy. With a ``joint``, from
     :func:`mtclim.mapping.ensemble.joint_of`, combinations of classes that training never showed have no weight; without
-    it the tasks count as independent. Of each block's expected counts the least likely taxonomies that make up at most
-    the share ``tail`` are dropped, and the others are scaled to the block's total.
+    it the tasks count as independent. Of each block's expected counts those are dropped that round to nothing at the
+    six decimals of the files, and the least likely taxonomies that make up at most the share ``tail``, which takes most
+    of a rare taxonomy; the others are scaled to the block's total.
 
     The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
     probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
     """
+    if not 0 <= tail < 1:
+        raise ValueError(f"tail: found {tail!r}; expected a share from 0 to below 1, such as 0.01.")
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
     shape = tuple(len(tasks[task]) for task in used)
@@ -231,21 +241,31 @@ def _expected(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], we
 
 def _without_tail(counts: pd.Series, tail: float) -> pd.Series:
     least_first = counts.sort_values(kind="stable")
-    kept = counts.mask(least_first.cumsum() <= tail * counts.sum(), 0.0)
+    kept = counts.mask((least_first.cumsum() <= tail * counts.sum()) | (counts.round(6) == 0), 0.0)
     return kept * (counts.sum() / kept.sum()) if kept.any() else counts
 
 
 def compare(
-    predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Tasks, fit: Callable, mapping: Mapping | None = None
+    predictions: pd.DataFrame,
+    validation: pd.DataFrame,
+    tasks: Tasks,
+    fit: Callable,
+    mapping: Mapping | None = None,
+    tail: float = 0.0,
 ) -> pd.DataFrame:
     """Compare the ways of counting with the truth, on façades outside the blocks that training or validation used.
 
-    ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). The columns are
-    method, calibrated, level (the city, or the mean over municipalities weighted by façades), total_variation (half the
-    summed difference of the counts per taxonomy, as a share), lines (of the exposure by blocks) and impossible (the
-    share of weight on taxonomies that no façade has).
+    ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). What is compared
+    is the exposure by blocks, with the ``tail`` of :func:`exposure`. The columns are method, calibrated, level (the
+    city, or the mean over municipalities weighted by façades), total_variation (half the summed difference of the
+    counts per taxonomy, as a share), lines and impossible (the share of weight on taxonomies that no façade has).
     """
-    outside = predictions[apart(predictions)].drop(columns="building", errors="ignore").assign(city="city")
+    outside = predictions[apart(predictions)].drop(columns=["building", "weight"], errors="ignore")
+    outside = outside.assign(city="city")
+    levels = [name for name in ("city", "municipality") if name in outside]
+    outside[levels] = outside[levels].fillna("none").astype(str)
+    outside["block"] = outside.groupby([*levels, "block"], dropna=False).ngroup().astype(str)
+    areas = outside.drop_duplicates("block").set_index("block")[levels]  # where each block, within its area, lies
     mapping = mapping or read_mapping()
     taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping)
     rows = []
@@ -254,15 +274,14 @@ def compare(
         joint = fit(own)
         for method in METHODS:
             kind = "argmax" if method == "argmax" else "expected"
-            ways = {"mapping": mapping, "joint": joint if method == "joint" else None}
-            lines = (exposure(answers, tasks, **ways)[kind] > 0).sum()
-            for level in outside.columns.intersection(["city", "municipality"])[::-1]:
-                counts = exposure(answers.assign(block=answers[level]), tasks, **ways, tail=0.0)
-                counts = counts.set_index(["block", "taxonomy"])[kind]
-                true = taxonomy.groupby([outside[level].rename("block"), taxonomy.rename("taxonomy")]).size()
+            blocks = exposure(answers, tasks, mapping, joint if method == "joint" else None, tail)
+            blocks = blocks[blocks[kind] > 0].join(areas, "block")
+            for level in levels:
+                counts = blocks.groupby([level, "taxonomy"])[kind].sum()
+                true = taxonomy.groupby([outside[level], taxonomy.rename("taxonomy")]).size()
                 difference = counts.sub(true, fill_value=0).abs().sum() / (2 * len(outside))
                 impossible = 1 - counts[counts.index.isin(true.index)].sum() / counts.sum()
-                rows.append((method, calibrated, level, difference, lines, impossible))
+                rows.append((method, calibrated, level, difference, len(blocks), impossible))
     names = ["method", "calibrated", "level", "total_variation", "lines", "impossible"]
     return pd.DataFrame(rows, columns=names)
 
@@ -273,7 +292,8 @@ def compare(
 def read_conversions(path: str | Path) -> pd.DataFrame:
     """Read a table taxonomy, conversion (the vulnerability class), weight, as the OpenQuake engine takes it.
 
-    ValueError for missing columns, empty conversions, and weights of a taxonomy that do not sum to 1.
+    Weights are scaled so that those of a taxonomy sum to 1 within the engine's tolerance. ValueError for missing
+    columns, empty conversions, and weights of a taxonomy whose sum is further from 1 than rounding explains.
     """
     table = _read(path, ["taxonomy", "conversion", "weight"])
     blank = table.loc[table["conversion"] == "", "taxonomy"].unique()
@@ -284,7 +304,7 @@ def read_conversions(path: str | Path) -> pd.DataFrame:
     wrong = sums[~(np.abs(sums - 1) < 1e-3)].index.union(table.loc[~(table["weight"] >= 0), "taxonomy"])
     if len(wrong):
         raise ValueError(f"{path}: the weights of {some(wrong, 5)} do not sum to 1; give each taxonomy shares of 1.")
-    return table
+    return table.assign(weight=table["weight"] / table["taxonomy"].map(sums))
 
 
 def write_openquake(
@@ -298,19 +318,19 @@ def write_openquake(
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
     ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``).
-    Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy, whose
-    vulnerability class is to be filled in.
+    Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy of either
+    kind, whose vulnerability class is to be filled in, so that one file serves both.
     """
     folder, stem = Path(folder), f"exposure_{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     assets = counts[counts[kind] > 0].reset_index(drop=True)
-    taxonomies = sorted(assets["taxonomy"].unique())
     if conversions is None:
-        conversions = pd.DataFrame({"taxonomy": taxonomies, "conversion": "", "weight": 1})
-    missing = set(taxonomies) - set(conversions["taxonomy"])
+        conversions = pd.DataFrame({"taxonomy": sorted(counts["taxonomy"].unique()), "conversion": "", "weight": 1})
+    missing = set(assets["taxonomy"]) - set(conversions["taxonomy"])
     if missing:
         raise ValueError(f"conversions: found no line for {some(sorted(missing), 5)}; add one for each taxonomy.")
-    write_csv(conversions[conversions["taxonomy"].isin(taxonomies)], folder / f"{stem}_mapping.csv", exact=True)
+    conversions = conversions[conversions["taxonomy"].isin(counts["taxonomy"])]
+    write_csv(conversions, folder / f"{stem}_mapping.csv", exact=True)
     table = assets.assign(id=[f"a{n:07d}" for n in range(len(assets))], number=assets[kind])
     table = table[["id", "lon", "lat", "taxonomy", "number", "block"]].round({"lon": 5, "lat": 5, "number": 6})
     write_csv(table, folder / f"{stem}.csv", exact=True)

@@ -2,8 +2,8 @@
 
 A network trained after LPRUS (section 2.2.1) has learnt the balanced class frequencies, and its counts over a city lean
 towards them. The mean of probabilities that are calibrated with a bias a class (Alexandari et al. 2020) corrects a part
-of that. It assumes that a photograph has the same probabilities in the validation split and in the city, which
-balancing by labelset breaks a little.
+of that, for the classes that have a validation label. It assumes that a photograph has the same probabilities in the
+validation split and in the city, which balancing by labelset breaks a little.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) 
 def _bias_correction(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The w (1 + K,) for which softmax(exp(w[0]) * logits + w[1:]) has the least cross-entropy with true codes (n,).
 
-    With these biases the mean probability of a class is its frequency in ``true``; without an example it has none.
+    With these biases the mean probability of a class is its frequency in ``true``, where each class occurs.
     """
-    rows, counts = np.arange(len(true)), np.bincount(true, minlength=logits.shape[1])
+    rows = np.arange(len(true))
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         log_q = log_softmax(np.exp(w[0]) * logits + w[1:], axis=1)
@@ -38,24 +38,26 @@ def _bias_correction(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
         gradient = [(slope * logits).sum(1).mean() * np.exp(w[0]), *slope.mean(0)]
         return -log_q[rows, true].mean(), np.array(gradient)
 
-    bounds = [(None, None), *((None, None) if count else (0, 0) for count in counts)]
-    return minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return minimize(loss, np.zeros(1 + logits.shape[1]), jac=True, method="L-BFGS-B").x
 
 
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A copy of ``predictions`` whose probabilities are corrected by a temperature and a bias a class.
 
     They are fitted to labels and probabilities of the same model on its validation images (Alexandari et al. 2020). The
-    labels (``<task>:pred``) stay as they are, and so does a task without a label in ``validation``.
+    labels (``<task>:pred``) stay as they are. The probability of a class without a label in ``validation`` stays as it
+    is too, and the other classes of its task share the rest.
     """
     columns = {}
     for task, classes in tasks.items():
         true = codes(validation[f"{task}:true"], tuple(classes))
-        known, new = (np.log(np.maximum(probabilities(f, task, classes), 1e-12)) for f in (validation, predictions))
-        if (true >= 0).any():
-            w = _bias_correction(known[true >= 0], true[true >= 0])
-            p = softmax(np.exp(w[0]) * new + w[1:], axis=1).astype(np.float32)
-            columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+        seen, label = np.unique(true[true >= 0], return_inverse=True)
+        if len(seen):
+            known, p = (probabilities(f, task, classes).copy() for f in (validation[true >= 0], predictions))
+            logits, new = (np.log(np.maximum(own[:, seen], 1e-12)) for own in (known, p))
+            w = _bias_correction(logits, label)
+            p[:, seen] = p[:, seen].sum(1, keepdims=True) * softmax(np.exp(w[0]) * new + w[1:], axis=1)
+            columns |= {f"{task}:p:{name}": p[:, k].astype(np.float32) for k, name in enumerate(classes)}
     return predictions.assign(**columns)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mtclim import machine
 from mtclim.data import images
@@ -33,10 +33,14 @@ def exif_place(path: str | Path) -> tuple[float, float, float, str]:
     try:
         if not os.path.isfile(path):
             raise FileNotFoundError("no such file, or not a file")
-        with Image.open(path, formats=images.FORMATS) as picture:
-            gps = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        try:
+            with Image.open(path, formats=images.FORMATS) as picture:
+                gps = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        except UnidentifiedImageError:
+            images.is_panorama(path)  # its error says what the file is
+            raise
     except Exception as error:  # Pillow raises many kinds of error for damaged files
-        return np.nan, np.nan, np.nan, f"cannot be read: {type(error).__name__}: {error}"
+        return np.nan, np.nan, np.nan, f"cannot be read: {str(error) or type(error).__name__}"
     direction = pd.to_numeric(str(gps.get(17)), errors="coerce")  # GPSImgDirection
     bearing = direction % 360 if 0 <= direction <= 360 else np.nan
     try:
@@ -134,7 +138,8 @@ def _read_rows(path: Path, tasks: Tasks, require_position: bool, image_root, na_
     frame = frame.join(table.labels.dropna(axis=1, how="all").astype(object).add_suffix(":true"))
     placed = frame[["lon", "lat"]].notna().all(axis=1)
     if require_position and not placed.any():
-        raise TableError(f"{path}: no image has a position; add lon and lat columns, or set require_position=False.")
+        mend = "add lon and lat columns, or predict with --without-position (require_position=False)"
+        raise TableError(f"{path}: no image has a position; {mend}.")
     frame["reason"] = np.where(placed, "", "no position (lon, lat) in the table")
     frame.attrs = {"folder": str(table.image_root)}
     return frame

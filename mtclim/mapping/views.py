@@ -33,15 +33,17 @@ def read_views(source: str | Path) -> pd.DataFrame:
     The files of a table are those that it names, else those in its folder and below whose name is the row's ``id``.
     One row each: image, path (None where there is no such file, or several), lon, lat, bearing (NaN where unknown),
     panorama (whether the table says so), and captured_at, field_of_view, block and so on where the table has them.
-    ValueError for a table that cannot be read as meant.
+    ``attrs["notes"]`` say what was made of a table's columns. ValueError for one that cannot be read as meant.
     """
     source = Path(source)
     if source.is_dir():
-        return read_source(source, {}, False).drop(columns="reason").assign(panorama=False)
+        frame = read_source(source, {}, False).drop(columns="reason").assign(panorama=False)
+        frame.attrs["notes"] = []
+        return frame
     table, root = _read_table(source), source.parent
     names = np.asarray(table.cells("image", clean=False), object)
     columns.read_positions(table, (), False)
-    columns.read_bearing(table, ())
+    columns.read_bearing(table, (), strict=True)
     kept = [name for name in ("captured_at", "field_of_view", "block", *CARRIED) if name in table.frame]
     frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", *kept]).assign(image=names, panorama=False)
     if "is_pano" in table.frame:
@@ -56,21 +58,25 @@ def read_views(source: str | Path) -> pd.DataFrame:
         for name in {path.name, path.stem} if path.suffix.lower() in images.SUFFIXES else ():
             found.setdefault(name, []).append(path)
     files = [[path] if path.is_file() else found.get(path.name, []) for path in paths]
-    return frame.assign(path=[str(own[0]) if len(own) == 1 else None for own in files])
+    frame["path"] = [str(own[0]) if len(own) == 1 else None for own in files]
+    frame.attrs["notes"] = table.notes
+    return frame
 
 
 def _read_table(path: Path) -> Source:
     """A table whose columns have the names on the left of ``NAMES``."""
     source = Source(path)
-    if path.suffix.lower() in (".json", ".geojson"):
+    if path.suffix.lower() in (".json", ".geojson") and path.is_file():
         with clear_errors(source):
             content = json.loads(path.read_text(encoding="utf-8"))
+            if "error" in content:
+                source.fail(f"an error in place of photographs: {content['error']}", "mend the request, and repeat it")
             rows = content if isinstance(content, list) else content.get("features") or content["data"]
-            frame = pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("properties."))
-            if "geometry.coordinates" in frame:
-                place = frame.pop("geometry.coordinates").str
-                frame = frame.assign(lon=place[0], lat=place[1])
-            source = replace(source, frame=frame)
+            source.frame = pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("properties."))
+            columns.read_computed(source, (), "geometry.coordinates")
+            if "geometry.coordinates" in source.frame:
+                place = source.frame.pop("geometry.coordinates").str
+                source.frame = source.frame.assign(lon=place[0], lat=place[1])
     else:
         source = read_frame(path)
     frame = source.frame.rename(columns=lambda name: str(name).strip().lower())  # as in a table of images
@@ -83,7 +89,7 @@ def _read_table(path: Path) -> Source:
 
 
 def cut_views(
-    source: str | Path,
+    source: str | Path | pd.DataFrame,
     out: str | Path,
     sides: Sequence[float] = (-90.0, 90.0),
     towards: float | None = None,
@@ -92,8 +98,9 @@ def cut_views(
 ) -> Path:
     """Cut perspective views out of panoramas, and write them with ``table.csv``, a row a view; returns its path.
 
-    The heading of a panorama, where its middle looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees).
-    A photograph that is no panorama is copied. ``listed.csv`` has what cannot be used, and why.
+    The ``source`` is a folder, a table, or what :func:`read_views` made of one. The heading of a panorama, where its
+    middle looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees). A photograph that is no panorama is
+    copied. ``listed.csv`` has what cannot be used, and why.
 
     Views look to the ``sides``, in degrees clockwise from the heading, or all ``towards`` one bearing, in degrees from
     north. Across and up they have ``field_of_view`` degrees and ``size`` pixels. ValueError for settings out of their
@@ -101,7 +108,7 @@ def cut_views(
     """
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
         raise ValueError(f"views: found {field_of_view} degrees, {size} pixels; expected 0 to 180, and 16 to 8192.")
-    frame, out = read_views(source), Path(out)
+    frame, out = source if isinstance(source, pd.DataFrame) else read_views(source), Path(out)
     out.mkdir(parents=True, exist_ok=True)
 
     def cut(row) -> list[dict]:
@@ -125,7 +132,7 @@ def cut_views(
     listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")
     write_csv(listed[["_panorama", "reason"]].set_axis(["image", "reason"], axis=1), out / "listed.csv")
     if not len(views):
-        raise ValueError(f"{source}: no view from {row_count(len(frame))}; the first: {listed['reason'].iloc[0]}.")
+        raise ValueError(f"views: no view from {row_count(len(frame))}; the first: {listed['reason'].iloc[0]}.")
     return write_csv(views, out / "table.csv", exact=True)
 
 

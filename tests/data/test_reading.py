@@ -69,7 +69,7 @@ def test_every_kind_of_layer_has_its_geometry(tmp_path, kind):
     assert layer.normalize().geom_equals_exact(frame.normalize(), 1e-6).all()
 
 
-def test_a_layer_needs_a_geometry_and_its_system(tmp_path):
+def test_a_layer_needs_a_geometry_and_its_system(tmp_path, monkeypatch):
     photos().set_crs(None, allow_override=True).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(TableError, match=r"t.parquet: the layer has no coordinate reference system\. Set it"):
         read_layer(tmp_path / "t.parquet")
@@ -79,9 +79,11 @@ def test_a_layer_needs_a_geometry_and_its_system(tmp_path):
     (tmp_path / "t.csv").write_text("name\na\n")
     with pytest.raises(TableError, match="has no geometry"):
         read_layer(tmp_path / "t.csv")
-    for absent in ("absent.gpkg", "absent"):
-        with pytest.raises(TableError, match="no such file"):
-            read_layer(tmp_path / absent)
+    monkeypatch.chdir(tmp_path)
+    for absent in ("absent.gpkg", "absent", "absent.csv"):
+        for read in (read_layer, read_table):
+            with pytest.raises(TableError, match=f"^{absent}: no such file in {tmp_path}. Check"):
+                read(absent)
     with pytest.raises(TableError, match="is a URL. Download the file"):
         read_frame("https://example.org/photos.csv")
 
@@ -98,8 +100,13 @@ def test_of_several_layers_or_sheets_the_only_one_that_is_meant(tmp_path):
     with pytest.raises(TableError, match="several layers have a column 'image' and rows: 'photos', 'more'"):
         read_frame(path)
     areas(0.02).to_file(path, layer="parcels")
-    with pytest.raises(TableError, match="several layers have a geometry and rows: 'blocks', 'parcels'"):
+    with pytest.raises(TableError, match=r"rows: 'blocks', 'parcels'\. Name .* '.*t\.gpkg\|layername=blocks'"):
         read_layer(path)
+    assert read_layer(f"{path}|layername=parcels").total_bounds == pytest.approx(areas(0.02).total_bounds)
+    assert set(read_layer(f"{path}|layername=trees").geom_type) == {"Point"}
+    assert len(read_table(f"{path}|layername=photos", require_images=False).frame) == 3
+    with pytest.raises(TableError, match=r"t.gpkg: no layer 'paths'\. Name one of .*'parcels'"):
+        read_layer(f"{path}|layername=paths")
     with pd.ExcelWriter(tmp_path / "t.xlsx") as book:
         pd.DataFrame({"note": ["read me"]}).to_excel(book, sheet_name="about", index=False)
         pd.DataFrame({"Image ": ["a"], "roof": ["x"]}).to_excel(book, sheet_name="data", index=False, startrow=2)

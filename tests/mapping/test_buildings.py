@@ -15,7 +15,7 @@ from fake_city import fake_predictions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import LineString, MultiPolygon, Point, Polygon, box
-from tiny import PRESET, environment
+from tiny import PRESET, environment, told
 
 import mtclim
 from mtclim import Tasks
@@ -62,7 +62,7 @@ def test_shares_are_those_of_exact_geometry(houses, bearing, fov):
     for one in houses:  # none over another, none over the camera
         if one.distance(Point(0, 0)) > 0.5 and all(one.distance(other) > 0.1 for other in shapes):
             shapes.append(one)
-    if not shapes:
+    if not any(one.distance(Point(0, 0)) <= 25 for one in shapes):
         return
     shares = exact_shares(shapes, 0, 0, bearing, fov, 25.0, rays=500)
     found = assign(*scene(shapes, bearing=bearing), field_of_view=fov, reach=25.0).iloc[0]
@@ -81,7 +81,8 @@ def test_a_nearer_building_hides_what_is_behind_it():
     wall, tower = box(-20, 5, 20, 6), box(-50, 10, 50, 40)
     assert assign(*scene([tower, wall])).loc[0, ["building", "share", "reason"]].tolist() == ["b1", 1.0, ""]
     assert assign(*scene([tower, wall], bearing=180)).loc[0, "reason"] == "no building within 50 m"
-    assert assign(*scene([tower, wall]), reach=4).loc[0, "reason"] == "no building within 4 m"
+    far = box(60, 60, 70, 70)
+    assert assign(*scene([far]), reach=90).loc[0, "reason"] == "no building within 90 m"
     court = Polygon(box(-30, -30, 30, 30).exterior, [box(-25, -25, 25, 25).exterior])  # the camera is in its court
     assert assign(*scene([court], bearing=77)).loc[0, ["building", "share"]].tolist() == ["b0", 1.0]
 
@@ -132,6 +133,21 @@ def test_invalid_and_overlapping_polygons_and_parts_are_read(bow, tmp_path):
     assert found["building"] == "b0" and 0 < found["second"] < found["share"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_footprints_that_lie_elsewhere_are_refused_with_both_places():
+    views, layer = scene([box(-5, 5, 5, 9)])
+    swapped = views.rename(columns={"lon": "lat", "lat": "lon"})
+    for wrong, there in ((swapped, layer), (views, layer.set_crs(32601, allow_override=True))):
+        with pytest.raises(
+            ValueError, match=r"no footprint within 50 m .*views lie at lon -\d+\.\d+ to .*, footprints at"
+        ):
+            assign(wrong, there)
+    layer = pd.concat(
+        [layer.to_crs(4326), gpd.GeoDataFrame({"building": ["far"]}, geometry=[box(19, 33, 20, 34)], crs=4326)]
+    )
+    assert assign(views, layer)["building"].tolist() == ["b0"], "what cannot be projected is no warning"
+
+
 @pytest.mark.parametrize("east", [179.9998, -179.9998])
 def test_the_antimeridian_is_no_border(east, tmp_path):
     at = lambda lon, lat: box(lon - 4e-5, lat, lon + 4e-5, lat + 1e-4)  # noqa: E731
@@ -176,11 +192,12 @@ def test_the_table_of_views_gains_the_building(tmp_path):
     found = pd.read_csv(tmp_path / "out.csv")
     assert found["image"].tolist() == list("abcd") and found["building"].fillna("").tolist() == ["b0", "", "", ""]
     assert found["_reason"].fillna("").str[:11].tolist() == ["", "no building", "a panorama,", "no bearing"]
-    assert said[1] == "4 rows, 1 buildings." and len(said) == 5
+    assert said[0] == "Viewing direction from column 'compass_angle', known in 3 rows."
+    assert said[2] == "4 rows, 1 buildings." and len(said) == 6
     names = ["-a.jpg", "=b.jpg", "+c.jpg", "@d.jpg"]  # what a spreadsheet would run stays a name
     table.assign(id=names, block="-70_-33").to_csv(tmp_path / "views.csv", index=False)
-    assign_file(tmp_path / "views.csv", tmp_path / "footprints.geojson", tmp_path / "out.csv", 60, 50)
-    again = mtclim.read_table(tmp_path / "out.csv", TASKS, require_images=False, require_labels=False).frame
+    assign_file(tmp_path / "views.csv", tmp_path / "footprints.geojson", tmp_path / "new" / "out.csv", 60, 50)
+    again = mtclim.read_table(tmp_path / "new" / "out.csv", TASKS, require_images=False, require_labels=False).frame
     assert again["image"].tolist() == names and set(again["block"]) == {"-70_-33"}
 
 
@@ -208,6 +225,19 @@ def test_numbers_of_footprints_as_they_come(frame, numbers, tmp_path):
     layer = read_footprints(write(tmp_path, pd.DataFrame(frame)))
     assert layer["building"].tolist()[: len(numbers)] == numbers and len(layer) == len(next(iter(frame.values())))
     assert "numbers of" in layer.attrs["notes"][-1]
+
+
+def test_numbers_in_any_case_with_gaps_and_of_the_rows_of_the_file(tmp_path):
+    capitals = read_footprints(write(tmp_path, pd.DataFrame({"OSM_ID": [7, 3]})))
+    assert capitals["building"].tolist() == ["7", "3"] and "'OSM_ID'" in capitals.attrs["notes"][-1]
+    gaps = read_footprints(write(tmp_path, pd.DataFrame({"id": ["a", ""], "osm_id": [7, 3]})))
+    assert gaps.attrs["notes"][0] == "Column 'id' is empty in 1 row and not used." and list(gaps["building"]) == [
+        "7",
+        "3",
+    ]
+    mixed = gpd.GeoDataFrame({"area": [1, 2]}, geometry=[Point(0, 0), box(1, 1, 2, 2)], crs=4326)
+    mixed.to_file(tmp_path / "mixed.gpkg")
+    assert read_footprints(tmp_path / "mixed.gpkg")["building"].tolist() == ["2"]
 
 
 def test_footprints_that_cannot_be_used_are_refused_in_one_line(tmp_path):
@@ -259,6 +289,10 @@ def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings(tmp_path):
     fused = fuse(frame, assigned, layer, tasks).set_index("building")
     assert fused.index.tolist() == ["u", "v", "w"] and fused.crs == CRS
     assert fused.loc["u"].geometry.equals(box(2, 0, 3, 1))
+    places = gpd.points_from_xy(fused["lon"], fused["lat"], crs=4326).to_crs(CRS)
+    assert shapely.contains(fused.geometry, places).all()
+    with pytest.raises(ValueError, match="none of 40 rows .* in views.csv, says why"):
+        fuse(frame, assigned.assign(building=None), layer, tasks)
     for name, row in fused.iterrows():
         own = np.flatnonzero(assigned["building"] == name)
         assert row["views"] == len(own) and row["block"] == frame["block"][own[0]]
@@ -311,4 +345,15 @@ def test_the_map_counts_buildings_behind_a_gate(tmp_path, monkeypatch):
     assert counts["number"].sum() == pytest.approx(len(stock), abs=0.05)
     assert set(stock["building"]) == set(views["building"].dropna()) and stock["views"].max() == 2
     assert pyogrio.read_info("map/facades.gpkg", layer="buildings")["features"] == len(stock)
-    assert pyogrio.read_info("map/facades.gpkg", layer="facades")["features"] == len(views)
+    facades = pyogrio.read_dataframe("map/facades.gpkg", layer="facades")
+    assert facades["building"].fillna("").tolist() == views["building"].fillna("").tolist()
+    areas = pyogrio.read_dataframe("map/facades.gpkg", layer="areas")
+    counted = {name: areas[f"height:n:{name}"].sum() for name in facades["height:pred"].unique()}
+    assert counted == facades["height:pred"].value_counts().to_dict() and "unseen" in areas
+    assert pd.read_csv("map/facades.csv")["building"].notna().sum() == views["building"].notna().sum()
+    assert {"gem", "height:probability", "height:p:H1"} <= set(stock) and stock["gem"].str.contains("H:").all()
+    assert shapely.contains(stock.to_crs(4326).geometry, gpd.points_from_xy(stock["lon"], stock["lat"])).all()
+    text = told(tmp_path / "map.ipynb")
+    assert f"{len(stock)} of {len(gpd.read_parquet('city/footprints.parquet'))} footprints are seen" in text
+    listing, files = Path("map.ipynb").read_text(), [path.name for path in Path("map").iterdir()]
+    assert "views.csv" in files and all(f"`{name}` |" in listing for name in files)

@@ -71,7 +71,7 @@ def test_mapping_of_ones_own_tasks(tmp_path):
     with pytest.raises(ValueError, match="each once"):
         exposure.read_mapping(tmp_path / "two.csv")
     (tmp_path / "bad.csv").write_text("task,class,gem\nwall,brick,BRICK\n")
-    with pytest.raises(ValueError, match="'BRICK' is not a string of the GEM"):
+    with pytest.raises(ValueError, match="bad.csv: correct the gem of wall:brick, .* 'BRICK' is not a string of"):
         exposure.read_mapping(tmp_path / "bad.csv")
     (tmp_path / "twice.csv").write_text("task,class,gem\nwall,brick,MUR\nwall,brick,MCF\n")
     with pytest.raises(ValueError, match="mapped twice"):
@@ -103,11 +103,16 @@ def test_tail_keeps_the_totals_of_blocks():
     frame = fake_predictions(500, seed=2)
     whole, short = (exposure.exposure(frame, SANTIAGO, tail=tail) for tail in (0.0, 0.05))
     assert len(short) < len(whole)
+    pd.testing.assert_frame_equal(exposure.exposure(frame, SANTIAGO), whole)
+    written = whole[["expected", "argmax"]]
+    assert ((written == 0) | (written.round(6) > 0)).all(axis=None), "a count that the files have no digits for"
     totals = frame.groupby("block").size()
     pd.testing.assert_series_equal(
         short.groupby("block")["expected"].sum(), totals.astype(float), check_names=False, rtol=1e-5
     )
     assert short["argmax"].sum() == 500
+    with pytest.raises(ValueError, match="tail: found 5; expected a share"):
+        exposure.exposure(frame, SANTIAGO, tail=5)
 
 
 def test_photographs_of_one_building_are_averaged_and_weights_count():
@@ -184,6 +189,13 @@ def test_ways_of_counting_are_compared_outside_the_blocks_that_were_used():
     assert city_level.loc[("joint", True), "impossible"] == 0 < city_level.loc[("product", True), "impossible"]
     towns = result[result["level"] == "municipality"]["total_variation"].to_numpy()
     assert (towns >= city_level["total_variation"].to_numpy() - 1e-9).all() and (towns <= 1).all()
+    short = exposure.compare(city, validation, SMALL, joint_fit(labelsets, np.array([6, 3, 1])), tail=0.2)
+    judged = city[frequencies.apart(city)]
+    blocks = exposure.exposure(judged, SMALL, tail=0.2)
+    true = exposure.gem_strings(pd.DataFrame({task: judged[f"{task}:true"] for task in SMALL})).value_counts()
+    off = blocks.groupby("taxonomy")["expected"].sum().sub(true, fill_value=0).abs().sum() / 2 / len(judged)
+    found = short.set_index(["method", "calibrated", "level"]).loc[("product", False, "city")]
+    assert found["total_variation"] == pytest.approx(off) and found["lines"] == (blocks["expected"] > 0).sum()
 
 
 # ------------------------------------------------------------------ files of the engine
@@ -194,7 +206,10 @@ def test_a_mapping_to_vulnerability_classes_is_offered_and_checked(tmp_path):
     exposure.write_openquake(counts, tmp_path)
     template = pd.read_csv(tmp_path / "exposure_expected_mapping.csv", keep_default_na=False)
     assert template.columns.tolist() == ["taxonomy", "conversion", "weight"]
-    assert template["taxonomy"].tolist() == sorted(counts.loc[counts["expected"] > 0, "taxonomy"].unique())
+    assert template["taxonomy"].tolist() == sorted(counts["taxonomy"].unique())
+    exposure.write_openquake(counts[counts["taxonomy"] > "CR"].assign(argmax=0), tmp_path / "few", "argmax")
+    both = pd.read_csv(tmp_path / "few" / "exposure_argmax_mapping.csv")["taxonomy"]
+    assert both.tolist() == sorted(counts.loc[counts["taxonomy"] > "CR", "taxonomy"].unique())
     with pytest.raises(ValueError, match="no conversion for 'CR"):
         exposure.read_conversions(tmp_path / "exposure_expected_mapping.csv")
     half = pd.concat([template.assign(conversion=name, weight="0,5") for name in ("low", "high")])
@@ -205,6 +220,11 @@ def test_a_mapping_to_vulnerability_classes_is_offered_and_checked(tmp_path):
     assert pd.read_csv(tmp_path / "exposure_expected_mapping.csv")["conversion"].isin(["low", "high"]).all()
     with pytest.raises(ValueError, match="found no line for"):
         exposure.write_openquake(counts, tmp_path, conversions=read[read["taxonomy"] != read["taxonomy"][0]])
+    thirds = pd.DataFrame({"taxonomy": "CR", "risk_id": list("abc"), "weight": ["0.333", "0.333", 0.3335]})
+    thirds.to_csv(tmp_path / "thirds.csv", index=False)
+    assert exposure.read_conversions(tmp_path / "thirds.csv")["weight"].sum() == pytest.approx(1, abs=1e-9)
+    thirds[:1].drop(columns="weight").to_csv(tmp_path / "one.csv", index=False)
+    assert exposure.read_conversions(tmp_path / "one.csv").to_numpy().tolist() == [["CR", "a", 1.0]]
     half[1:].to_csv(tmp_path / "short.csv", index=False)
     with pytest.raises(ValueError, match="do not sum to 1"):
         exposure.read_conversions(tmp_path / "short.csv")
@@ -297,6 +317,19 @@ def test_calibration_gives_the_frequencies_that_it_was_fitted_on():
     before = frequencies.probabilities(validation, "t", tasks["t"])
     rows = np.arange(len(true))
     assert -np.log(mended[rows, true]).mean() < -np.log(before[rows, true]).mean() - 0.01
+
+
+def test_a_class_without_a_validation_label_keeps_its_probability():
+    rng = np.random.default_rng(1)
+    tasks = {"t": ("a", "b", "c")}
+    true, p = shifted(3000, [0.7, 0.3, 0.0], rng)
+    city = as_frame(true, p, tasks["t"])
+    mended = frequencies.probabilities(frequencies.calibrate(city, city, tasks), "t", tasks["t"])
+    assert np.allclose(mended[:, 2], p[:, 2]) and np.allclose(mended.sum(1), 1)
+    alone, two = p[:, :2] / p[:, :2].sum(1, keepdims=True), {"t": ("a", "b")}
+    alone = as_frame(true, alone, two["t"])
+    shares = frequencies.probabilities(frequencies.calibrate(alone, alone, two), "t", two["t"])
+    assert np.allclose(mended[:, :2], (1 - p[:, 2:]) * shares, atol=1e-5)
 
 
 def test_a_task_without_a_validation_label_has_no_balanced_share_and_stays_as_it_is():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -271,7 +272,7 @@ def test_without_positions(place):
     assert frame.set_index("image").loc["images/3.png", ["lon", "geometry"]].isna().all()
     nowhere = pd.read_csv(place / "table.csv").drop(columns=["lon", "lat"])
     nowhere.to_csv(place / "nowhere.csv", index=False)
-    with pytest.raises(ValueError, match="no image has a position; add lon and lat"):
+    with pytest.raises(ValueError, match="no image has a position; add lon and lat .* --without-position"):
         read_source(place / "nowhere.csv", TASKS)
     with pytest.warns(UserWarning, match="2 of 50 photographs cannot be read: images/7.png: "):
         answers = predict.predict(mtclim.load(place / "runs" / "a"), place / "nowhere.csv")
@@ -367,6 +368,7 @@ def test_every_kind_of_picture_in_a_folder_counts(place, tmp_path):
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.warns(UserWarning, match="1 of 5 photographs cannot be read: x.heic"):
         assert len(predict.predict(place / "runs" / "a", tmp_path)) == 4
+    assert exif_place(tmp_path / "x.heic")[3].startswith("cannot be read: a HEIC picture; install the package")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.txt").touch()
     with pytest.raises(FileNotFoundError, match="no photograph .1 x .txt"):
@@ -404,6 +406,11 @@ def test_consistent_answers_are_labelsets_of_training(place, plain):
     for task, classes in TASKS.items():
         np.testing.assert_allclose(frame[[f"{task}:p:{name}" for name in classes]].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(frame["roof:p:flat"], frame["storeys:p:1"], atol=1e-5)  # they go together in training
+    joint = ensemble.joint_of(ensemble.validation(place / "runs" / "a"), place / "runs" / "a", TASKS)
+    agreed = ensemble.make_consistent(plain.assign(**{"storeys:entropy": 0.5}), TASKS, joint)
+    two = agreed[["storeys:p:1", "storeys:p:2"]].to_numpy()
+    np.testing.assert_allclose(agreed["storeys:entropy"], -(two * np.log2(two)).sum(1), atol=1e-5)
+    assert "roof:entropy" not in agreed
     assert "marginals" in predict.provenance_of(out)["answer"]
     assert "own probabilities" in predict.provenance_of(place / "plain.parquet")["answer"]
 
@@ -514,7 +521,10 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     gem.write_text('task,class,gem\nroof,flat,RSH1\nroof,gable,RSH2\nroof,"hip, or other",\nstoreys,1,H:1\n')
     truth = pd.DataFrame({"image": [f"images/{i}.png" for i in range(N)], "roof": "flat", "storeys": "1"})
     truth.to_parquet(place / "truth.parquet")
-    given = {"runs": place / "runs" / "a", "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
+    trained = shutil.copytree(place / "runs" / "a", tmp_path / "run")
+    answers = pd.read_parquet(trained / "validation.parquet")
+    answers[answers["roof:true"] != "gable"].to_parquet(trained / "validation.parquet")
+    given = {"runs": trained, "tail": 0.01, "source": place / "table.csv", "out": tmp_path / "out", "mapping": gem}
     given |= {"results": tmp_path / "results", "tiles": False, "by": "block", "data": place / "table.csv"}
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
     notebook = Path(__file__).parents[2] / "notebooks" / "map.ipynb"
@@ -523,6 +533,10 @@ def test_the_map_of_ones_own_photographs(place, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "map.ipynb").read_text()
     assert f"{N:,} images in, {N - 4:,} predicted, 4 listed" in text and "no position (lon, lat) in the table" in text
+    assert "No validation image has a label of these classes" in text and "roof: gable'" in text.replace("\\", "")
+    assert "joint over training labelsets" in text and "Only `predictions.parquet` holds the networks' own" in text
+    assert "1.0% of each block's count" in (tmp_path / "out" / "exposure_expected.xml").read_text(encoding="utf-8")
+    assert not re.search("'-[0-9]", (tmp_path / "results" / "map" / "exposure.csv").read_text())
     assert "has no row for 2" in text.replace("\\\\", "") and "synthetic data" not in text
     off = pd.read_csv(tmp_path / "results" / "exposure.csv")
     assert set(off["method"]) == {"argmax", "product", "joint"} and off["total_variation"].between(0, 1).all()

@@ -162,6 +162,22 @@ def test_tables_of_the_usual_tools_are_read_as_they_are(name, content, files, pa
     assert read_views(tmp_path / name)["path"].isna().all(), "no such file, and two of them"
 
 
+def test_what_mapillary_computed_goes_before_what_was_measured(tmp_path):
+    better = {"computed_compass_angle": 90.5, "computed_geometry": {"type": "Point", "coordinates": [-70.1, -33.1]}}
+    rows = [GRAPH["data"][0] | better, GRAPH["data"][1] | {"computed_geometry": None}]
+    (tmp_path / "images.json").write_text(json.dumps({"data": rows}))
+    found = read_views(tmp_path / "images.json")
+    assert found["bearing"].tolist() == [90.5, 12.0] and found["lon"].tolist() == [-70.1, -70.66]
+    assert "Column 'computed_compass_angle' is used in place of 'compass_angle', in 1 row." in found.attrs["notes"]
+    assert sum("computed_geometry" in note for note in found.attrs["notes"]) == 1
+    text = "id,lon,lat,compass_angle,computed_compass_angle\na,1,2,271.5,90.5\nb,1,2,12,\n"
+    (tmp_path / "t.csv").write_text(text)
+    assert read_views(tmp_path / "t.csv")["bearing"].tolist() == [90.5, 12.0]
+    (tmp_path / "images.json").write_text('{"error": {"message": "Invalid OAuth access token", "code": 190}}')
+    with pytest.raises(ValueError, match="images.json: an error in place of photographs.*Invalid OAuth access token"):
+        read_views(tmp_path / "images.json")
+
+
 def test_what_a_table_calls_a_panorama_is_cut_and_the_rest_copied(tmp_path):
     (tmp_path / "images.json").write_text(json.dumps(GRAPH))
     panorama(tmp_path / "1.jpg", 271.5, width=360)
@@ -175,6 +191,12 @@ def test_a_table_without_names_of_photographs_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("lon,lat,bearing\n1,2,3\n")
     with pytest.raises(ValueError, match="no column that names photographs; found 'lon', 'lat', 'bearing'"):
         read_views(tmp_path / "t.csv")
+    for name in ("bearing", "heading"):
+        (tmp_path / "t.csv").write_text(f"id,lon,lat,{name}\na,1,2,90\nb,1,2,NE\n")
+        with pytest.raises(ValueError, match=rf"t.csv: column '{name}': not a number at row 2 \(line 3\): 'NE'"):
+            read_views(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=f"absent.json: no such file in {tmp_path}"):
+        read_views(tmp_path / "absent.json")
     (tmp_path / "t.json").write_text('{"type": "Topology"}')
     with pytest.raises(ValueError, match="cannot be read as json"):
         read_views(tmp_path / "t.json")

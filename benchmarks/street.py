@@ -32,7 +32,7 @@ from mtclim.files import write_text
 from mtclim.mapping.buildings import assign, fuse, passes, read_footprints
 from mtclim.mapping.ensemble import joint_of, make_consistent, tasks_of, validation
 from mtclim.mapping.exposure import exposure, gem_strings
-from mtclim.mapping.frequencies import calibrate, entropy, probabilities
+from mtclim.mapping.frequencies import calibrate, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.predict import predict_file
 from mtclim.metrics import codes

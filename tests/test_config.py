@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mtclim import VARIANTS, load_config
-from mtclim.config import Config, run_folder, to_dict
+from mtclim.config import Config, resolve, run_folder, to_dict
 
 CONFIGS = Path(__file__).parent.parent / "mtclim" / "presets"
 
@@ -159,3 +159,9 @@ def test_run_folder_follows_from_what_was_chosen(tmp_path, monkeypatch):
     assert run_folder(relative) == folders["one"], "the same table in another spelling"
     (tmp_path / "one" / "my {new} houses.csv").write_text("image,roof\na.jpg,flat\n")
     assert run_folder(relative) != folders["one"], "the table has changed"
+    layers = [run_folder(load_config("demo", data=tmp_path / f"a.gpkg|layername={name}")) for name in "xy"]
+    (tmp_path / "a.gpkg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("a.gpkg|layername=x") == Path("a.gpkg|layername=x"), "a named layer of a file that is here"
+    (tmp_path / "a.gpkg").write_bytes(b"more")
+    assert len({*layers, run_folder(load_config("demo", data=tmp_path / "a.gpkg|layername=x"))}) == 3

@@ -11,6 +11,9 @@ import yaml
 
 from mtclim.variants import VARIANT_TABLE
 
+LAYER = "|layername="
+"""What stands between a path and the name of one of the file's layers, as QGIS writes it."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -110,7 +113,7 @@ def project_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A path as given if it is there, else the same below the project's root (notebooks run in their own folder)."""
     path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else project_root() / path
+    return path if path.is_absolute() or Path(str(path).split(LAYER)[0]).exists() else project_root() / path
 
 
 def presets() -> dict[str, Path]:
@@ -243,8 +246,9 @@ def run_folder(config: Config) -> Path:
     if config.data != "city":
         path = resolve(config.data).resolve()
         digest = hashlib.blake2b(str(path).encode("utf-8", "surrogateescape"), digest_size=4)
-        if path.is_file():  # where it is not, reading the table says so
-            digest.update(path.read_bytes())
+        file = Path(str(path).split(LAYER)[0])
+        if file.is_file():  # where it is not, reading the table says so
+            digest.update(file.read_bytes())
         stem = re.sub(r"[^\w-]+", "_", path.name.split(".")[0])  # braces mean something to papermill
         name += f"-{stem}-{digest.hexdigest()}"
     return project_root() / "runs" / name / config.backbone / config.variant / f"seed-{config.seed}"

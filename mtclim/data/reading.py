@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from mtclim.config import LAYER
+
 MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "NaN")
 """What is taken as missing beside empty cells, None and NaN."""
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How an address on the internet begins."""
-_LAYER = "|layername="  # between a path and the name of a layer, as QGIS writes it
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
 _WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
 
@@ -91,7 +92,7 @@ def read_frame(path: str | Path, key: str = "image") -> Source:
     table is known to have; it tells which delimiter, layer or sheet is meant, unless ``|layername=NAME`` after the path
     does, as QGIS writes it. TableError for any other file.
     """
-    path, _, layer = str(path).partition(_LAYER)
+    path, _, layer = str(path).partition(LAYER)
     path = Path(path)
     source = Source(path, layer=layer)
     kind = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
@@ -282,7 +283,7 @@ def _only(source: Source, found: dict[str, tuple[Sequence, int]], key: str, kind
     if len(full) > 1:
         meant = f"a column {key!r} and rows" if key else "a geometry and rows"
         problem = f"several {kind}s have {meant}: {', '.join(map(repr, full))}"
-        source.fail(problem, f"name the one that is meant, such as {f'{source.path}{_LAYER}{full[0]}'!r}")
+        source.fail(problem, f"name the one that is meant, such as {f'{source.path}{LAYER}{full[0]}'!r}")
     return [*full, *named, *found][0]
 
 

@@ -159,17 +159,15 @@ def test_run_folder_follows_from_what_was_chosen(tmp_path, monkeypatch):
     assert run_folder(relative) == folders["one"], "the same table in another spelling"
     (tmp_path / "one" / "my {new} houses.csv").write_text("image,roof\na.jpg,flat\n")
     assert run_folder(relative) != folders["one"], "the table has changed"
+    layers = [run_folder(load_config("demo", data=tmp_path / f"a.gpkg|layername={name}")) for name in "xy"]
+    (tmp_path / "a.gpkg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("a.gpkg|layername=x") == Path("a.gpkg|layername=x"), "a named layer of a file that is here"
+    (tmp_path / "a.gpkg").write_bytes(b"more")
+    assert len({*layers, run_folder(load_config("demo", data=tmp_path / "a.gpkg|layername=x"))}) == 3
 
 
 def test_a_presets_own_tag_holds_for_a_backbone_that_its_study_does_not_list(tmp_path):
     (tmp_path / "mine.yaml").write_text("backbone: resnet18\ntag: a1_in1k\n")
     assert load_config(tmp_path / "mine.yaml").timm_name == "resnet18.a1_in1k"
     assert load_config(tmp_path / "mine.yaml", backbone="resnet50").timm_name == "resnet50"
-
-
-layers = [run_folder(load_config("demo", data=tmp_path / f"a.gpkg|layername={name}")) for name in "xy"]
-    (tmp_path / "a.gpkg").touch()
-    monkeypatch.chdir(tmp_path)
-    assert resolve("a.gpkg|layername=x") == Path("a.gpkg|layername=x"), "a named layer of a file that is here"
-    (tmp_path / "a.gpkg").write_bytes(b"more")
-    assert len({*layers, run_folder(load_config("demo", data=tmp_path / "a.gpkg|layername=x"))}) == 3

@@ -40,8 +40,8 @@ def train(arguments: Sequence[str]) -> None:
     Several devices work on one network; batch_size is the batch of all of them together.
     """
     parser = Parser(train)
-    parser.add_argument("--devices", type=_positive, default=1, help="GPUs, or processes of a CPU, of each node (1)")
-    parser.add_argument("--nodes", type=_positive, default=1, help="machines that train the run together (1)")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes of a CPU, of each node (1)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that train the run together (1)")
     config, others = _settings(parser, arguments)
     from mtclim.training import fit, rank
 
@@ -232,13 +232,6 @@ def _two(mark: str, kind: type, expected: str):
         return first, second
 
     return read
-
-
-def _positive(text: str) -> int:
-    """A type of argument: a whole number from 1 on."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1 on")
-    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

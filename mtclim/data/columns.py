@@ -160,8 +160,11 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
 
     Returns a Series of str with lon's index. ValueError for missing coordinates and a cell size that isn't positive.
     """
-    from pyproj import Transformer
-
+    try:
+        from pyproj import Transformer
+    except ImportError:
+        problem = "blocks from coordinates need the package pyproj"
+        raise ImportError(f"{problem}; install it with pip install pyproj, or add a column 'block'.") from None
     if not 0 < cell < math.inf:
         raise ValueError(f"cell is {cell!r}; expected the width of a block in metres, for example 500.")
     index = pd.Series(lon).index

@@ -473,7 +473,7 @@ def street(results: Path, name: str) -> list[list[str]]:
 
 STREET = {
     "street-assigned": (
-        "errors",
+        "errors of position and bearing",
         {"right [%]": "assigned", "wrong [%]": "assigned_wrong", "right by the central ray [%]": "assigned_ray",
          "right by the nearest [%]": "assigned_nearest"},
         {f"position={metres} bearing={degrees}": f"{metres} m, {degrees} degrees"

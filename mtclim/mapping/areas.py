@@ -22,7 +22,7 @@ def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
     """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
     placed = predictions.dropna(subset=["lon", "lat"])
     if not len(placed):
-        raise ValueError("map: found no prediction with a position (lon, lat); expected at least one.")
+        raise ValueError("map: found no prediction with a position; add lon and lat to the table.")
     geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
     frame = gpd.GeoDataFrame(placed.drop(columns="geometry", errors="ignore"), geometry=geometry)
     return frame.to_crs(frame.estimate_utm_crs())

@@ -95,7 +95,8 @@ def assign(
     frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
     if not (frame["field_of_view"].between(0, 180, "right").all() and 0 < reach < np.inf):
-        raise ValueError("views: expected a field_of_view above 0 and up to 180 degrees, and a reach above 0 metres.")
+        found = f"field_of_view {frame['field_of_view'].min():g} to {frame['field_of_view'].max():g}, reach {reach:g}"
+        raise ValueError(f"views: found {found}; expected degrees above 0 and up to 180, and metres above 0.")
     if footprints.crs is None:
         raise ValueError("footprints: found no coordinate reference system; set it, for example with set_crs(4326).")
     unplaced, unturned = frame[["lon", "lat"]].isna().any(axis=1).to_numpy(), frame["bearing"].isna().to_numpy()

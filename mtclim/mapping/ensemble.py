@@ -132,7 +132,7 @@ def load_ensemble(
         for folder, model in zip(folders, models, strict=True):
             if set(model.tasks.columns) != set(tasks.columns):
                 found, first = model.tasks.to_dict(), tasks.to_dict()
-                raise ValueError(f"{folder}: tasks {found} differ from {folders[0]}'s {first}.")
+                raise ValueError(f"{folder}: found the tasks {found}; expected those of {folders[0]}, {first}.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         content = b"".join((folder / "model.safetensors").read_bytes() for folder in folders)
         used = pd.concat([pd.read_parquet(folder / "split.parquet", columns=["digest", "split"]) for folder in folders])

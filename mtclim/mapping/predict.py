@@ -151,7 +151,7 @@ def predict_file(
     started, out, (index, count) = time.perf_counter(), Path(out), part
     _check(shard_rows=shard_rows, batch_size=batch_size, workers=workers, limit=limit or None)
     if not 0 <= index < count:
-        raise ValueError(f"part: found {index} of {count}; expected 0 <= i < n.")
+        raise ValueError(f"part: found {index}/{count}; expected I/N with I from 0 to N - 1, for example 0/4.")
     folders = listed_runs(runs)
     ensemble = load_ensemble(folders, calibrated, consistent)
     rows = read_source(source, ensemble.tasks, require_position, image_root, na_values)

@@ -107,7 +107,8 @@ def cut_views(
     range, and where no photograph can be used.
     """
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
-        raise ValueError(f"views: found {field_of_view} degrees, {size} pixels; expected 0 to 180, and 16 to 8192.")
+        found = f"field_of_view {field_of_view:g}, size {size}"
+        raise ValueError(f"views: found {found}; expected degrees between 0 and 180, and 16 to 8192 pixels.")
     frame, out = source if isinstance(source, pd.DataFrame) else read_views(source), Path(out)
     out.mkdir(parents=True, exist_ok=True)
 

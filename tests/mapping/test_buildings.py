@@ -112,7 +112,7 @@ def test_views_without_bearing_or_position_are_listed_and_a_table_of_such_is_ref
     with pytest.raises(ValueError, match="no coordinate reference system"):
         assign(views, layer.set_crs(None, allow_override=True))
     for wrong in ({"field_of_view": 0}, {"field_of_view": 181}, {"reach": -1}, {"reach": np.nan}):
-        with pytest.raises(ValueError, match="expected a field_of_view above 0"):
+        with pytest.raises(ValueError, match="expected degrees above 0"):
             assign(views, layer, **wrong)
 
 

@@ -96,7 +96,7 @@ def test_what_cannot_be_used_is_refused_or_listed_with_the_reason(tmp_path):
     assert listed["strip.jpg"].startswith("a part of a panorama (1500 x 500 pixels)")
     assert "truncated" in listed["torn.jpg"].lower()
     for wrong in ({"field_of_view": 180}, {"field_of_view": 0}, {"size": 8}):
-        with pytest.raises(ValueError, match="expected 0 to 180, and 16 to 8192"):
+        with pytest.raises(ValueError, match="expected degrees between 0 and 180, and 16 to 8192"):
             cut_views(tmp_path / "in", tmp_path / "out", **wrong)
 
 

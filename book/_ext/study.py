@@ -97,7 +97,7 @@ def banner(notebook: dict) -> str:
         title, text = "Synthetic data", (
             "Everything on this page was computed from the embedded synthetic city: drawn façades with known labels, "
             "not photographs. It shows how the method and its evaluation work. It is no evidence about real buildings "
-            "or about the paper's results; [what the city can and cannot tell](/book/city.md)."
+            "or about the paper's results. [The page on the city](/book/city.md) says what it can and cannot tell."
         )  # fmt: skip
     elif synthetic is None:
         title, text = "Origin of the data not recorded", (

@@ -69,7 +69,7 @@ MISTAKES = {
     "prepare --data absent.csv": ["absent.csv"],
     "predict run photos.csv": ["out"],
     "predict run photos.csv out.parquet --part 1": ["--part", "'1'", "I/N", "0/4"],
-    "predict run photos.csv out.parquet --part 4/4": ["part", "4 of 4"],
+    "predict run photos.csv out.parquet --part 4/4": ["part", "4/4", "I/N"],
     "predict run photos.csv out.parquet": ["run", "not there"],
     "city": ["folder"],
     "city made --quiet --facades 50 --labelled 20 --size 8": ["size"],

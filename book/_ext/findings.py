@@ -561,7 +561,7 @@ def effects_figure(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write effects.csv, joint.csv and rivals.csv from the tables of each study, and the README's two sentences."""
+    """Write effects.csv, joint.csv, rivals.csv and differences.csv from the tables of studies, and README's sentences."""
     from mtclim.analysis.study import load_study
 
     results = ROOT / "results"
@@ -570,8 +570,9 @@ def main() -> None:
             continue
         study = load_study(folder)
         write_summaries(study, folder)
-        with whole_or_absent(folder / "differences.csv") as beside:
-            differences.compared(study).round(4).to_csv(beside, index=False)
+        if folder == results:
+            with whole_or_absent(folder / "differences.csv") as beside:
+                differences.compared(study).round(4).to_csv(beside, index=False)
         if "bl_fc" in study.variants:
             orders = load_study(folder / "orders") if (folder / "orders" / "tables").exists() else None
             with whole_or_absent(folder / "rivals.csv") as beside:

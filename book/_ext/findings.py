@@ -1,10 +1,10 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer in five sentences, ``{found} advice`` its last one, ``{found} decoding``,
-``{found} rates``, ``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists,
+``{found} answer`` is the answer, ``{found} advice`` its last paragraph, ``{found} decoding``, ``{found} rates``,
+ ``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists,
 ``{numbers} NAME`` are tables. All read the committed results, those of the reference study, whatever a fresh study
 found.
-``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the two sentences of the
+``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the sentences of the
 README.
 """
 
@@ -561,7 +561,7 @@ def effects_figure(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write effects.csv, joint.csv, rivals.csv and differences.csv from the tables of studies, and README's sentences."""
+    """Write effects, joint, rivals and differences from the tables of each study, and the README's sentences."""
     from mtclim.analysis.study import load_study
 
     results = ROOT / "results"

@@ -1,11 +1,9 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer, ``{found} advice`` its last paragraph, ``{found} decoding``, ``{found} rates``,
- ``{found} rivals``, ``{found} grid`` and ``{found} NAME`` (a set of photographs) are lists,
-``{numbers} NAME`` are tables. All read the committed results, those of the reference study, whatever a fresh study
-found.
-``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the sentences of the
-README.
+``{found} answer`` is the answer, and ``{found} advice`` its last paragraph. ``{found}`` decoding, classes, rates,
+rivals, grid, trends and the name of a set of photographs are lists. ``{numbers} NAME`` are the tables of
+``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py``
+writes the tables that they read from the study's runs, and the sentences of the README.
 """
 
 import re
@@ -19,31 +17,43 @@ import rates
 from docutils import nodes
 from docutils.parsers.rst import directives
 from matplotlib.figure import Figure
-from rivals import BASE, COLUMNS, ORDERS, measured
+from result_tables import numbers
+from rivals import BASE, ORDERS, measured
 from rivals import FULL as FULL_NAME
-from rivals import rows as rival_rows
 from sphinx.util.docutils import SphinxDirective
+from stored import (
+    KAPPA,
+    RIGHT,
+    SETS,
+    judged,
+    limits,
+    read,
+    read_differences,
+    read_effects,
+    read_joint,
+    read_rates,
+    read_rivals,
+    readable,
+    signed,
+)
 from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import DECISIVE, FACTORS, MARGIN, VERDICTS, contrasts, sentence, verdict, write_summaries
+from mtclim.analysis.effects import DECISIVE, MARGIN, VERDICTS, contrasts, sentence, verdict, write_summaries
 from mtclim.analysis.grid import DIALS, SHOWN, trend
 from mtclim.config import load_config
 from mtclim.files import whole_or_absent, write_text
 from mtclim.style import backbone_title
 from mtclim.tasks import SANTIAGO
-from mtclim.variants import RIVALS, VARIANT_TABLE, VARIANTS, title
+from mtclim.variants import VARIANTS, title
 
 ROOT = Path(__file__).parents[2]
 UNFINISHED = "The reference study has not finished, so that there is no answer yet."
 FULL, PLAIN = "LIM-MS_ALL - BL-FC", "LIM-MS_ALL - BL"
 CONTENT, GRADIENT = "LIM-MS_ALL - LIM-MS_ALL, shuffled", "LIM-MS_ALL, detached - BL-FC"
 BESIDE = "BL-FC, which also has a second classifier but reads nothing about labels"
-SETS = {"coffee_leaves": "coffee leaves", "grocery": "groceries", "city": "the synthetic city"}
-KAPPA, RIGHT = differences.QUALITIES
 IN = {KAPPA: "of mean κ", RIGHT: "in the share of façades whose labels are all right"}
-QUALITIES = {"exact_match": RIGHT, "contradictions": "contradictions", "mean_kappa": KAPPA}
 STARTS = {
     "better": "Modelling label interdependency helps on the synthetic city:",
     "worse": "Modelling label interdependency does harm on the synthetic city:",
@@ -58,46 +68,10 @@ OUTCOMES = {
 SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
 
 
-def read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
-    """A table of results, or None where it is absent, or was written by another state of the code."""
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    return table if set(columns) <= set(table) and len(table) else None
-
-
-def read_effects(results: Path) -> pd.DataFrame:
-    """The effects on the city and on each set of photographs, with family and verdict of each row."""
-    columns = ("contrast", "estimate", "low", "high", "runs", "source")
-    files = [results / "effects.csv", *sorted(results.glob("real/*/effects.csv"))]
-    tables = [table for path in files if (table := read(path, columns)) is not None]
-    if not tables:
-        return pd.DataFrame(columns=[*columns, "family", "verdict"])
-    table = pd.concat(tables, ignore_index=True).drop_duplicates(["source", "contrast"], ignore_index=True)
-    families = {name: family for family, name in reversed(contrasts(dict.fromkeys(VARIANT_TABLE, 1)))}
-    return judged(table.assign(family=table["contrast"].map(families)))
-
-
-def judged(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a verdict on each of its differences."""
-    verdicts = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
-    return table.assign(verdict=verdicts)
-
-
-def signed(number: float) -> str:
-    """Two decimals with a sign."""
-    return f"{number:+.2f}".replace("-", "−")
-
-
 def amount(row) -> str:
     """A difference with its interval."""
     limits = f"95 % interval {signed(row.low)} to {signed(row.high)}, {row.runs} runs each"
     return f"{signed(row.estimate)} points of mean κ ({limits})"
-
-
-def readable(text: str) -> str:
-    """Minus signs in place of hyphens."""
-    return re.sub(r"(?<= )-(?=[ \d])", "−", text)
 
 
 def answer(results: Path) -> list[str]:
@@ -164,15 +138,6 @@ def _direction(row) -> str:
     return row.verdict if row.verdict != VERDICTS[0] else "better" if row.estimate > 0 else "worse"
 
 
-def read_joint(results: Path) -> pd.DataFrame | None:
-    """Exact match, contradictions and mean kappa in percent by variant and decoding."""
-    table = read(results / "joint.csv", ("variant", "decoding", "exact_match", "contradictions", "mean_kappa"))
-    if table is None:
-        return None
-    table = table.set_index(["variant", "decoding"])[list(QUALITIES)] * 100
-    return table if {("bl", "argmax"), ("bl", "joint"), ("lim_ms_all", "argmax")} <= set(table.index) else None
-
-
 def consistency(joint: pd.DataFrame) -> str:
     """What becomes of contradictions when labels are chosen jointly."""
     own, lim, decoded = (joint.loc[key] for key in (("bl", "argmax"), ("lim_ms_all", "argmax"), ("bl", "joint")))
@@ -189,7 +154,7 @@ def beyond_decoding(results: Path) -> list[str]:
     table, told = read_differences(results), []
     for contrast, own in table[table["group"] == "jointly"].groupby("contrast", sort=False):
         a, b = contrast.split(" - ")
-        parts = [f"{_limits(row.estimate, row.low, row.high)} points {IN[row.what]}" for row in own.itertuples()]
+        parts = [f"{limits(row.estimate, row.low, row.high)} points {IN[row.what]}" for row in own.itertuples()]
         told.append(
             f"With labels chosen jointly, {a} differs from {b} by {' and by '.join(parts)} (95 % intervals over seeds, "
             f"{own['runs'].min()} runs each)."
@@ -208,14 +173,6 @@ def classes(results: Path) -> list[str]:
         limits = f"95 % interval {signed(row.low)} to {signed(row.high)} over seeds"
         told.append(f"{words}: {signed(row.estimate)} points of F1 ({limits}).")
     return told or ["No class differs more than chance explains."]
-
-
-def read_differences(results: Path) -> pd.DataFrame:
-    """The differences by task and class and of jointly chosen labels, with verdicts; empty where there are none."""
-    table = read(results / "differences.csv", tuple(differences.COLUMNS))
-    if table is None:
-        return pd.DataFrame(columns=[*differences.COLUMNS, "verdict"])
-    return judged(table)
 
 
 def photographs(table: pd.DataFrame) -> str:
@@ -265,12 +222,6 @@ def _several(results: Path) -> str:
     )
 
 
-def read_rates(results: Path) -> pd.DataFrame | None:
-    """The runs with several learning rates, None where there are not two rates yet."""
-    table = read(results / "rates.csv", tuple(rates.COLUMNS))
-    return table if table is not None and len(rates.compared(table)) > 1 else None
-
-
 def other_rates(results: Path) -> list[str]:
     """Whether another learning rate would change the answer."""
     table = read_rates(results)
@@ -295,14 +246,6 @@ def rivals(results: Path) -> list[str]:
         f"{amount(row)}, which is {SAID[row.verdict]}."
         for row in orders.itertuples()
     ]
-
-
-def read_rivals(results: Path) -> pd.DataFrame | None:
-    """The table of rivals with a verdict on each difference, None where no rival has finished."""
-    table = read(results / "rivals.csv", tuple(COLUMNS))
-    if table is None or not table["contrast"].str.startswith(tuple(f"{title(name)} -" for name in RIVALS)).any():
-        return None
-    return judged(table).astype({"runs": "Int64"})
 
 
 def photograph_set(results: Path, name: str) -> list[str]:
@@ -335,7 +278,7 @@ def _none(cells: pd.DataFrame) -> str:
     text = "Roof shape and block position gain nothing over BL-FC where labels are independent"
     if cells.empty:
         return f"{text}: not tested."
-    shown = ", ".join(_limits(row.mean, row.low, row.high) for row in cells.itertuples())
+    shown = ", ".join(limits(row.mean, row.low, row.high) for row in cells.itertuples())
     verdicts = {verdict(row.low, row.high) for row in cells.itertuples()}
     outcome = "borne out" if verdicts == {VERDICTS[1]} else "cannot be told"
     outcome = "not borne out" if (cells["low"] > 0).any() else outcome
@@ -348,9 +291,9 @@ def _grows(dial: str, cells: pd.DataFrame) -> str:
         return f"{text}: not tested."
     first, last = cells.iloc[0], cells.iloc[-1]
     change, half = last["mean"] - first["mean"], np.hypot(last["high"] - last["mean"], first["high"] - first["mean"])
-    ends = [_limits(row["mean"], row["low"], row["high"]) for row in (first, last)]
+    ends = [limits(row["mean"], row["low"], row["high"]) for row in (first, last)]
     said = f"the gain is {ends[0]} points at {first[dial]:g} and {ends[1]} at {last[dial]:g}, which is a change of"
-    return f"{text}: {_outcome(change - half, change + half)}; {said} {_limits(change, change - half, change + half)}."
+    return f"{text}: {_outcome(change - half, change + half)}; {said} {limits(change, change - half, change + half)}."
 
 
 def _uses(stored: Path) -> str:
@@ -359,7 +302,7 @@ def _uses(stored: Path) -> str:
     found = trend(table, "bl", "interdependency") if table is not None else None
     if found is None or np.isnan(found[1]):
         return f"{text}: not tested."
-    return f"{text}: {_outcome(*found[1:])}; it changes by {_limits(*found)} points."
+    return f"{text}: {_outcome(*found[1:])}; it changes by {limits(*found)} points."
 
 
 def trends(results: Path) -> list[str]:
@@ -367,7 +310,7 @@ def trends(results: Path) -> list[str]:
     table = read(results / "grid_runs.csv", ("variant", *DIALS, "mean:kappa"))
     known = [(v, dial, trend(table, v, dial)) for v, dial in product(SHOWN, DIALS)] if table is not None else []
     told = [
-        f"From the lowest to the highest {dial} the kappa of {title(variant)} changes by {_limits(*found)} points."
+        f"From the lowest to the highest {dial} the kappa of {title(variant)} changes by {limits(*found)} points."
         for variant, dial, found in known
         if found is not None and not np.isnan(found[1])
     ]
@@ -381,114 +324,6 @@ def _outcome(low: float, high: float) -> str:
     return "cannot be told" if high > MARGIN else "not borne out"
 
 
-def _limits(estimate: float, low: float, high: float) -> str:
-    return f"{signed(estimate)} ({signed(low)} to {signed(high)})"
-
-
-def numbers(results: Path, name: str) -> list[list[str]]:
-    """The rows of a table, the head first: ``effects``, ``joint``, ``rivals`` or the name of a set of photographs."""
-    if name == "joint":
-        table = read_joint(results)
-        if table is None:
-            return []
-        heads = [f"{what}, {how} [%]" for what in QUALITIES.values() for how in ("alone", "jointly")]
-        wide = table[list(QUALITIES)].unstack("decoding").reindex(table.index.unique("variant"))
-        wide = wide[[(what, how) for what in QUALITIES for how in ("argmax", "joint")]]
-        rows = [[title(name), *(f"{share:.1f}" for share in shares)] for name, *shares in wide.itertuples(name=None)]
-        return [["Variant", *heads], *rows]
-    if name in STREET:
-        return street(results, name)
-    if name == "tasks":
-        return by_task(read_differences(results))
-    if name == "decoding":
-        return decodings(read_differences(results))
-    if name == "averages":
-        return averages(results)
-    if name == "rates":
-        table = read_rates(results)
-        return [] if table is None else rates.rows(table, signed)
-    if name.startswith("rivals"):
-        table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
-        return [] if table is None else rival_rows(table, signed)
-    table = read_effects(results)
-    table = table if name == "effects" else table[table["source"] == name]
-    rows = []
-    for row in table.itertuples():
-        what = f"main effect: {row.contrast}" if row.contrast in FACTORS else row.contrast.replace(" - ", " − ")
-        limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else "none"
-        rows.append([what, signed(row.estimate), limits, str(row.runs), SETS.get(row.source, row.source)])
-    head = ["Difference", "estimate [points]", "95 % interval", "runs", "data"]
-    rows = [head, *rows] if rows else []
-    return rows if name == "effects" else [row[:-1] for row in rows]
-
-
-def by_task(table: pd.DataFrame) -> list[list[str]]:
-    """The differences of each task, a row a task."""
-    own = table[table["group"] == "task"]
-    if own.empty:
-        return []
-    pairs = list(own["contrast"].unique())
-    cells = {(row.what, row.contrast): _limits(row.estimate, row.low, row.high) for row in own.itertuples()}
-    rows = [[SANTIAGO.title(task), *(cells[task, pair] for pair in pairs)] for task in own["what"].unique()]
-    return [["Task", *(f"{readable(pair)} [points of κ]" for pair in pairs)], *rows]
-
-
-def decodings(table: pd.DataFrame) -> list[list[str]]:
-    """What choosing labels jointly changes, and how variants then differ."""
-    own = table[table["group"].isin(("decoding", "jointly"))]
-    rows = []
-    for (group, contrast), part in own.groupby(["group", "contrast"], sort=False):
-        cells = part.set_index("what")
-        what = f"{contrast}, jointly − alone" if group == "decoding" else f"{readable(contrast)}, both jointly"
-        shown = [_limits(*cells.loc[name, ["estimate", "low", "high"]]) for name in (KAPPA, RIGHT)]
-        rows.append([what, *shown, str(part["runs"].min())])
-    return [["Difference", f"{KAPPA} [points]", f"{RIGHT} [points]", "runs"], *rows] if rows else []
-
-
-def averages(results: Path) -> list[list[str]]:
-    """What several networks answer together, a row a variant and number of networks."""
-    table = read(results / "averages.csv", tuple(differences.AVERAGES))
-    if table is None:
-        return []
-    rows = []
-    for (variant, n), own in table.groupby(["variant", "networks"], sort=False):
-        scores = 100 * own.set_index("decoding")[["mean_kappa", "exact_match"]]
-        shares = [f"{scores.loc[how, what]:.1f}" for what in scores for how in ("argmax", "joint")]
-        time = own["time"].iloc[0]
-        rows.append([title(variant), str(n), *shares, f"{time:.2f}" if pd.notna(time) else ""])
-    heads = [f"{what}, {how} [%]" for what in (KAPPA, RIGHT) for how in ("alone", "jointly")]
-    return [["Variant", "runs together", *heads, "training time, STC = 1"], *rows]
-
-
-def street(results: Path, name: str) -> list[list[str]]:
-    """Shares in percent from street.csv, a row a setting; a cell is empty where nothing was measured."""
-    table = read(results / "street.csv", ("what", "setting", "value"))
-    if table is None:
-        return []
-    first, columns, settings = STREET[name]
-    shares = (100 * table.set_index(["what", "setting"])["value"]).map("{:.1f}".format).to_dict()
-    rows = [[words, *(shares.get((what, key), "") for what in columns.values())] for key, words in settings.items()]
-    return [[first, *columns], *rows]
-
-
-STREET = {
-    "street-assigned": (
-        "errors of position and bearing",
-        {"right [%]": "assigned", "wrong [%]": "assigned_wrong", "right by the central ray [%]": "assigned_ray",
-         "right by the nearest [%]": "assigned_nearest"},
-        {f"position={metres} bearing={degrees}": f"{metres} m, {degrees} degrees"
-         for metres in (0, 1, 3, 10) for degrees in (0, 5, 15)},
-    ),
-    "street-fused": (
-        "answer from",
-        {"OA [%]": "fused_oa", "mean κ [%]": "fused_kappa", "calibration error [%]": "fused_ece",
-         "the same if perfectly calibrated [%]": "fused_ece_perfect", "contradictions [%]": "fused_contradictions"},
-        {"views=1": "1 view", "views=1 joint": "1 view, jointly", "views=2": "2 views",
-         "views=2 joint": "2 views, jointly", "views=4": "4 views", "views=4 joint": "4 views, jointly",
-         "views=4 surest": "the surest of 4", "views=4 majority": "the majority of 4"},
-    ),
-}  # fmt: skip
-"""The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
 LISTS |= {"classes": classes, "trends": trends}
 LISTS |= {"advice": lambda results: [advice(results)]}

@@ -2,8 +2,8 @@
 
 ``{found} answer`` is the answer, and ``{found} advice`` its last paragraph. ``{found}`` decoding, classes, rates,
 rivals, grid, trends and the name of a set of photographs are lists. ``{numbers} NAME`` are the tables of
-``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found. ``python book/_ext/findings.py``
-writes the tables that they read from the study's runs, and the sentences of the README.
+``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
+``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the README's sentences.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
 ``{found} answer`` is the answer, and ``{found} advice`` its last paragraph. ``{found}`` decoding, classes, rates,
-rivals, grid, trends and the name of a set of photographs are lists. ``{numbers} NAME`` are the tables of
+rivals, grid and trends are lists. ``{numbers} NAME`` are the tables of
 ``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
 ``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the README's sentences.
 """
@@ -33,14 +33,13 @@ from stored import (
     read_joint,
     read_rates,
     read_rivals,
-    readable,
     signed,
 )
 from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import DECISIVE, MARGIN, VERDICTS, contrasts, sentence, verdict, write_summaries
+from mtclim.analysis.effects import DECISIVE, MARGIN, VERDICTS, contrasts, verdict, write_summaries
 from mtclim.analysis.grid import DIALS, SHOWN, trend
 from mtclim.config import load_config
 from mtclim.files import whole_or_absent, write_text
@@ -248,13 +247,6 @@ def rivals(results: Path) -> list[str]:
     ]
 
 
-def photograph_set(results: Path, name: str) -> list[str]:
-    """One sentence a primary contrast on a set of photographs."""
-    table = read_effects(results)
-    rows = table[(table["source"] == name) & table["family"].isin(DECISIVE[1:])]
-    return [readable(sentence(row)) for row in rows.itertuples()] or ["The runs on this set have not finished yet."]
-
-
 def grid(results: Path) -> list[str]:
     """Each expectation that was written down before the grid was run: borne out, not, or not to be told."""
     table = read(results / "grid.csv", ("a", "b", "task", "interdependency", "ambiguity", "n", "mean", "low", "high"))
@@ -329,17 +321,22 @@ LISTS |= {"classes": classes, "trends": trends}
 LISTS |= {"advice": lambda results: [advice(results)]}
 
 
+def note_results(env) -> None:
+    """Have the page read anew when a table of results changes."""
+    for path in (Path(env.srcdir) / "results").rglob("*.csv"):
+        env.note_dependency(str(path))
+
+
 class Found(SphinxDirective):
     """``{found} NAME``: sentences made from the committed results, as a list or, if there is one, as a paragraph."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The sentences; the page is read anew when a table of results changes."""
+        """The sentences."""
         name, results = self.arguments[0], Path(self.env.srcdir) / "results"
-        for path in (*results.glob("*.csv"), *results.glob("real/*/effects.csv")):
-            self.env.note_dependency(str(path))
-        told = LISTS[name](results) if name in LISTS else photograph_set(results, name)
+        note_results(self.env)
+        told = LISTS[name](results)
         told = [text.replace(" %", "\N{NO-BREAK SPACE}%") for text in told]
         if len(told) == 1:
             return [nodes.paragraph(text=told[0], classes=["found"])]
@@ -356,6 +353,7 @@ class Numbers(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table."""
+        note_results(self.env)
         rows = numbers(Path(self.env.srcdir) / "results", self.arguments[0])
         if rows:
             return [table_of(rows, self.options.get("caption"))]

@@ -49,8 +49,8 @@ STREET = {
 
 def numbers(results: Path, name: str) -> list[list[str]]:
     """The rows of a table, the head first: ``effects``, ``joint``, ``rivals`` or the name of a set of photographs."""
-    if name == "joint":
-        table = read_joint(results)
+    if name.startswith("joint"):
+        table = read_joint(results if name == "joint" else results / "real" / name.removeprefix("joint-"))
         if table is None:
             return []
         heads = [f"{what}, {how} [%]" for what in QUALITIES.values() for how in ("alone", "jointly")]

@@ -266,6 +266,10 @@ def test_tables_of_results_have_names_that_people_read(tmp_path):
         "the synthetic city",
     ]
     assert findings.numbers(folder, "rivals") == findings.numbers(folder, "grocery") == []
+    assert findings.numbers(folder, "joint-grocery") == []
+    (folder / "real" / "grocery").mkdir(parents=True)
+    (folder / "joint.csv").rename(folder / "real" / "grocery" / "joint.csv")
+    assert findings.numbers(folder, "joint-grocery")[2] == rows[1]
 
 
 def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_path):

@@ -358,7 +358,7 @@ class Numbers(SphinxDirective):
         if rows:
             return [table_of(rows, self.options.get("caption"))]
         text = self.options.get("missing", "There is no table yet.")
-        return [nodes.note("", nodes.paragraph(text=text), classes=["not-measured"])]
+        return [nodes.note("", nodes.paragraph(text=text), classes=["not-measured"])] if text else []
 
 
 def draw(app, config) -> None:

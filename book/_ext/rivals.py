@@ -64,9 +64,8 @@ def over_seeds(a: np.ndarray, b: np.ndarray) -> dict:
 
 def rows(table: pd.DataFrame, signed) -> list[list[str]]:
     """The table in words that people read, the head first; a number that is not known is left empty."""
-    from_base = f"difference from {BASE} [points] (95 % interval)"
-    head = ["Method", "mean κ [%]", from_base, "all labels right [%]", "contradictions [%]"]
-    lines = [[*head, "parameters [million]", "time of a step, BL = 1", "runs"]]
+    head = ["Method", "mean κ [%]", f"from {BASE} [points]", "all labels right [%]", "contradictions [%]"]
+    lines = [[*head, "parameters [million]", "step, BL = 1", "runs"]]
     for row in table[table["contrast"].str.endswith(f" - {BASE}")].itertuples():
         shares = [f"{100 * value:.1f}" for value in (row.mean_kappa, row.exact_match, row.contradictions)]
         known = pd.notna(row.estimate)

@@ -99,8 +99,7 @@ def answer(results: Path) -> list[str]:
             f"At the rate {rate:g}, with which all variants were trained, that difference is {amount(full)}, which is "
             f"{SAID[full.verdict]}. {against}"
         )
-    told = [first, against, *origin(rows), consistency(joint), photographs(table), advice(results)]
-    return [text for text in told if text]
+    return [first, against, *origin(rows), consistency(joint), photographs(table), advice(results)]
 
 
 def origin(rows: dict) -> list[str]:

@@ -268,6 +268,7 @@ def compare(
     areas = outside.drop_duplicates("block").set_index("block")[levels]  # where each block, within its area, lies
     mapping = mapping or read_mapping()
     taxonomy = gem_strings(pd.DataFrame({task: outside[f"{task}:true"] for task in tasks}), mapping)
+    true = {level: taxonomy.groupby([outside[level], taxonomy.rename("taxonomy")]).size() for level in levels}
     rows = []
     for calibrated in (False, True):
         answers, own = (calibrate(f, validation, tasks) if calibrated else f for f in (outside, validation))
@@ -278,9 +279,8 @@ def compare(
             blocks = blocks[blocks[kind] > 0].join(areas, "block")
             for level in levels:
                 counts = blocks.groupby([level, "taxonomy"])[kind].sum()
-                true = taxonomy.groupby([outside[level], taxonomy.rename("taxonomy")]).size()
-                difference = counts.sub(true, fill_value=0).abs().sum() / (2 * len(outside))
-                impossible = 1 - counts[counts.index.isin(true.index)].sum() / counts.sum()
+                difference = counts.sub(true[level], fill_value=0).abs().sum() / (2 * len(outside))
+                impossible = 1 - counts[counts.index.isin(true[level].index)].sum() / counts.sum()
                 rows.append((method, calibrated, level, difference, len(blocks), impossible))
     names = ["method", "calibrated", "level", "total_variation", "lines", "impossible"]
     return pd.DataFrame(rows, columns=names)

@@ -103,7 +103,7 @@ def gating(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> Rows:
             off.append((true - counted).abs().sum() / 2)
         yield "count_error", f"gate={gate}", np.mean(off)
         for level in ("city", "municipality"):
-            counts = exposure(views[chosen].assign(block=views[level]), tasks, joint=joint, tail=0.0)
+            counts = exposure(views[chosen].assign(block=views[level]), tasks, joint=joint)
             true = taxonomy.groupby([views.loc[facade, level].rename("block"), taxonomy]).size()
             apart = counts.set_index(["block", "taxonomy"])["expected"].sub(true, fill_value=0)
             yield "exposure_error", f"gate={gate} level={level}", apart.abs().sum() / (2 * facade.sum())

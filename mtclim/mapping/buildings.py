@@ -16,7 +16,7 @@ from scipy.stats import entropy
 
 from mtclim.data.reading import row_count, some
 from mtclim.mapping.areas import read_polygons
-from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.frequencies import fused, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.views import read_views
 from mtclim.tasks import Tasks
@@ -216,13 +216,9 @@ def fuse(
     middle = shapes.representative_point().to_crs(4326)
     frame = rows.filter(["block", "municipality"]).groupby(building).first()
     frame = frame.assign(building=names, views=np.bincount(building), lon=middle.x.to_numpy(), lat=middle.y.to_numpy())
+    frame = frame.join(fused(rows, tasks, building, weight))
     for task, classes in tasks.items():
-        logs = weight[:, None] * np.log(np.maximum(probabilities(rows, task, classes), 1e-12))
-        sums = pd.DataFrame(logs).groupby(building).sum().to_numpy()
-        p = np.exp(sums / np.bincount(building, weight, len(names))[:, None])
-        p /= p.sum(1, keepdims=True)
-        columns = {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
-        columns |= {f"{task}:pred": np.asarray(classes, object)[p.argmax(1)]}
-        columns |= {f"{task}:entropy": entropy(p, base=len(classes), axis=1)}
-        frame = frame.assign(**columns)
+        p = probabilities(frame, task, classes)
+        frame[f"{task}:pred"] = np.asarray(classes, object)[p.argmax(1)]
+        frame[f"{task}:entropy"] = entropy(p, base=len(classes), axis=1)
     return gpd.GeoDataFrame(frame, geometry=shapes.to_numpy(), crs=footprints.crs)

@@ -36,6 +36,7 @@ class Ensemble:
     digest: str = ""
     splits: pd.Series | None = None  # digest of an image's content -> "train", "val" or "test"; None without a run
     joint: Joint | None = None
+    block_cell: float = 500.0  # metres: the grid of blocks where photographs have none of their own
     limit: int | None = None  # rows of a forward pass; set once memory was short
 
     @property
@@ -138,6 +139,7 @@ def load_ensemble(
         used = pd.concat([pd.read_parquet(folder / "split.parquet", columns=["digest", "split"]) for folder in folders])
         used = used.sort_values("split", key=lambda split: split.map(SPLITS.index))  # "train" if any of the runs did
         about = {"digest": hashlib.sha256(content).hexdigest(), "splits": used.groupby("digest")["split"].first()}
+        about["block_cell"] = runs.read_settings(folders[0])["block_cell"]
         about["joint"] = joint_of(validation(folders, True), folders[0], tasks) if consistent else None
     temperatures = [dict(model.temperatures) if calibrated or consistent else {} for model in models]
     return Ensemble([arrange(model, device).eval() for model in models], temperatures, tasks, device, **about)

@@ -19,7 +19,7 @@ import pandas as pd
 from mtclim.analysis.joint import Joint
 from mtclim.data.reading import read_frame, some
 from mtclim.files import write_text
-from mtclim.mapping.frequencies import apart, calibrate, probabilities
+from mtclim.mapping.frequencies import apart, calibrate, fused, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.tasks import Tasks
 
@@ -157,19 +157,20 @@ def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None 
 
 
 def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
-    """One row a building: photographs of one ``building`` are averaged, also their weights (an empty one is 1).
+    """One row a building: photographs of one ``building`` give one answer (see :func:`fused`), and their mean weight.
 
-    Without that column every façade stands for itself, and so does a façade whose ``building`` is empty.
+    Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
+    weight is 1.
     """
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    frame = predictions[["lon", "lat", "block", *columns]].copy()
+    frame = predictions[["lon", "lat", "block", *columns]].reset_index(drop=True)
     frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
     if "building" not in predictions:
         return frame
-    alone = pd.Series([f"façade {n}" for n in range(len(frame))], predictions.index)
-    groups = frame.groupby(predictions["building"].replace("", None).fillna(alone), sort=False)
-    how = {"block": "first"} | dict.fromkeys(["lon", "lat", "weight", *columns], "mean")
-    return groups.agg(how).reset_index(drop=True)
+    named = predictions["building"].replace("", None).reset_index(drop=True)
+    building, _ = pd.factorize(named.fillna(pd.Series([f"façade {n}" for n in range(len(frame))])))
+    how = {"block": "first"} | dict.fromkeys(["lon", "lat", "weight"], "mean")
+    return frame.groupby(building).agg(how).join(fused(frame, tasks, building, np.ones(len(frame))))
 
 
 def exposure(
@@ -177,7 +178,6 @@ def exposure(
     tasks: Tasks,
     mapping: Mapping | None = None,
     joint: Joint | None = None,
-    tail: float = 0.0,
 ) -> pd.DataFrame:
     """Count buildings per block and taxonomy.
 
@@ -185,15 +185,12 @@ def exposure(
     :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice. ``tasks`` are
     all of theirs, and the ``mapping`` (see :func:`read_mapping`) says which make the taxonomy. With a ``joint``, from
     :func:`mtclim.mapping.ensemble.joint_of`, combinations of classes that training never showed have no weight; without
-    it the tasks count as independent. Of each block's expected counts those are dropped that round to nothing at the
-    six decimals of the files, and the least likely taxonomies that make up at most the share ``tail``, which takes most
-    of a rare taxonomy; the others are scaled to the block's total.
+    it the tasks count as independent. Expected counts that round to nothing at the six decimals of the files are
+    dropped, and the others are scaled to the block's total.
 
     The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
     probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
     """
-    if not 0 <= tail < 1:
-        raise ValueError(f"tail: found {tail!r}; expected a share from 0 to below 1, such as 0.01.")
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
     shape = tuple(len(tasks[task]) for task in used)
@@ -216,7 +213,9 @@ def exposure(
     whole["taxonomy"] = gem_strings(labels, mapping).to_numpy()[row]
     how = {"lon": "first", "lat": "first", "expected": "sum", "argmax": "sum"}
     counts = whole.groupby(["block", "taxonomy"], as_index=False).agg(how)
-    counts["expected"] = counts.groupby("block")["expected"].transform(_without_tail, tail)
+    kept = counts["expected"].where(counts["expected"].round(6) > 0, 0.0)
+    total, left = (own.groupby(counts["block"]).transform("sum") for own in (counts["expected"], kept))
+    counts["expected"] = (kept * total / left).fillna(0.0)  # 0 / 0 where no count of the block is large enough
     counts = counts[(counts["expected"] > 0) | (counts["argmax"] > 0)]
     return counts[["block", "lon", "lat", "taxonomy", "expected", "argmax"]].reset_index(drop=True)
 
@@ -239,24 +238,17 @@ def _expected(joint: Joint, p: Mapping[str, np.ndarray], used: Sequence[str], we
     return counts.ravel()
 
 
-def _without_tail(counts: pd.Series, tail: float) -> pd.Series:
-    least_first = counts.sort_values(kind="stable")
-    kept = counts.mask((least_first.cumsum() <= tail * counts.sum()) | (counts.round(6) == 0), 0.0)
-    return kept * (counts.sum() / kept.sum()) if kept.any() else counts
-
-
 def compare(
     predictions: pd.DataFrame,
     validation: pd.DataFrame,
     tasks: Tasks,
     fit: Callable,
     mapping: Mapping | None = None,
-    tail: float = 0.0,
 ) -> pd.DataFrame:
     """Compare the ways of counting with the truth, on façades outside the blocks that training or validation used.
 
     ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). What is compared
-    is the exposure by blocks, with the ``tail`` of :func:`exposure`. The columns are method, calibrated, level (the
+    is the :func:`exposure` by blocks. The columns are method, calibrated, level (the
     city, or the mean over municipalities weighted by façades), total_variation (half the summed difference of the
     counts per taxonomy, as a share), lines and impossible (the share of weight on taxonomies that no façade has).
     """
@@ -275,7 +267,7 @@ def compare(
         joint = fit(own)
         for method in METHODS:
             kind = "argmax" if method == "argmax" else "expected"
-            blocks = exposure(answers, tasks, mapping, joint if method == "joint" else None, tail)
+            blocks = exposure(answers, tasks, mapping, joint if method == "joint" else None)
             blocks = blocks[blocks[kind] > 0].join(areas, "block")
             for level in levels:
                 counts = blocks.groupby([level, "taxonomy"])[kind].sum()

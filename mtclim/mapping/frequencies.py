@@ -24,6 +24,22 @@ def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) 
     return predictions[[f"{task}:p:{name}" for name in classes]].to_numpy(float)
 
 
+def fused(
+    predictions: pd.DataFrame, tasks: Mapping[str, Sequence[str]], building: np.ndarray, weight: np.ndarray
+) -> pd.DataFrame:
+    """One answer a building, ``<task>:p:<class>``: the weighted mean of its photographs' log probabilities, normalised.
+
+    ``building`` (n,) numbers the buildings from 0 on, and ``weight`` (n,) says how much each photograph counts.
+    """
+    columns = {}
+    for task, classes in tasks.items():
+        logs = weight[:, None] * np.log(np.maximum(probabilities(predictions, task, classes), 1e-12))
+        sums = pd.DataFrame(logs).groupby(building).sum().to_numpy()
+        p = softmax(sums / np.bincount(building, weight)[:, None], axis=1)
+        columns |= {f"{task}:p:{name}": p[:, k] for k, name in enumerate(classes)}
+    return pd.DataFrame(columns)
+
+
 def _bias_correction(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The w (1 + K,) for which softmax(exp(w[0]) * logits + w[1:]) has the least cross-entropy with true codes (n,).
 

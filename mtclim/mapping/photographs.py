@@ -79,14 +79,15 @@ def read_source(
     require_position: bool = True,
     image_root: str | Path | None = None,
     na_values: Iterable[str] | None = None,
+    block_cell: float = 500.0,
 ) -> pd.DataFrame:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
     One row each: image (the name), path, lon, lat and bearing in degrees (those of files from EXIF data), block (of a
-    grid of 500 m where none is known), what a table has of ``CARRIED`` and as ``<task>:true`` of ``tasks``, and reason:
-    why there is no position, else "". ``attrs`` have folder, which names are relative to, and others, a count by suffix
-    of a folder's files that are not photographs. ``require_position`` makes it an error that no row of a table has a
-    position. ``image_root`` and ``na_values`` are those of :func:`mtclim.read_table`.
+    grid of ``block_cell`` metres where none is known), what a table has of ``CARRIED`` and as ``<task>:true`` of
+    ``tasks``, and reason: why there is no position, else "". ``attrs`` have folder, which names are relative to, and
+    others, a count by suffix of a folder's files that are not photographs. ``require_position`` makes it an error that
+    no row of a table has a position. ``image_root`` and ``na_values`` are those of :func:`mtclim.read_table`.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
     web = [str(name) for name in given if URL.match(str(name))]
@@ -102,7 +103,7 @@ def read_source(
         frame = _read_files(paths, [str(path) for path in given])
     placed = frame.dropna(subset=["lon", "lat"])
     if len(placed) and frame["block"].isna().all():
-        frame["block"] = grid_blocks(placed["lon"], placed["lat"], 500.0)
+        frame["block"] = grid_blocks(placed["lon"], placed["lat"], block_cell)
     frame["block"] = frame["block"].astype(object)
     frame.attrs = {"folder": None, "others": {}} | frame.attrs
     return frame

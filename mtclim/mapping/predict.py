@@ -97,7 +97,7 @@ def predict(
     """
     _check(batch_size=batch_size, workers=workers)
     ensemble = load_ensemble(model_or_runs, calibrated, consistent)
-    rows = read_source(source, ensemble.tasks, False, image_root, na_values)
+    rows = read_source(source, ensemble.tasks, False, image_root, na_values, ensemble.block_cell)
     with tqdm(total=len(rows), unit="img", desc="predict", disable=not progress) as bar:
         frame, about = _answers(rows, ensemble, batch_size, workers, bar)
     listed, panoramas = about["listed"], about["panoramas"]
@@ -154,7 +154,7 @@ def predict_file(
         raise ValueError(f"part: found {index}/{count}; expected I/N with I from 0 to N - 1, for example 0/4.")
     folders = listed_runs(runs)
     ensemble = load_ensemble(folders, calibrated, consistent)
-    rows = read_source(source, ensemble.tasks, require_position, image_root, na_values)
+    rows = read_source(source, ensemble.tasks, require_position, image_root, na_values, ensemble.block_cell)
     about = rows.attrs
     if limit and limit < len(rows):
         rows = rows.sample(limit, random_state=0).sort_index()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_city import fake_predictions
+from scipy.stats import gmean
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.analysis.joint import Joint, fit_joint
@@ -83,7 +84,7 @@ def test_mapping_of_ones_own_tasks(tmp_path):
 def test_counts_agree_with_brute_force():
     frame = fake_predictions(60, seed=1)
     tasks = Tasks({task: SANTIAGO[task] for task in ("mat_llrs", "height")})
-    counts = exposure.exposure(frame, tasks, tail=0.0)
+    counts = exposure.exposure(frame, tasks)
     mapping = exposure.read_mapping()
     pairs = list(product(tasks["mat_llrs"], tasks["height"]))
     texts = [exposure.gem_strings(pd.DataFrame({"mat_llrs": [a], "height": [b]}), mapping)[0] for a, b in pairs]
@@ -99,32 +100,31 @@ def test_counts_agree_with_brute_force():
     assert counts["expected"].sum() == pytest.approx(60, abs=1e-3)
 
 
-def test_tail_keeps_the_totals_of_blocks():
-    frame = fake_predictions(500, seed=2)
-    whole, short = (exposure.exposure(frame, SANTIAGO, tail=tail) for tail in (0.0, 0.05))
-    assert len(short) < len(whole)
-    pd.testing.assert_frame_equal(exposure.exposure(frame, SANTIAGO), whole)
-    written = whole[["expected", "argmax"]]
-    assert ((written == 0) | (written.round(6) > 0)).all(axis=None), "a count that the files have no digits for"
-    totals = frame.groupby("block").size()
+def test_counts_that_the_files_have_no_digits_for_are_dropped_and_totals_stay():
+    counts = exposure.exposure(fake_predictions(500, seed=2), SANTIAGO)
+    written = counts[["expected", "argmax"]]
+    assert ((written == 0) | (written.round(6) > 0)).all(axis=None)
+    totals = fake_predictions(500, seed=2).groupby("block").size()
     pd.testing.assert_series_equal(
-        short.groupby("block")["expected"].sum(), totals.astype(float), check_names=False, rtol=1e-5
+        counts.groupby("block")["expected"].sum(), totals.astype(float), check_names=False, rtol=1e-5
     )
-    assert short["argmax"].sum() == 500
-    with pytest.raises(ValueError, match="tail: found 5; expected a share"):
-        exposure.exposure(frame, SANTIAGO, tail=5)
+    assert counts["argmax"].sum() == 500
+    nothing = exposure.exposure(fake_predictions(5).assign(weight=1e-9), SANTIAGO)
+    assert (nothing["expected"] == 0).all() and nothing["argmax"].gt(0).all()
 
 
-def test_photographs_of_one_building_are_averaged_and_weights_count():
+def test_photographs_of_one_building_give_one_answer_and_weights_count():
     frame = fake_predictions(5, seed=3).assign(block="b", building=["x", "x", None, "", np.nan])
     frame["weight"] = [3.0, 3.0, 1.0, 2.0, np.nan]
-    counts = exposure.exposure(frame, SANTIAGO, tail=0.0)
+    counts = exposure.exposure(frame, SANTIAGO)
     assert counts["expected"].sum() == pytest.approx(7, abs=1e-5)
     assert counts["argmax"].sum() == pytest.approx(7)
     stock = exposure.buildings(frame, SANTIAGO)
     assert len(stock) == 4
-    name = "height:p:H1"
-    assert stock[name].iloc[0] == pytest.approx(frame[name].iloc[:2].mean())
+    names = [f"height:p:{name}" for name in SANTIAGO["height"]]
+    p = gmean(frame[names].iloc[:2])
+    assert stock[names].iloc[0].tolist() == pytest.approx((p / p.sum()).tolist())
+    np.testing.assert_allclose(stock[names].iloc[1:], frame[names].iloc[2:], rtol=1e-6)
 
 
 # ------------------------------------------------------------------ the joint
@@ -137,7 +137,7 @@ def test_expected_counts_are_sums_of_the_joint_posterior():
     """Against a loop over façades, labelsets and, where training had no label, classes."""
     frame = fake_predictions(40, SMALL, seed=5)
     joint = Joint(SMALL, LABELSETS, np.log([1.3, 0.8, 1.1, 0.9]), 0.5)
-    counts = exposure.exposure(frame, SMALL, joint=joint, tail=0.0)
+    counts = exposure.exposure(frame, SMALL, joint=joint)
     expected: dict = {}
     for _, row in frame.iterrows():
         p = {task: [float(row[f"{task}:p:{name}"]) for name in names] for task, names in SMALL.items()}
@@ -189,12 +189,11 @@ def test_ways_of_counting_are_compared_outside_the_blocks_that_were_used():
     assert city_level.loc[("joint", True), "impossible"] == 0 < city_level.loc[("product", True), "impossible"]
     towns = result[result["level"] == "municipality"]["total_variation"].to_numpy()
     assert (towns >= city_level["total_variation"].to_numpy() - 1e-9).all() and (towns <= 1).all()
-    short = exposure.compare(city, validation, SMALL, joint_fit(labelsets, np.array([6, 3, 1])), tail=0.2)
     judged = city[frequencies.apart(city)]
-    blocks = exposure.exposure(judged, SMALL, tail=0.2)
+    blocks = exposure.exposure(judged, SMALL)
     true = exposure.gem_strings(pd.DataFrame({task: judged[f"{task}:true"] for task in SMALL})).value_counts()
     off = blocks.groupby("taxonomy")["expected"].sum().sub(true, fill_value=0).abs().sum() / 2 / len(judged)
-    found = short.set_index(["method", "calibrated", "level"]).loc[("product", False, "city")]
+    found = result.set_index(["method", "calibrated", "level"]).loc[("product", False, "city")]
     assert found["total_variation"] == pytest.approx(off) and found["lines"] == (blocks["expected"] > 0).sum()
 
 

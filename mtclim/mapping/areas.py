@@ -18,14 +18,20 @@ AREAS = ("hexagon", "block", "municipality")
 """What predictions are summarised by."""
 
 
+def middle_of(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float]:
+    """The middle of places in degrees, which may lie on both sides of 180 degrees of longitude."""
+    return float(np.degrees(np.angle(np.exp(1j * np.radians(lon)).mean()))), float(np.mean(lat))
+
+
 def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
-    """The predictions with a position, as points in metres (UTM zone of the data); ValueError if there is none."""
+    """The predictions with a position, as points in metres (UTM zone of their middle); ValueError if there is none."""
     placed = predictions.dropna(subset=["lon", "lat"])
     if not len(placed):
         raise ValueError("map: found no prediction with a position; add lon and lat to the table.")
     geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
     frame = gpd.GeoDataFrame(placed.drop(columns="geometry", errors="ignore"), geometry=geometry)
-    return frame.to_crs(frame.estimate_utm_crs())
+    lon, lat = middle_of(placed["lon"], placed["lat"])
+    return frame.to_crs(gpd.GeoSeries.from_xy([lon], [lat], crs=4326).estimate_utm_crs())
 
 
 def read_polygons(path: str | Path) -> gpd.GeoDataFrame:

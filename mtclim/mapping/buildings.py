@@ -15,7 +15,7 @@ from pyproj import Transformer
 from scipy.stats import entropy
 
 from mtclim.data.reading import row_count, some
-from mtclim.mapping.areas import read_polygons
+from mtclim.mapping.areas import middle_of, read_polygons
 from mtclim.mapping.frequencies import fused, probabilities
 from mtclim.mapping.photographs import write_csv
 from mtclim.mapping.views import read_views
@@ -105,8 +105,7 @@ def assign(
         what = "position (lon, lat)" if unplaced.all() else "bearing"
         raise ValueError(f"views: found none with a {what} among {row_count(len(frame))}; add it to the table.")
     lon, lat, bearing, fov = frame.iloc[used].to_numpy().T
-    east = np.degrees(np.angle(np.exp(1j * np.radians(lon)).mean()))  # views may lie on both sides of 180 degrees
-    crs = f"+proj=tmerc +lat_0={lat.mean():.4f} +lon_0={east:.4f} +units=m"
+    crs = "+proj=tmerc +lon_0={:.4f} +lat_0={:.4f} +units=m".format(*middle_of(lon, lat))
     to_metres = Transformer.from_crs(4326, crs, always_xy=True)
     camera, north = (np.array([1, 1j]) @ to_metres.transform(lon, lat + step) for step in (0, 1e-5))
     ahead = np.exp(1j * (np.angle(north - camera) - np.radians(bearing)))

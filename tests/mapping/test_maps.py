@@ -14,12 +14,13 @@ import pytest
 from fake_city import fake_predictions
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from pyproj import Geod
 from shapely import Point, box, unary_union
 from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO, Tasks
 from mtclim.mapping import exposure, frequencies, maps
-from mtclim.mapping.areas import aggregate, check_areas, hexagons, read_polygons
+from mtclim.mapping.areas import aggregate, check_areas, hexagons, points, read_polygons
 
 matplotlib.use("agg")
 
@@ -92,6 +93,13 @@ def test_tiles_are_fetched_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("width, length", [(33000, 10000), (16000, 5000), (900, 200), (3.3, 1)])
 def test_scale_bars_are_round(width, length):
     assert maps.scale_length(width) == length
+
+
+def test_places_on_both_sides_of_180_degrees_lie_beside_each_other():
+    frame = points(pd.DataFrame({"lon": [179.99, -179.99, -179.98], "lat": [-16.8, -16.8, -16.79]}))
+    _, _, far = Geod(ellps="WGS84").inv(179.99, -16.8, -179.99, -16.8)
+    assert frame.geometry[0].distance(frame.geometry[1]) == pytest.approx(far, rel=2e-3)
+    assert points(fake_predictions(30)).crs.to_epsg() == 32719
 
 
 def test_hexagons_hold_their_points():

@@ -19,7 +19,12 @@ def codes(values: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Counts (K, K), rows reference, columns prediction; rows where either is missing (-1) do not count."""
+    """Counts (K, K), rows reference, columns prediction.
+
+    Parameters
+    ----------
+    true, predicted : Class positions (n,); rows where either is missing (-1) do not count.
+    """
     true, predicted = np.asarray(true, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     use = (true >= 0) & (predicted >= 0)
     cells = true[use] * n_classes + predicted[use]
@@ -46,7 +51,12 @@ def from_confusion(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def scores(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> tuple[float, float, np.ndarray]:
-    """Overall accuracy, Cohen's kappa and class-wise F1 (K,) of class positions (n,), -1 = not annotated."""
+    """Overall accuracy, Cohen's kappa and class-wise F1 (K,) of one task.
+
+    Parameters
+    ----------
+    true, predicted : Class positions (n,), -1 = not annotated.
+    """
     oa, kappa, f1 = from_confusion(confusion(true, predicted, n_classes))
     return float(oa), float(kappa), f1
 

@@ -33,7 +33,13 @@ class Output:
 
 
 def gru_step(z: Tensor, h: Tensor, w_z: Tensor, w_h: Tensor, b_z: Tensor, b_h: Tensor) -> Tensor:
-    """One step of a GRU, z (B, I) and h (B, H) -> h (B, H): the definition of what ``Scan`` does for many at once."""
+    """One step of a GRU -> h (B, H): the definition of what ``Scan`` does for many at once.
+
+    Parameters
+    ----------
+    z, h : The input (B, I) and the state before (B, H).
+    w_z, w_h, b_z, b_h : Weights and biases of 3H rows, as in ``StackedGRU``: update gate, reset gate, candidate.
+    """
     (z_u, z_r, z_h), (h_u, h_r, h_h) = (z @ w_z.T + b_z).chunk(3, -1), (h @ w_h.T + b_h).chunk(3, -1)
     u = torch.sigmoid(z_u + h_u)  # Eq. 5, update gate
     r = torch.sigmoid(z_r + h_r)  # Eq. 6, reset gate
@@ -97,10 +103,7 @@ class Scan(torch.autograd.Function):
 
 
 class StackedGRU(nn.Module):
-    """One RNN a task, all tasks at once: a bidirectional GRU, then a unidirectional one (section 2.3.3, Eqs. 4-11).
-
-    Rows of the weights: update gate, reset gate, candidate. The last states are the interdependency representations.
-    """
+    """One RNN a task, all tasks at once: a bidirectional GRU, then a unidirectional one (section 2.3.3, Eqs. 4-11)."""
 
     def __init__(self, tasks: int, inputs: int, units: int):
         super().__init__()
@@ -114,7 +117,7 @@ class StackedGRU(nn.Module):
                 self.register_parameter(f"{name}_{layer}", nn.Parameter(torch.zeros(tasks, directions, 3 * units, 1)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """z (T, R, B, I), a sequence for all tasks or one for each -> last states (B, N, H)."""
+        """z (T, R, B, I), one sequence or one a task -> last states (B, N, H), the interdependency representations."""
         both = torch.stack((z, z.flip(0)), dim=2).transpose(3, 4)  # (T, R, 2, I, B), forwards and backwards
         each = both.expand(-1, self.tasks, -1, -1, -1).flatten(1, 2)  # (T, 2N, I, B)
         states = self._scan(each, 0).unflatten(1, (self.tasks, 2))  # Eqs. 9 and 10: (T, N, 2, H, B)

@@ -34,7 +34,12 @@ def assigned(source: str) -> dict:
 
 
 def require_known(given: Mapping, valid: Mapping, notebook: str) -> None:
-    """Stop with the list of valid parameters if one of ``given`` is not among them."""
+    """Stop with the list of valid parameters if one of ``given`` is not among them.
+
+    Parameters
+    ----------
+    given, valid, notebook : Parameters by name, and what the message calls the notebook.
+    """
     if unknown := sorted(set(given) - set(valid)):
         raise SystemExit(f"{notebook}: unknown parameter {', '.join(unknown)}; its parameters are {', '.join(valid)}.")
 
@@ -52,7 +57,14 @@ def check_injected(cells: list[str], notebook: str) -> None:
 def output_path(notebook: Path, metadata: Mapping, values: Mapping) -> Path:
     """Where an executed notebook belongs: beside the run folder it fills, else in ``out`` or with the study's runs.
 
-    Raises ValueError for ``values`` of its parameters that the configuration refuses.
+    Parameters
+    ----------
+    notebook, metadata, values : Its path, its metadata with the entry ``mtclim``, and its parameters' values.
+
+    Raises
+    ------
+    ValueError
+        For ``values`` that the configuration refuses.
     """
     from mtclim.config import Config, load_config, run_folder
 

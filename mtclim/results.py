@@ -43,7 +43,12 @@ def normalised(images: np.ndarray | Tensor, model: nn.Module) -> Tensor:
 
 
 def infer(model: nn.Module, images: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Final probabilities, task -> (n, K) float32, of some rows of decoded images (., H, W, 3) uint8."""
+    """Final probabilities of some images, task -> (n, K) float32.
+
+    Parameters
+    ----------
+    images, rows : Decoded images (., H, W, 3) uint8, and which of them (n,).
+    """
     arrange(model, "cuda" if torch.cuda.is_available() else "cpu").eval()
     found = {task: np.zeros((len(rows), len(names)), np.float32) for task, names in model.tasks.items()}
     with torch.inference_mode():
@@ -58,7 +63,9 @@ def infer(model: nn.Module, images: np.ndarray, rows: np.ndarray) -> dict[str, n
 def predictions(data: Data, rows: np.ndarray, probabilities: dict[str, np.ndarray], tasks: Tasks) -> pd.DataFrame:
     """One row an image: image, block, then per task ``<task>:true``, ``<task>:pred``, ``<task>:p:<class>``.
 
-    ``tasks`` is the order of the probabilities' columns; the frame's is the table's.
+    Parameters
+    ----------
+    probabilities, tasks : Task -> (n, K) of the ``rows``, and the order of its columns; the frame's is the table's.
     """
     frame = data.table.frame.iloc[data.split.index[rows]]
     columns: dict[str, Any] = {"image": frame["image"].to_numpy()}
@@ -77,11 +84,9 @@ def write_results(partial: Path, data: Data, model: nn.Module, networks: list[di
 
     Parameters
     ----------
-    partial : The folder that the run is worked on in.
-    data, model : What was trained on, and the model with its best weights; its order of tasks and classes may be
-        another.
+    partial, about : The folder that the run is worked on in, and what else the provenance is to say.
+    data, model : What was trained on, and the model with its best weights, whose order of tasks and classes may differ.
     networks : What is to be recorded of each network's training; its history under ``history``.
-    about : What else the provenance is to say.
     """
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, partial / "model.safetensors")

@@ -69,7 +69,9 @@ def most_frequent(counts: Sequence[float], most: int = TOP) -> list[int]:
 def condensed(table: pd.DataFrame, counts: Sequence[float], rest: str = "sum") -> pd.DataFrame:
     """A frame with a row for each class as a figure shows it: at most ``TOP`` one by one, the others in a last row.
 
-    ``counts`` says how frequent each class is; ``rest`` of the others is shown, their "sum" or "mean".
+    Parameters
+    ----------
+    counts, rest : How frequent each class is, and what of the others is shown, their "sum" or "mean".
     """
     shown = most_frequent(counts)
     others = np.setdiff1d(np.arange(len(table)), shown)
@@ -116,7 +118,12 @@ def drawn(function: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def masonry(sizes: Sequence[float], columns: int, unit: float, extra: float) -> tuple[Figure, list[Axes]]:
-    """Panels of unequal height in columns, read downwards: ``sizes`` in ``unit`` inches, ``extra`` units more each."""
+    """Panels of unequal height in columns, read downwards.
+
+    Parameters
+    ----------
+    sizes, extra, columns, unit : Heights in units, units added to each, number of columns, and inches of a unit.
+    """
     heights = np.array(sizes, float) + extra
     side = (columns * (np.cumsum(heights) - heights / 2) / heights.sum()).astype(int)  # where a panel's middle falls
     parts = [heights[side == k] for k in np.unique(side)]

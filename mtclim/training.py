@@ -26,8 +26,7 @@ from mtclim.tasks import Tasks
 def fit(config: Config, devices: int = 1, nodes: int = 1, progress: bool = True) -> Path:
     """Train the run that ``config`` describes, or resume it, or take it as it is if it is finished; its folder.
 
-    Stopped at any moment, the same call goes on from the last finished epoch, and nothing half-written ever stands
-    under the folder's name.
+    Stopped at any time, the same call goes on from the last finished epoch. Nothing half-written has the folder's name.
 
     Parameters
     ----------
@@ -163,8 +162,10 @@ def chain_order(tasks: Tasks, codes: np.ndarray) -> list[str]:
 def class_weights(setting: str | Mapping, tasks: Tasks, codes: np.ndarray) -> Tensor | None:
     """Weights of classes (N, Kmax) from the configuration's setting and the training rows' codes (n, N), or None.
 
-    "balanced" weighs the classes of a task by n / (K * n_k), so that each has the same part in its loss; a mapping task
-    -> {class: weight} is taken as it is, 1 where it says nothing.
+    Parameters
+    ----------
+    setting : "balanced" weighs the K classes of a task that occur by n / (K * n_k), so that each has the same part in
+        its loss; a mapping task -> {class: weight} is taken as it is. All other classes have 1.
     """
     if not setting:
         return None

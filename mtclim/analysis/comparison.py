@@ -198,7 +198,12 @@ def welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs."""
+    """Mean OA and kappa over tasks (draws, runs) on test blocks drawn with replacement, the same draws for all runs.
+
+    Parameters
+    ----------
+    draws, seed : How many times all blocks are drawn, and where the random numbers begin.
+    """
     block, names = pd.factorize(study.test["block"])
     blocks, found = len(names), np.full((2, draws, len(study.runs), len(study.tasks)), np.nan)
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)

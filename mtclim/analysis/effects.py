@@ -75,10 +75,18 @@ def contrasts(runs: Mapping[str, int]) -> dict[tuple[str, str], dict[str, float]
 def effects(study: Study, metric: str = "kappa", draws: int = 2000) -> pd.DataFrame:
     """Every contrast of one backbone's runs with a 95 % interval over seeds and test blocks, by a two-way bootstrap.
 
-    ``metric`` is "kappa" or "oa". Deviations of seeds are widened for their small number (Hesterberg, 2015). Seeds and
-    blocks are drawn together, which makes intervals rather too wide than too narrow (Owen, 2007). Columns: family,
-    contrast, estimate, low, high (points; NaN limits with a single realisation), runs (the fewest of a variant), paired
-    (by seed, where correlation, the mean between variants, is above 0), correlation and verdict.
+    Deviations of seeds are widened for their small number (Hesterberg, 2015). Seeds and blocks are drawn together,
+    which makes intervals rather too wide than too narrow (Owen, 2007).
+
+    Parameters
+    ----------
+    metric, draws : "kappa" or "oa", and the number of draws of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        Columns: family, contrast, estimate, low, high (points; NaN limits with a single realisation), runs (the fewest
+        of a variant), paired (by seed, where correlation, the mean between variants, is above 0), correlation, verdict.
     """
     scores = run_scores(study).query("task == 'mean'").reset_index(drop=True)
     drawn, table = 100 * bootstrap(study, draws)[metric], (100 * scores[metric]).to_numpy()
@@ -130,10 +138,12 @@ def sentence(row, metric: str = "kappa") -> str:
 
 
 def power(difference: float, sd: float, runs: int) -> float:
-    """Power of a two-sided t-test at 5 % on ``runs`` realisations for a true difference; NaN without a scatter.
+    """Power of a two-sided t-test at 5 %; NaN for a single run and without a scatter.
 
-    ``sd`` is the standard deviation of the difference between two single runs. The degrees of freedom are taken as
-    runs - 1, which is cautious for unpaired ones.
+    Parameters
+    ----------
+    difference, sd : The true difference, and the standard deviation of the difference between two single runs.
+    runs : Number of realisations. The degrees of freedom are one less, which is cautious for unpaired ones.
     """
     if runs < 2 or not sd > 0:
         return np.nan

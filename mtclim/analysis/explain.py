@@ -88,7 +88,12 @@ def attention(model: MultitaskModel | SingleTaskModel, images: np.ndarray) -> di
 
 
 def attended(study: Study, run: str, model: nn.Module, files: Mapping[str, Path]) -> list[tuple]:
-    """Grad-CAM of a run on four test images: rows (image, task -> heat, task -> answer) for ``further.attention``."""
+    """Grad-CAM of a run on four test images: rows (image, task -> heat, task -> answer) for ``further.attention``.
+
+    Parameters
+    ----------
+    run, model, files : The run's name, its trained network, and its ``image_files``. Unreadable images are left out.
+    """
     at, spread = list(study.runs["run"]).index(run), np.linspace(0, len(study.test) - 1, 4).astype(int)
     images, read = read_images([files.get(name, "") for name in study.test["image"].iloc[spread]], model.image_size)
     heat, rows = attention(model, images) if len(images) else {}, []

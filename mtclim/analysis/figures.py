@@ -79,7 +79,12 @@ def cooccurrence(matrix: pd.DataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
-    """The 25 most frequent of ``labels.labelsets``, kept up to the cut-off and dropped beyond it (Fig. 7a)."""
+    """The 25 most frequent labelsets, kept up to the cut-off and dropped beyond it (Fig. 7a).
+
+    Parameters
+    ----------
+    bins, cut : What ``labels.labelsets`` returns, and the cut-off point in images (``labels.cutoff``).
+    """
     shown, counts = bins.head(25), bins[":count"].head(25)
     parts = pd.DataFrame({"kept": counts.clip(upper=cut), "dropped": (counts - cut).clip(lower=0)})
     names = shown[list(tasks)].astype(object).fillna("?").astype(str).agg(" · ".join, axis=1)
@@ -98,7 +103,12 @@ def lprus(bins: pd.DataFrame, cut: int, tasks: Tasks) -> Figure:
 
 @drawn
 def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = False) -> Figure:
-    """How many images have each class, a bar for each part: part -> labels (a column a task)."""
+    """How many images have each class, a bar for each part.
+
+    Parameters
+    ----------
+    parts, share : Part -> labels (a column a task); whether bars are percent of the part's annotated images.
+    """
     counts = {}
     for task, classes in tasks.items():
         found = pd.DataFrame({name: labels[task].value_counts() for name, labels in parts.items()})
@@ -119,12 +129,22 @@ def histograms(parts: Mapping[str, pd.DataFrame], tasks: Tasks, share: bool = Fa
 
 
 def balanced(before: pd.DataFrame, after: pd.DataFrame, tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies before and after LPRUS (Fig. 7b): labels, a column a task."""
+    """Class frequencies before and after LPRUS (Fig. 7b).
+
+    Parameters
+    ----------
+    before, after : Labels, a column a task.
+    """
     return histograms({"before": before, "after": after}, tasks, synthetic=synthetic)
 
 
 def splits(labels: pd.DataFrame, split: pd.Series, tasks: Tasks, synthetic: bool = False) -> Figure:
-    """Class frequencies of the training, validation and test images (Fig. 8): labels and each row's split."""
+    """Class frequencies of the training, validation and test images (Fig. 8).
+
+    Parameters
+    ----------
+    labels, split : Labels, a column a task, and each row's split: "train", "val" or "test".
+    """
     parts = {name: labels[np.asarray(split) == name] for name in ("train", "val", "test")}
     return histograms(parts, tasks, share=True, synthetic=synthetic)
 
@@ -170,7 +190,12 @@ def residuals(frame: pd.DataFrame) -> Figure:
 
 @drawn
 def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
-    """Mean F1 of each class by variant (Fig. 10): ``comparison.class_scores`` of one backbone, ``Study.counts``."""
+    """Mean F1 of each class by variant (Fig. 10).
+
+    Parameters
+    ----------
+    frame, counts : ``comparison.class_scores`` of one backbone, and ``Study.counts``.
+    """
     test, options = counts.set_index(["task", "class"])["test"], {"vmin": 0, "vmax": 100, "cmap": "viridis"}
     return class_map(frame.assign(value=100 * frame["f1"]), tasks, test, "F1 [%]", {}, fmt=".0f", **options)
 
@@ -178,8 +203,11 @@ def f1(frame: pd.DataFrame, tasks: Tasks, counts: pd.DataFrame) -> Figure:
 def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, notes: Mapping, **options) -> Figure:
     """One heat map of mean values by class and variant; missing cells are light grey.
 
-    ``frame`` has the columns task, class, variant and value; ``counts`` and ``notes``: (task, class) -> how frequent
-    the class is, and what stands beside its name.
+    Parameters
+    ----------
+    frame : Has the columns task, class, variant and value.
+    counts, notes : (task, class) -> how frequent the class is, and what stands beside its name.
+    label, **options : What the values are, written below the map, and options of seaborn's ``heatmap``.
     """
     mean = frame.groupby(["task", "class", "variant"])["value"].mean().unstack("variant")
     mean, parts, rows = mean[ordered(mean)], [], []
@@ -205,10 +233,7 @@ def class_map(frame: pd.DataFrame, tasks: Tasks, counts: pd.Series, label: str, 
 
 @drawn
 def confusion(counts: Mapping[str, np.ndarray], tasks: Tasks) -> Figure:
-    """Confusion matrices (K, K) per task, rows (reference) in percent of the class (Fig. 11); empty rows stay grey.
-
-    At most ``TOP`` tasks are shown.
-    """
+    """Confusion matrices (K, K) of up to ``TOP`` tasks in percent of the reference (row), grey if empty (Fig. 11)."""
     parts, (shown, left_out) = {}, style.first_tasks(tasks)
     for task, classes in shown.items():
         found = pd.DataFrame(counts[task], list(classes), list(classes), dtype=float)
@@ -277,7 +302,12 @@ def history(frame: pd.DataFrame, tasks: Tasks) -> Figure:
 
 
 def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
-    """A pandas Styler for the book: names as text, never HTML, "–" for missing, the best of ``best`` in bold."""
+    """A pandas Styler for the book: names as text, never HTML, and "–" for missing.
+
+    Parameters
+    ----------
+    best, decimals : Columns whose highest value is bold, and decimals of columns that do not hold whole numbers only.
+    """
     whole = [name for name in table.select_dtypes("number") if (table[name].dropna() % 1 == 0).all()]
     shown = {"na_rep": "–", "thousands": ",", "escape": "html"}
     style = table.style.format(precision=decimals, **shown).format(precision=0, **shown, subset=whole)
@@ -286,13 +316,23 @@ def styled(table: pd.DataFrame, best: Sequence = (), decimals: int = 2):
 
 
 def named(frame: pd.DataFrame, tasks: Tasks, classes: Sequence[str] = ("class",)) -> pd.DataFrame:
-    """The frame with readable names in its column task and in its columns ``classes`` of classes of that task."""
+    """The frame with readable names of tasks and classes.
+
+    Parameters
+    ----------
+    frame, classes : A frame with a column task, and which of its columns hold classes of that task.
+    """
     shown = {column: list(map(tasks.title, frame["task"], frame[column])) for column in classes}
     return frame.assign(task=frame["task"].map(tasks.title), **shown)
 
 
 def listed(notes: Sequence[str], tasks: Tasks, synthetic: bool = False) -> str:
-    """Notes on a table as a Markdown list, under the names that the user's file has; on the city, readable ones."""
+    """Notes on a table as a Markdown list.
+
+    Parameters
+    ----------
+    synthetic : Whether the table is the city's, whose names are made readable; a user's file keeps its own.
+    """
     return "\n".join(f"- {plain(style.in_words(note, tasks) if synthetic else note)}" for note in notes)
 
 

@@ -24,8 +24,7 @@ def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
     """Kappa (fractions) of each finished run of a grid of cities: those in the CSV ``stored`` and those below ``root``.
 
     Columns: interdependency, ambiguity, variant, seed, code, date, ``mean:kappa`` and ``<task>:kappa``. A run below
-    ``root`` takes the place of a stored one. Raises FileNotFoundError without a run, and ValueError where the runs were
-    made by different states of the code.
+    ``root`` replaces a stored one. Raises FileNotFoundError without a run, ValueError for several states of the code.
     """
     frames = [pd.read_csv(stored, keep_default_na=False, na_values=[""])] if Path(stored).exists() else []
     rows = []
@@ -45,7 +44,12 @@ def grid_scores(root: str | Path, stored: str | Path) -> pd.DataFrame:
 
 
 def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.DataFrame:
-    """Gain of a over b in points: the two dials, n (the fewest runs), mean, low, high (95 %, Welch)."""
+    """Gain of a over b in points: the two dials, n (the fewest runs), mean, low, high (95 %, Welch).
+
+    Parameters
+    ----------
+    scores, a, b, task : ``grid_scores``, two variants, and the task, or "mean", whose kappa is compared.
+    """
     rows = []
     for place, cell in scores.groupby(list(DIALS)):
         ours, theirs = (100 * cell.loc[cell["variant"] == name, f"{task}:kappa"].dropna() for name in (a, b))
@@ -57,7 +61,9 @@ def grid_gains(scores: pd.DataFrame, a: str, b: str, task: str = "mean") -> pd.D
 def trend(scores: pd.DataFrame, variant: str, dial: str) -> tuple[float, float, float] | None:
     """Change of a variant's own mean kappa (points, 95 % limits) from a dial's lowest to its highest setting.
 
-    Only runs whose other dial has a setting that occurs at both ends count; None where there are none.
+    Parameters
+    ----------
+    scores : Only runs whose other dial has a setting that occurs at both ends count; None where there are none.
     """
     own, (other,) = scores[scores["variant"] == variant], set(DIALS) - {dial}
     first, last = (own[own[dial] == end] for end in (own[dial].min(), own[dial].max()))

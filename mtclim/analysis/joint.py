@@ -78,8 +78,10 @@ def fit_joint(
 ) -> Joint:
     """Fit the strength of the prior for the best exact match, and the weights (0 to 1) for the most likely marginals.
 
-    ``probabilities``: task -> (n, K), calibrated, and ``true``: (n, N) reference positions, of validation images;
-    ``labelsets`` and ``counts``: (L, N) distinct labelsets of training and (L,) their images; -1 = not annotated.
+    Parameters
+    ----------
+    probabilities, true : Task -> (n, K), calibrated, and reference positions (n, N), of validation images.
+    labelsets, counts : Distinct labelsets of training (L, N), -1 = not annotated as in ``true``, and their images (L,).
     """
     labelsets, counts = completed(np.asarray(labelsets, np.int64), np.array(counts, float))
     ratio = np.log(counts / counts.sum())

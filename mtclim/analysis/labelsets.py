@@ -44,8 +44,11 @@ def excluded(labelsets: np.ndarray, counts: np.ndarray, tasks: Tasks) -> list[tu
     """Pairs of labels that contradict a relation of the training labels: (task, task, matrix of the contradictions).
 
     Two tasks are related where the label of one removes at least half of the other's entropy, as SBST does with
-    material and height. Of these tasks a pair of labels that training never shows is a contradiction. ``labelsets``
-    (L, N) with -1 = missing and ``counts`` (L,): only images with both labels count.
+    material and height. Of these tasks a pair of labels that training never shows is a contradiction.
+
+    Parameters
+    ----------
+    labelsets, counts : (L, N) with -1 = missing, and numbers of images (L,); only images with both labels count.
     """
     found = []
     for a, b in combinations(range(len(tasks)), 2):

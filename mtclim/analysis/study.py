@@ -102,8 +102,14 @@ def load_study(folder: str | Path, code: str = "") -> Study:
 def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> Study:
     """Reduce the finished runs below ``runs_root`` to ``results_dir/tables`` (small, for git) and return the study.
 
-    Runs already there stay, and those of the same name are replaced. Raises ValueError where the tables there belong to
-    other tasks, another table or test set, or another state of the code (``code`` as in ``load_study``).
+    Parameters
+    ----------
+    results_dir, code : Runs already there stay, and those of the same name are replaced; ``code`` as in ``load_study``.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        Where the tables there are of other tasks, another table, test set or state of the code; without a finished run.
     """
     study, tables = _scan(Path(runs_root)), Path(results_dir) / "tables"
     fresh = tables.with_name("tables.new")

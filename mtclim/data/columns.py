@@ -25,7 +25,10 @@ _WORD = re.compile(r"[^\W\d_]{2}[^\d]*")
 def read_positions(source: Source, listed: Collection[str], complete: bool) -> None:
     """Make ``lon`` and ``lat`` of the frame float64 degrees (EPSG:4326), and note where they come from.
 
-    Columns ``listed`` as tasks are no position. Unless ``complete``, single rows may lack one, and are NaN.
+    Parameters
+    ----------
+    listed : Columns that are tasks, and so no position.
+    complete : Whether every row needs a position. Otherwise single rows may lack one, and are NaN.
     """
     shapes, axes = geometry_columns(source), _axes(source, _DEGREES, listed)
     geometry = find_geometry(source) if len(axes) < 2 else None
@@ -73,7 +76,12 @@ def ordinary(source: Source, listed: Collection[str]) -> set[str]:
 
 
 def read_computed(source: Source, listed: Collection[str], name: str) -> None:
-    """Let what Mapillary computed from the photographs replace what was measured, where a row has it, and note it."""
+    """Let what Mapillary computed from the photographs replace what was measured, where a row has it, and note it.
+
+    Parameters
+    ----------
+    listed, name : Columns such as tasks that replace nothing, and the measured one, which ``computed_<name>`` replaces.
+    """
     better = f"computed_{name}"
     if better in source.frame and better not in listed:
         filled = (source.cells(better) != "").to_numpy()
@@ -84,8 +92,11 @@ def read_computed(source: Source, listed: Collection[str], name: str) -> None:
 def read_bearing(source: Source, listed: Collection[str], strict: bool = False) -> None:
     """Make ``bearing`` of the frame degrees clockwise from north in [0, 360), NaN where missing, and note it.
 
-    Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers; if ``strict``,
-    other cells are an error.
+    Parameters
+    ----------
+    listed : Columns that are never taken for it, such as tasks.
+    strict : Names such as ``compass_angle`` and ``heading`` are taken for it where all their cells are numbers; if this
+        is set, other cells are an error.
     """
     read_computed(source, listed, "compass_angle")
     frame = source.frame
@@ -106,7 +117,12 @@ def read_bearing(source: Source, listed: Collection[str], strict: bool = False) 
 
 
 def read_texts(source: Source, others: Collection[str], complete: bool) -> None:
-    """Make block, building and municipality text, missing where empty; ``others`` are columns like any other."""
+    """Make block, building and municipality text, missing where empty.
+
+    Parameters
+    ----------
+    others, complete : Columns that are like any other, and whether a column of blocks must have one in every row.
+    """
     frame = source.frame
     for name in ("block", "building", "municipality"):
         if name not in frame or name in others:
@@ -156,9 +172,16 @@ def read_split(source: Source, use: bool) -> None:
 
 
 def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Series:
-    """Names of square grid cells, ``cell`` metres wide, in each point's UTM zone; lon and lat in degrees (n,).
+    """Names of square grid cells in each point's UTM zone, as a Series of str with the index of ``lon``.
 
-    Returns a Series of str with lon's index. ValueError for missing coordinates and a cell size that isn't positive.
+    Parameters
+    ----------
+    lon, lat, cell : Degrees (n,), and the width of a cell in metres.
+
+    Raises
+    ------
+    ValueError
+        For missing coordinates and a cell size that isn't positive and finite.
     """
     try:
         from pyproj import Transformer

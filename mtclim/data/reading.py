@@ -52,8 +52,11 @@ class Source:
     def cells(self, column: str, keep: Collection[str] = (), clean: bool = True, means: str = "") -> pd.Series:
         """The cells of a column as text (n,), "" where missing; the only place that decides what is missing.
 
-        Missing are None, NaN, blank cells, and the texts ``missing`` without those in ``keep``; a note says which, in
-        how many rows, and what that ``means``. ``clean`` folds and strips spaces, which would spoil a path.
+        Parameters
+        ----------
+        keep : Texts that are not missing here. Missing are None, NaN, blank cells, and the other texts in ``missing``.
+        clean : Whether to fold and strip spaces, which would spoil a path.
+        means : What a missing text means, for a note on which texts were found, and in how many rows; "" for no note.
         """
         values = self.frame[column]
         found = pd.Series([_text(value, clean) for value in values], dtype="str").mask(values.isna().to_numpy(), "")
@@ -65,12 +68,22 @@ class Source:
         return found.mask(taken | (plain == ""), "")
 
     def fail(self, problem: str, mend: str, column: str | None = None) -> NoReturn:
-        """Raise TableError: what was found, what to do, and the column where it was found."""
+        """Raise TableError, which also names the file.
+
+        Parameters
+        ----------
+        problem, mend, column : What was found, what to do, and the column where it was found.
+        """
         where = f"column {column!r}: " if column is not None else ""
         raise TableError(f"{self.path}: {where}{problem}. {mend[0].upper()}{mend[1:]}.")
 
     def check(self, wrong: Any, problem: str, mend: str, column: str) -> None:
-        """Raise TableError that shows the first of the wrong rows, a mask (n,), if there are any."""
+        """Raise TableError that shows the first of the wrong rows, if there are any.
+
+        Parameters
+        ----------
+        wrong, problem, mend, column : A mask (n,) of the wrong rows, and the arguments of :meth:`fail`.
+        """
         rows = np.flatnonzero(wrong)
         if not len(rows):
             return

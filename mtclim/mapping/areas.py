@@ -43,7 +43,12 @@ def read_polygons(path: str | Path) -> gpd.GeoDataFrame:
 
 
 def check_areas(by: str, width: float, source: str | Path | None = None) -> None:
-    """ValueError where there can be no such areas of a source, so that it is known before anything is predicted."""
+    """ValueError where there can be no such areas of a source, so that it is known before anything is predicted.
+
+    Parameters
+    ----------
+    by, width, source : As in :func:`aggregate`, and what is predicted: for municipalities, a table with that column.
+    """
     if by not in AREAS:
         raise ValueError(f"by: found {by!r}; expected one of {', '.join(AREAS)}.")
     if not (np.isfinite(width) and width >= 1):
@@ -71,12 +76,20 @@ def aggregate(
     width: float = 500.0,
     labelsets: np.ndarray | None = None,
 ) -> gpd.GeoDataFrame:
-    """Summarise predictions by area (``by`` is one of ``AREAS``), one row an area, in metres.
+    """Summarise predictions by area, one row an area, in metres.
 
-    The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
-    ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With the ``labelsets`` (L, N) of training there
-    is also unseen: the share of façades whose labels training never showed (:func:`mtclim.analysis.labelsets.unseen`).
-    Blocks and municipalities are drawn as the hulls of their points.
+    Parameters
+    ----------
+    by, width : One of ``AREAS``, and the width of a hexagon in metres, 1 or more.
+    labelsets : Those of training (L, N).
+
+    Returns
+    -------
+    GeoDataFrame
+        The columns are ``by``, façades, and for each task ``<task>:n:<class>`` (predicted), ``<task>:share:<class>``,
+        ``<task>:entropy`` (mean, 0 sure to 1 unsure) and ``<task>:mode``. With ``labelsets`` there is also unseen: the
+        share of façades whose labels training never showed (:func:`mtclim.analysis.labelsets.unseen`). Blocks and
+        municipalities are drawn as the hulls of their points.
     """
     check_areas(by, width)
     frame = points(predictions)

@@ -43,7 +43,12 @@ def read_gate(gate: str, tasks: Tasks) -> tuple[str, str, float]:
 
 
 def passes(predictions: pd.DataFrame, tasks: Tasks, gate: str) -> np.ndarray:
-    """Which predictions (n,) bool pass a gate (see :func:`read_gate`)."""
+    """Which predictions (n,) bool pass a gate.
+
+    Parameters
+    ----------
+    gate : A text as :func:`read_gate` reads it.
+    """
     task, label, least = read_gate(gate, tasks)
     likely = predictions[f"{task}:p:{label}"].to_numpy(float) >= least
     return likely if least else (predictions[f"{task}:pred"] == label).to_numpy(bool)
@@ -86,11 +91,23 @@ def assign(
 ) -> pd.DataFrame:
     """Say which building each view shows: the one that ends most of the rays across its field of view.
 
-    ``views`` have lon, lat, bearing, and field_of_view (horizontal, above 0 and up to 180 degrees) where it is not that
-    of all. ``footprints`` are from :func:`read_footprints`; beyond ``reach`` metres no wall is seen. The result, with
-    the index of ``views``, has building (missing where it is not clear), share of the rays that end at it, second (the
-    share of the next building) and reason (why it is not clear, else ""). ValueError for settings out of range, where
-    footprints have no CRS or no view has a position and a bearing, and where no view has a footprint within reach.
+    Parameters
+    ----------
+    views : A frame with lon, lat, bearing, and field_of_view where it is not that of all.
+    footprints, reach : From :func:`read_footprints`, and the distance in metres beyond which no wall is seen.
+    field_of_view : Horizontal, in degrees above 0 and up to 180.
+
+    Returns
+    -------
+    DataFrame
+        With the index of ``views``: building (missing where it is not clear), share of the rays that end at it, second
+        (the share of the next building) and reason (why it is not clear, else "").
+
+    Raises
+    ------
+    ValueError
+        For settings out of range, where footprints have no CRS or no view has a position and a bearing, and where no
+        view has a footprint within reach.
     """
     frame = views.reindex(columns=["lon", "lat", "bearing", "field_of_view"]).astype(float)
     frame["field_of_view"] = frame["field_of_view"].fillna(field_of_view)
@@ -137,8 +154,11 @@ def assign(
 def assign_file(views: str | Path, footprints: str | Path, out: str | Path, field_of_view: float, reach: float):
     """Write :func:`assign` of a table or folder of views to a CSV; sentences that say what came of it.
 
-    The columns are those of :func:`mtclim.mapping.views.read_views`, ``building``, and ``_share``, ``_second`` and
-    ``_reason``, whose names mark them as no tasks. A panorama, of which views are to be cut first, shows no building.
+    Parameters
+    ----------
+    out : It has the columns of :func:`mtclim.mapping.views.read_views`, ``building``, and ``_share``, ``_second`` and
+        ``_reason``, whose names mark them as no tasks. A panorama shows no building: views are to be cut of it first.
+    footprints, field_of_view, reach : A file for :func:`read_footprints`, and the settings of :func:`assign`.
     """
     layer, frame = read_footprints(footprints), read_views(views).drop(columns=["path", "building"], errors="ignore")
     found = assign(frame, layer, field_of_view, reach)
@@ -199,11 +219,22 @@ def fuse(
 ) -> gpd.GeoDataFrame:
     """One answer a building: the mean of its views' log probabilities, weighted by the share of the view it fills.
 
-    ``predictions`` should be calibrated, and ``assigned`` is :func:`assign` of them, row for row. Views whose building
-    is not clear are not used; ValueError if there is no other. The columns are building, views (their number), lon, lat
-    (degrees, of a point inside the footprint), block and municipality (of the first view), and ``<task>:pred``,
-    ``<task>:p:<class>`` and ``<task>:entropy`` (0 sure to 1 unsure). Polygons are those of the footprints, in their
-    system.
+    Parameters
+    ----------
+    predictions : They should be calibrated.
+    assigned : :func:`assign` of them, row for row. Views whose building is not clear are not used.
+
+    Returns
+    -------
+    GeoDataFrame
+        The columns are building, views (their number), lon, lat (degrees, of a point inside the footprint), block and
+        municipality (of the first view), and ``<task>:pred``, ``<task>:p:<class>`` and ``<task>:entropy`` (0 sure to 1
+        unsure). Polygons are those of the footprints, in their system.
+
+    Raises
+    ------
+    ValueError
+        Where no building is clear.
     """
     clear = assigned["building"].notna().to_numpy()
     if not clear.any():

@@ -116,9 +116,16 @@ def load_ensemble(
 ) -> Ensemble:
     """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
 
-    ``calibrated`` probabilities are scaled by the temperatures that were fitted on validation. ``consistent`` answers
-    are the joint's over labelsets, of calibrated probabilities, for which run folders are needed. A loaded model stays
-    on its device, and run folders go to the GPU where there is one. ValueError where tasks differ.
+    Parameters
+    ----------
+    model_or_runs : A loaded model stays on its device, and run folders go to the GPU where there is one.
+    calibrated : Whether probabilities are scaled by the temperatures that were fitted on validation.
+    consistent : Whether answers are the joint's over labelsets, of calibrated probabilities, which needs run folders.
+
+    Raises
+    ------
+    ValueError
+        Where tasks differ, and where a loaded model has no ``image_size``.
     """
     if isinstance(model_or_runs, torch.nn.Module):
         models, about, tasks = [model_or_runs], {}, model_or_runs.tasks
@@ -152,7 +159,12 @@ def tasks_of(run: Run) -> Tasks:
 
 
 def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: str = "validation") -> pd.DataFrame:
-    """What runs of one table answer together on the validation images that all have (``split`` "predictions": test)."""
+    """What runs of one table answer together on the validation images that all have.
+
+    Parameters
+    ----------
+    calibrated, split : As in :func:`load_ensemble`, and "validation", or "predictions" for the test images.
+    """
     folders = listed_runs(folders)
     frames = [pd.read_parquet(run / f"{split}.parquet").set_index("image") for run in folders]
     common = frames[0].index[np.all([frames[0].index.isin(frame.index) for frame in frames], axis=0)]
@@ -170,7 +182,12 @@ def validation(folders: Run | Sequence[Run], calibrated: bool = False, split: st
 
 
 def joint_of(answers: pd.DataFrame, run: Run, tasks: Tasks) -> Joint:
-    """Fit the joint over a run's training labelsets to answers on its validation images (see :func:`validation`)."""
+    """Fit the joint over a run's training labelsets to answers on its validation images.
+
+    Parameters
+    ----------
+    answers : From :func:`validation`.
+    """
     p = {task: probabilities(answers, task, classes) for task, classes in tasks.items()}
     true = np.stack([codes(answers[f"{task}:true"], classes) for task, classes in tasks.items()], axis=1)
     return fit_joint(p, true, *labelsets_of(run, tasks), tasks)
@@ -181,6 +198,10 @@ def make_consistent(predictions: pd.DataFrame, tasks: Tasks, joint: Joint) -> pd
 
     ``<task>:pred`` are then the most probable labelset, in which the tasks agree, and ``<task>:p:<class>`` the
     consistent marginals, which are for each task alone. ``<task>:entropy`` is theirs, where the frame has it.
+
+    Parameters
+    ----------
+    joint : From :func:`joint_of`.
     """
     found = joint.decode({task: probabilities(predictions, task, classes) for task, classes in tasks.items()})
     columns = {}

@@ -137,7 +137,9 @@ def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
 def attributes(predictions: pd.DataFrame, tasks: Tasks, mapping: Mapping | None = None) -> pd.DataFrame:
     """Flat attributes of each façade for a GIS: image, block, lon, lat ..., ``<task>:pred``, ``<task>:probability``.
 
-    Where the mapping covers a task, gem is the string of the taxonomy of the tasks that it covers.
+    Parameters
+    ----------
+    mapping : As in :func:`exposure`. Where it covers a task, gem is the taxonomy's string of the tasks that it covers.
     """
     known = ("image", "building", "weight", "block", "municipality", "lon", "lat", "bearing")
     frame = predictions[[name for name in known if name in predictions]].copy()
@@ -181,15 +183,25 @@ def exposure(
 ) -> pd.DataFrame:
     """Count buildings per block and taxonomy.
 
-    ``predictions`` are the networks' own, or for corrected counts those of
-    :func:`mtclim.mapping.frequencies.calibrate`; not those of the joint, which would then count twice. ``tasks`` are
-    all of theirs, and the ``mapping`` (see :func:`read_mapping`) says which make the taxonomy. With a ``joint``, from
-    :func:`mtclim.mapping.ensemble.joint_of`, combinations of classes that training never showed have no weight; without
-    it the tasks count as independent. Expected counts that round to nothing at the six decimals of the files are
-    dropped, and the others are scaled to the block's total.
+    Parameters
+    ----------
+    predictions : The networks' own, or for corrected counts those of :func:`mtclim.mapping.frequencies.calibrate`; not
+        those of the joint, which would then count twice.
+    tasks, mapping : All tasks of the predictions, and what says which make the taxonomy (see :func:`read_mapping`).
+    joint : From :func:`mtclim.mapping.ensemble.joint_of`. With it, combinations of classes that training never showed
+        have no weight; without it the tasks count as independent.
 
-    The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
-    probable labels). ValueError where the mapping covers no task or leaves out one of its classes.
+    Returns
+    -------
+    DataFrame
+        The columns are block, lon, lat (means), taxonomy, expected (sums of the joint posterior) and argmax (the most
+        probable labels). Expected counts that round to nothing at the six decimals of the files are dropped, and the
+        others are scaled to the block's total.
+
+    Raises
+    ------
+    ValueError
+        Where the mapping covers no task, leaves out one of its classes, or has too many combinations of classes.
     """
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
@@ -247,10 +259,17 @@ def compare(
 ) -> pd.DataFrame:
     """Compare the ways of counting with the truth, on façades outside the blocks that training or validation used.
 
-    ``fit`` makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run). What is compared
-    is the :func:`exposure` by blocks. The columns are method, calibrated, level (the
-    city, or the mean over municipalities weighted by façades), total_variation (half the summed difference of the
-    counts per taxonomy, as a share), lines and impossible (the share of weight on taxonomies that no façade has).
+    Parameters
+    ----------
+    fit : Makes a joint of validation answers (:func:`mtclim.mapping.ensemble.joint_of` for one run).
+    tasks, mapping : As in :func:`exposure`, which is compared by blocks.
+
+    Returns
+    -------
+    DataFrame
+        The columns are method, calibrated, level (the city, or the mean over municipalities weighted by façades),
+        total_variation (half the summed difference of the counts per taxonomy, as a share), lines and impossible (the
+        share of weight on taxonomies that no façade has).
     """
     outside = predictions[apart(predictions)].drop(columns=["building", "weight"], errors="ignore")
     outside = outside.assign(city="city")
@@ -309,9 +328,12 @@ def write_openquake(
 ) -> Path:
     """Write ``exposure_<kind>.xml``, its CSV and a mapping file, as the OpenQuake engine reads them; returns the XML.
 
-    ``kind`` is "expected" or "argmax". The description says what is ``counted`` and from which answers (``how``).
-    Without ``conversions`` (see :func:`read_conversions`) the mapping file is a template: one line a taxonomy of either
-    kind, whose vulnerability class is to be filled in, so that one file serves both.
+    Parameters
+    ----------
+    counts, kind : From :func:`exposure`, and "expected" or "argmax".
+    counted, how : What is counted, and from which answers, for the description.
+    conversions : From :func:`read_conversions`. Without them the mapping file is a template: one line a taxonomy of
+        either kind, whose vulnerability class is to be filled in, so that one file serves both.
     """
     folder, stem = Path(folder), f"exposure_{kind}"
     folder.mkdir(parents=True, exist_ok=True)

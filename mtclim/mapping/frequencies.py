@@ -20,7 +20,12 @@ METHODS = {"raw": "predicted labels", "expected": "calibrated mean"}
 
 
 def probabilities(predictions: pd.DataFrame, task: str, classes: Sequence[str]) -> np.ndarray:
-    """The columns ``<task>:p:<class>`` as (n, K) float64."""
+    """The columns ``<task>:p:<class>`` as (n, K) float64.
+
+    Parameters
+    ----------
+    classes : The classes of the task (K), in the order of the result.
+    """
     return predictions[[f"{task}:p:{name}" for name in classes]].to_numpy(float)
 
 
@@ -29,7 +34,9 @@ def fused(
 ) -> pd.DataFrame:
     """One answer a building, ``<task>:p:<class>``: the weighted mean of its photographs' log probabilities, normalised.
 
-    ``building`` (n,) numbers the buildings from 0 on, and ``weight`` (n,) says how much each photograph counts.
+    Parameters
+    ----------
+    building, weight : The building (n,) of each photograph, from 0 on, and how much the photograph counts (n,).
     """
     columns = {}
     for task, classes in tasks.items():
@@ -60,9 +67,12 @@ def _bias_correction(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame, tasks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A copy of ``predictions`` whose probabilities are corrected by a temperature and a bias a class.
 
-    They are fitted to labels and probabilities of the same model on its validation images (Alexandari et al. 2020). The
-    labels (``<task>:pred``) stay as they are. The probability of a class without a label in ``validation`` stays as it
-    is too, and the other classes of its task share the rest.
+    The labels (``<task>:pred``) stay as they are. The probability of a class without a label in ``validation`` stays as
+    it is too, and the other classes of its task share the rest.
+
+    Parameters
+    ----------
+    validation : The model's labels and probabilities on its validation images, for the fit (Alexandari et al. 2020).
     """
     columns = {}
     for task, classes in tasks.items():
@@ -94,9 +104,16 @@ def class_frequencies(
 ) -> pd.DataFrame:
     """Class frequencies of a city, from calibrated predictions: one row a task and class.
 
-    The columns are task, class, balanced (share in the validation split), raw (share of the predicted labels), expected
-    (mean probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a validation label, and
-    truth for one in which not every prediction has a true label.
+    Parameters
+    ----------
+    validation : A frame with the labels (``<task>:true``) of the validation split.
+
+    Returns
+    -------
+    DataFrame
+        The columns are task, class, balanced (share in the validation split), raw (share of the predicted labels),
+        expected (mean probability) and truth (share of ``<task>:true``). Balanced is NaN for a task without a
+        validation label, and truth for one in which not every prediction has a true label.
     """
     rows = []
     for task, classes in tasks.items():

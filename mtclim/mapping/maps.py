@@ -51,7 +51,9 @@ def test_scores(predictions: pd.DataFrame, tasks: Mapping) -> dict | None:
 def tiles(bounds: Sequence[float], crs, timeout: float = 10.0, cache: str | Path = ".cache/tiles"):
     """(image, extent in ``crs``, attribution) of a web backdrop, or None where it does not come within ``timeout`` s.
 
-    ``bounds`` (west, south, east, north) are in ``crs``. Tiles that are in ``cache`` are not fetched again.
+    Parameters
+    ----------
+    bounds, cache : West, south, east and north in ``crs``, and a folder; tiles that are in it are not fetched again.
     """
     found = []
 
@@ -113,8 +115,12 @@ def fig13(
     """Fig. 13: one panel a class of each task, with class frequency and F1, and the task's OA and kappa, in percent.
 
     Accuracies are those of test blocks. At most ``TOP`` tasks are shown, and of a task with many classes the most
-    frequent; a line has the number and share of the others. ``polygons`` are drawn beneath, built-up blocks first, then
-    municipalities. ``web``: whether map tiles lie beneath where there is a network; the figure says which.
+    frequent; a line has the number and share of the others.
+
+    Parameters
+    ----------
+    polygons : Layers drawn beneath, built-up blocks first, then municipalities.
+    web : Whether map tiles lie beneath where there is a network; the figure says which.
     """
     frame, colours, (panels, left_out) = points(predictions), palette(tasks), first_tasks(tasks)
     scores = test_scores(predictions, tasks) or {}
@@ -197,7 +203,12 @@ def fig_aggregates(areas: gpd.GeoDataFrame, tasks: Tasks) -> Figure:
 
 @drawn
 def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
-    """The frame of :func:`mtclim.mapping.frequencies.class_frequencies` of n façades, beside the truth if known."""
+    """Class frequencies of n façades, beside the truth if known.
+
+    Parameters
+    ----------
+    frequencies : From :func:`mtclim.mapping.frequencies.class_frequencies`.
+    """
     looks = {
         "truth": {"label": "truth", "color": "black", "marker": "|", "s": 70},
         "balanced": {"label": "validation (balanced)", "color": "#999999", "marker": "x", "s": 18},
@@ -227,7 +238,12 @@ def fig_frequencies(frequencies: pd.DataFrame, tasks: Tasks, n: int) -> Figure:
 
 
 def qgis_style(field: str, tasks: Tasks, task: str, areas: bool = False) -> str:
-    """A QGIS style (QML) that colours points, or areas, by the classes of a task in a field, under readable names."""
+    """A QGIS style (QML) that colours points, or areas, by the classes of a task, under readable names.
+
+    Parameters
+    ----------
+    field, areas : The field that holds the classes, and whether it is one of areas.
+    """
     colours, folder = palette(tasks)[task], files("mtclim.mapping")
     symbol, style = (Template((folder / name).read_text(encoding="utf-8")) for name in ("symbol.qml", "style.qml"))
     kind = {"type": "fill", "kind": "SimpleFill"} if areas else {"type": "marker", "kind": "SimpleMarker"}
@@ -254,10 +270,13 @@ def gis_names(columns: Iterable[str]) -> dict[str, str]:
 def write_geopackage(
     attributes: pd.DataFrame, tasks: Tasks, path: str | Path, layers: Mapping[str, gpd.GeoDataFrame], about: str = ""
 ) -> Path:
-    """Write a GeoPackage with façades (:func:`mtclim.mapping.exposure.attributes`) and other layers by name.
+    """Write a GeoPackage with façades and other layers; a layer of answers has a QGIS style for each task.
 
-    Fields are renamed as :func:`gis_names` says, and ``about`` describes each layer. A layer of answers has a QGIS
-    style for each task.
+    Parameters
+    ----------
+    attributes, layers : Façades (:func:`mtclim.mapping.exposure.attributes`), and the other layers by name. Fields are
+        renamed as :func:`gis_names` says.
+    about : Describes each layer.
     """
     points_ = gpd.points_from_xy(attributes["lon"], attributes["lat"], crs=4326)
     layers, styles = {"facades": gpd.GeoDataFrame(attributes, geometry=points_), **layers}, []

@@ -53,9 +53,13 @@ def write_page(
 ) -> Path:
     """Write an interactive map, an HTML file that fetches nothing from the network, with polygons beneath the points.
 
-    Where the page would pass ``PAGE_BYTES``, it shows a fixed random sample. A click shows the photograph as long as
-    the page finds it in ``folder``, where the photographs' names start, or a small copy that is ``embedded``. Text from
-    tables travels as JSON and is shown with ``textContent`` only: it cannot become HTML or script.
+    Where the page would pass ``PAGE_BYTES``, it shows a fixed random sample. Text from tables travels as JSON and is
+    shown with ``textContent`` only: it cannot become HTML or script.
+
+    Parameters
+    ----------
+    folder : Where the photographs' names start. A click shows the photograph as long as the page finds it there.
+    embedded : Whether the page holds small copies of the photographs, which a click shows instead.
     """
     frame, colours, path = points(predictions), palette(tasks), Path(path)
     size = tasks.total + 40 + frame["image"].str.len().mean() + 1800 * embedded  # bytes a façade, about

@@ -83,11 +83,19 @@ def read_source(
 ) -> pd.DataFrame:
     """Find the photographs of a list of files, of a folder (with its sub-folders), or of a table.
 
-    One row each: image (the name), path, lon, lat and bearing in degrees (those of files from EXIF data), block (of a
-    grid of ``block_cell`` metres where none is known), what a table has of ``CARRIED`` and as ``<task>:true`` of
-    ``tasks``, and reason: why there is no position, else "". ``attrs`` have folder, which names are relative to, and
-    others, a count by suffix of a folder's files that are not photographs. ``require_position`` makes it an error that
-    no row of a table has a position. ``image_root`` and ``na_values`` are those of :func:`mtclim.read_table`.
+    Parameters
+    ----------
+    require_position : Whether it is an error that no row of a table has a position.
+    image_root, na_values : As in :func:`mtclim.read_table`.
+    block_cell : Where no block is known, blocks are those of a grid of so many metres.
+
+    Returns
+    -------
+    DataFrame
+        One row each: image (the name), path, lon, lat and bearing in degrees (those of files from EXIF data), block,
+        what a table has of ``CARRIED`` and as ``<task>:true`` of ``tasks``, and reason: why there is no position, else
+        "". ``attrs`` have folder, which names are relative to, and others, a count by suffix of a folder's files that
+        are not photographs.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
     web = [str(name) for name in given if URL.match(str(name))]
@@ -165,8 +173,15 @@ def decoded_batches(
 ) -> Iterator[tuple[dict[int, np.ndarray], list[tuple[str, str, bool]]]]:
     """Decode batches of paths in threads, a few batches ahead of their use (Pillow works outside Python's lock).
 
-    Yields ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and of each photograph the
-    digest, the reason why it cannot be read, else "", and whether it is a panorama.
+    Parameters
+    ----------
+    batch_size, workers : The most paths in a batch, and the threads that decode, by default one a core.
+
+    Yields
+    ------
+    tuple
+        ``{size: (batch_size, size, size, 3) uint8}``, zeros where there is no picture, and of each photograph the
+        digest, the reason why it cannot be read, else "", and whether it is a panorama.
     """
 
     def start(paths: Sequence[str]) -> tuple[dict[int, np.ndarray], Iterator]:
@@ -188,7 +203,9 @@ def decoded_batches(
 def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Path:
     """Write a CSV, whole or not at all, in which no cell is run as a formula.
 
-    ``exact`` is for a table that a program reads again: its cells stay as they are, for example names of images.
+    Parameters
+    ----------
+    exact : For a table that a program reads again: its cells stay as they are, for example names of images.
     """
     if not exact:
         formula = r"^(?=[=+\-@\t\r\n])"  # a text that begins so gets a leading apostrophe (OWASP's rule)

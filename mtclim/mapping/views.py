@@ -98,13 +98,18 @@ def cut_views(
 ) -> Path:
     """Cut perspective views out of panoramas, and write them with ``table.csv``, a row a view; returns its path.
 
-    The ``source`` is a folder, a table, or what :func:`read_views` made of one. The heading of a panorama, where its
-    middle looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees). A photograph that is no panorama is
-    copied. ``listed.csv`` has what cannot be used, and why.
+    Parameters
+    ----------
+    source : A folder, a table, or what :func:`read_views` made of one. The heading of a panorama, where its middle
+        looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees). A photograph that is none is copied.
+    out : The folder. Its ``listed.csv`` has what cannot be used, and why.
+    sides, towards : Views look to these, in degrees clockwise from the heading, or all to one bearing, from north.
+    field_of_view, size : Degrees and pixels, each both across and up.
 
-    Views look to the ``sides``, in degrees clockwise from the heading, or all ``towards`` one bearing, in degrees from
-    north. Across and up they have ``field_of_view`` degrees and ``size`` pixels. ValueError for settings out of their
-    range, and where no photograph can be used.
+    Raises
+    ------
+    ValueError
+        For settings out of their range, and where no photograph can be used.
     """
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
         found = f"field_of_view {field_of_view:g}, size {size}"

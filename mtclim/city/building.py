@@ -61,9 +61,12 @@ class Building:
 
 
 def build(dice: Random, street: Street, x0, width, storeys, material="", roof_shape="", **more) -> Building:
-    """A building with the cues of a material and a roof shape, "" for none; ``more`` are fields of its own.
+    """A building with the cues of its labels; draws the same number of times from the dice whatever they are.
 
-    Draws the same number of times from the dice whatever the labels.
+    Parameters
+    ----------
+    x0, width, storeys : Its left end and its width in metres, and how many storeys it has.
+    material, roof_shape, **more : Classes of these tasks, "" for no cue of one, and fields of its own.
     """
     coin, roof = dice.random(), dice.choice(ROOFS[roof_shape])
     look = {"MUR": "adobe" if coin < 0.35 else "MUR", "MCF": "" if coin < 0.3 else "MCF"}.get(material, material)

@@ -48,7 +48,12 @@ def building_types() -> np.ndarray:
 
 
 def fit_margins(table: np.ndarray, rows: np.ndarray, columns: np.ndarray, steps: int = 500) -> np.ndarray:
-    """Iterative proportional fitting of a non-negative (..., r, c) table to its row and column sums, zeros kept."""
+    """Iterative proportional fitting of a non-negative table to its row and column sums, zeros kept.
+
+    Parameters
+    ----------
+    table, rows, columns : (..., r, c), and the sums that its rows (..., r) and its columns (..., c) shall have.
+    """
     table = np.array(table, dtype=float)
     for _ in range(steps):
         table *= (rows / np.maximum(table.sum(-1), 1e-300))[..., :, None]

@@ -166,6 +166,14 @@ def test_a_module_imports_only_from_those_before_it(path):
         assert not own_imports(path) & later, f"CONTRIBUTING.md lists these after {name}, or it imports itself"
 
 
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_functions_of_more_than_two_parameters_say_what_these_are(path):
+    if module(path) != "city.scene":  # its primitives take the same corners, depths and colours throughout
+        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        public = [node for node in functions if not node.name.startswith("_") and len(node.args.args) > 2]
+        assert [n.name for n in public if "Parameters\n-----" not in (ast.get_docstring(n) or "")] == []
+
+
 # What the design notes promise of a user's script, in small: no `if __name__ == "__main__":`, an empty folder, a wheel.
 SCRIPT = """
 import mtclim

@@ -90,9 +90,12 @@ def answer(results: Path) -> list[str]:
     )
     first = STARTS[_direction(full)] + f" LIM-MS_ALL differs from {BESIDE}, by {amount(full)}."
     if by_rate is not None and rates.depends(by_rate):
+        best = best_rates(results)
         first = (
             "Whether modelling label interdependency helps on the synthetic city depends on the learning rate. "
-            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)} (the same seeds at each rate)."
+            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)} (the same seeds at each rate). "
+            f"With each at the rate that suits it on validation images, it is {amount(best)}, which is "
+            f"{SAID[best.verdict]}."
         )
         rate = load_config("study").learning_rate
         against = (

@@ -294,6 +294,8 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     told = findings.answer(results(tmp_path, (-0.9, -1.4, -0.4)))
     assert told[0].startswith("Whether modelling label interdependency helps on the synthetic city depends on the")
     assert f"by {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004 (the same seeds" in told[0]
+    own = findings.signed(ours.mean() - theirs.mean())
+    assert f"With each at the rate that suits it on validation images, it is {own} points" in told[0]
     assert "At the rate 0.004, with which all variants were trained, that difference is −0.90 points" in told[1]
     better = interval.low > 0
     assert told[4].startswith("Begin with BL, and train LIM-MS_ALL" if better else "Begin with BL, because these runs")

@@ -85,23 +85,19 @@ def answer(results: Path) -> list[str]:
     paper = paper_table3()["mean", "kappa"]
     theirs = [signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES]
     against = (
-        f"Against BL the difference is {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
+        f"LIM-MS_ALL differs from BL by {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
         f"{' and '.join(theirs)} points for its two backbones."
     )
     first = STARTS[_direction(full)] + f" LIM-MS_ALL differs from {BESIDE}, by {amount(full)}."
     if by_rate is not None and rates.depends(by_rate):
         best = best_rates(results)
         first = (
-            "Whether modelling label interdependency helps on the synthetic city depends on the learning rate. "
-            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)} (the same seeds at each rate). "
-            f"With each at the rate that suits it on validation images, it is {amount(best)}, which is "
+            "Whether modelling label interdependency helps on the synthetic city depends on the learning rate: "
+            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)}. "
+            f"With each at the rate that suits it on validation images, the difference is {amount(best)}, which is "
             f"{SAID[best.verdict]}."
         )
-        rate = load_config("study").learning_rate
-        against = (
-            f"At the rate {rate:g}, with which all variants were trained, that difference is {amount(full)}, which is "
-            f"{SAID[full.verdict]}. {against}"
-        )
+        against = f"At the rate {load_config('study').learning_rate:g}, with which all variants were trained, {against}"
     return [first, against, *origin(rows), consistency(joint), photographs(table), advice(results)]
 
 
@@ -110,16 +106,11 @@ def origin(rows: dict) -> list[str]:
     shuffled, detached = (rows.get(("city", name)) for name in (CONTENT, GRADIENT))
     if shuffled is None or detached is None or pd.isna(shuffled.low):
         return []
-    follows = {
-        VERDICTS[0]: "that much of it comes from the labels of other tasks",
-        VERDICTS[1]: "the difference does not come from the labels of other tasks",
-        VERDICTS[2]: "the difference is not shown to come from the labels of other tasks",
-    }
+    comes = dict(zip(VERDICTS, ("comes", "does not come", "is not shown to come"), strict=True))[shuffled.verdict]
     return [
-        "The controls say where the difference comes from. With the answers to other tasks taken from other images, "
-        f"LIM-MS_ALL differs from this control by {amount(shuffled)}, which is {SAID[shuffled.verdict]}, so that "
-        f"{follows[shuffled.verdict]}. Without a gradient through the interim answers, LIM-MS_ALL differs from BL-FC "
-        f"by {amount(detached)}."
+        f"What LIM-MS_ALL gains or loses {comes} from the labels of other tasks. It differs by {amount(shuffled)} from "
+        "a control that reads the answers for other images. Without a gradient through the interim answers it differs "
+        f"from BL-FC by {limits(detached.estimate, detached.low, detached.high)}."
     ]
 
 
@@ -144,9 +135,9 @@ def consistency(joint: pd.DataFrame) -> str:
     own, lim, decoded = (joint.loc[key] for key in (("bl", "argmax"), ("lim_ms_all", "argmax"), ("bl", "joint")))
     return (
         f"The labels of one façade contradict each other in {own['contradictions']:.1f} % of BL's answers and in "
-        f"{lim['contradictions']:.1f} % of LIM-MS_ALL's. Choosing BL's labels jointly needs no training of its own. It "
-        f"leaves {decoded['contradictions']:.1f} % of contradictions and changes the share of façades whose labels are "
-        f"all right from {own['exact_match']:.1f} to {decoded['exact_match']:.1f} %."
+        f"{lim['contradictions']:.1f} % of LIM-MS_ALL's. Choosing BL's labels jointly, which needs no training, leaves "
+        f"{decoded['contradictions']:.1f} % and changes the share of façades whose labels are all right from "
+        f"{own['exact_match']:.1f} to {decoded['exact_match']:.1f} %."
     )
 
 

@@ -1,6 +1,7 @@
-"""Whether another learning rate would change the answer: BL-FC and LIM-MS_ALL at several rates.
+"""Whether another learning rate would change the answer: BL-FC and LIM-MS_ALL at several rates, all variants at one.
 
-``python book/_ext/rates.py runs/study runs/rates`` writes ``results/rates.csv`` from finished runs.
+``python book/_ext/rates.py runs/study runs/rates`` writes ``results/rates.csv`` and ``results/rate_effects.csv`` from
+finished runs; the second folder has a folder of runs for each rate.
 """
 
 import json
@@ -14,11 +15,14 @@ from rivals import over_seeds
 from scipy import stats
 
 from mtclim import runs
+from mtclim.analysis.effects import DECISIVE, effects
+from mtclim.analysis.study import load_study
 from mtclim.files import whole_or_absent
 from mtclim.variants import title
 
 BASE, FULL = "bl_fc", "lim_ms_all"
 COLUMNS = ["learning_rate", "variant", "seed", "val_kappa", "test_kappa", "epochs", "code"]
+EFFECTS = ["learning_rate", "contrast", "estimate", "low", "high", "runs"]
 
 
 def collected(roots: Sequence[Path]) -> pd.DataFrame:
@@ -99,7 +103,19 @@ def rows(table: pd.DataFrame, signed) -> list[list[str]]:
     return lines
 
 
+def effects_at(root: Path) -> pd.DataFrame:
+    """The decisive effects at each rate with runs of more than the two variants; a folder below ``root`` is a rate."""
+    parts = [pd.DataFrame(columns=EFFECTS)]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        study, rate = load_study(folder), runs.read_settings(runs.find(folder)[0])["learning_rate"]
+        if len(study.variants) > 2:
+            told = effects(study).dropna(subset="low").assign(learning_rate=rate)
+            parts.append(told.loc[told["family"].isin(DECISIVE), EFFECTS].drop_duplicates("contrast"))
+    return pd.concat(parts, ignore_index=True).infer_objects()
+
+
 if __name__ == "__main__":
-    results = Path(__file__).parents[2] / "results"
-    with whole_or_absent(results / "rates.csv") as beside:
-        collected([Path(root) for root in sys.argv[1:]]).round(5).to_csv(beside, index=False)
+    results, roots = Path(__file__).parents[2] / "results", [Path(root) for root in sys.argv[1:]]
+    for name, table in (("rates", collected(roots)), ("rate_effects", effects_at(roots[-1]))):
+        with whole_or_absent(results / f"{name}.csv") as beside:
+            table.round(5).to_csv(beside, index=False)

@@ -16,6 +16,7 @@ from stored import (
     read_differences,
     read_effects,
     read_joint,
+    read_rate_effects,
     read_rates,
     read_rivals,
     readable,
@@ -23,6 +24,7 @@ from stored import (
 )  # fmt: skip
 
 from mtclim.analysis.effects import FACTORS
+from mtclim.config import load_config
 from mtclim.tasks import SANTIAGO
 from mtclim.variants import title
 
@@ -43,7 +45,6 @@ STREET = {
          "views=4 surest": "the surest of 4", "views=4 majority": "the majority of 4"},
     ),
 }  # fmt: skip
-"""The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 """The tables of the page on streets: the first heading, heading -> what was measured, and setting -> words."""
 
 
@@ -69,6 +70,8 @@ def numbers(results: Path, name: str) -> list[list[str]]:
     if name == "rates":
         table = read_rates(results)
         return [] if table is None else rates.rows(table, signed)
+    if name == "rate-effects":
+        return by_rate(results)
     if name.startswith("rivals"):
         table = read_rivals(results if name == "rivals" else results / "real" / name.removeprefix("rivals-"))
         return [] if table is None else rival_rows(table, signed)
@@ -76,12 +79,32 @@ def numbers(results: Path, name: str) -> list[list[str]]:
     table = table if name == "effects" else table[table["source"] == name]
     rows = []
     for row in table.itertuples():
-        what = f"main effect: {row.contrast}" if row.contrast in FACTORS else row.contrast.replace(" - ", " − ")
+        what = _difference(row.contrast)
         limits = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else "none"
         rows.append([what, signed(row.estimate), limits, str(row.runs), SETS.get(row.source, row.source)])
     head = ["Difference", "estimate [points]", "95 % interval", "runs", "data"]
     rows = [head, *rows] if rows else []
     return rows if name == "effects" else [row[:-1] for row in rows]
+
+
+def _difference(contrast: str) -> str:
+    return f"main effect: {contrast}" if contrast in FACTORS else contrast.replace(" - ", " − ")
+
+
+def by_rate(results: Path) -> list[list[str]]:
+    """The same differences on the city at the study's learning rate and at others, side by side."""
+    other, own = read_rate_effects(results), read_effects(results)
+    if other is None:
+        return []
+    own = own[own["source"] == "city"].assign(learning_rate=load_config("study").learning_rate)
+    both = pd.concat([own, other]).sort_values("learning_rate", ascending=False, kind="stable")
+    texts = [f"{limits(row.estimate, row.low, row.high)}, {row.runs} runs" for row in both.itertuples()]
+    wide = both.assign(text=texts).pivot(index="contrast", columns="learning_rate", values="text")
+    wide = wide.loc[
+        [name for name in own["contrast"] if name in set(other["contrast"])], both["learning_rate"].unique()
+    ]
+    head = ["Difference", *(f"at the rate {rate:g} [points]" for rate in wide)]
+    return [head, *([_difference(name), *row] for name, *row in wide.itertuples(name=None))]
 
 
 def by_task(table: pd.DataFrame) -> list[list[str]]:

@@ -65,6 +65,11 @@ def read_rates(results: Path) -> pd.DataFrame | None:
     return table if table is not None and len(rates.compared(table)) > 1 else None
 
 
+def read_rate_effects(results: Path) -> pd.DataFrame | None:
+    """The effects at other learning rates, None where they have not been trained."""
+    return read(results / "rate_effects.csv", tuple(rates.EFFECTS))
+
+
 def read_rivals(results: Path) -> pd.DataFrame | None:
     """The table of rivals with a verdict on each difference, None where no rival has finished."""
     table = read(results / "rivals.csv", tuple(COLUMNS))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO
+from mtclim.analysis.comparison import run_scores
 from mtclim.analysis.study import load_study
 from mtclim.variants import title
 
@@ -301,6 +303,27 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     assert told[4].startswith("Begin with BL, and train LIM-MS_ALL" if better else "Begin with BL, because these runs")
     assert head[0] == "Learning rate" and low[:3] == ["0.002", "66.0", "68.0"] and low[-1] == "3"
     assert high[:3] == ["0.004", "67.0", "65.0"]
+
+
+def test_effects_at_another_rate_stand_beside_those_of_the_study(tmp_path):
+    findings, folder = extension("findings"), results(tmp_path / "r", (-0.9, -1.4, -0.4))
+    assert findings.numbers(folder, "rate-effects") == []
+    for rate, variants in ((0.002, ("bl", "bl_fc", "lim_ms_all")), (0.001, ("bl_fc", "lim_ms_all"))):
+        for variant, seed in product(variants, range(3)):
+            run = write_run(tmp_path / "rates" / f"lr-{rate}", SANTIAGO, variant, seed)
+            with (run / "config.yaml").open("a") as file:
+                file.write(f"learning_rate: {rate}\n")
+    table = findings.rates.effects_at(tmp_path / "rates")
+    assert set(table["learning_rate"]) == {0.002}, "a rate with two variants alone is the other table's"
+    row = table.set_index("contrast").loc["LIM-MS_ALL - BL-FC"]
+    kappas = run_scores(load_study(tmp_path / "rates" / "lr-0.002")).query("task == 'mean'")
+    means = 100 * kappas.groupby("variant")["kappa"].mean()
+    assert row["estimate"] == pytest.approx(means["lim_ms_all"] - means["bl_fc"]) and row["runs"] == 3
+    table.to_csv(folder / "rate_effects.csv", index=False)
+    head, *rows = findings.numbers(folder, "rate-effects")
+    assert head == ["Difference", "at the rate 0.004 [points]", "at the rate 0.002 [points]"]
+    assert ["LIM-MS_ALL − BL", "LIM-MS_ALL − BL-FC"] == [line[0] for line in rows]
+    assert rows[1][1] == "−0.90 (−1.40 to −0.40), 11 runs" and findings.signed(row["low"]) in rows[1][2]
 
 
 def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):

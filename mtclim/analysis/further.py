@@ -28,16 +28,19 @@ def effects(table: pd.DataFrame, metric: str = "kappa") -> Figure:
     families, sources = table["family"].unique(), list(table["source"].unique())
     sizes = [table.loc[table["family"] == family, "contrast"].nunique() for family in families]
     figure, axes = masonry(sizes, 1, 0.2 + 0.06 * (len(sources) - 1), 2.0)
+    step = min(0.25, 0.75 / len(sources))  # so that the sources of a difference stand closer than the differences
     for ax, family in zip(axes, families, strict=True):
         rows = table[table["family"] == family]
         names = list(rows["contrast"].unique())
         ax.axvspan(-MARGIN, MARGIN, color="#eeeeee", lw=0)
         for row in rows.itertuples():
             k, colour = sources.index(row.source), COLOURS[row.verdict]
-            y = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * 0.25
+            y = names.index(row.contrast) + (k - (len(sources) - 1) / 2) * step
             ax.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
             ax.plot(row.estimate, y, MARKS[k % len(MARKS)], ms=4.5, color="white", mec=colour, mew=1.4)
         ax.axvline(0, color="#333333", lw=0.8)
+        if len(sources) > 1:
+            ax.hlines(np.arange(len(names) - 1) + 0.5, 0, 1, "#dddddd", lw=0.6, transform=ax.get_yaxis_transform())
         rows_axis(ax, [name.replace(" - ", " − ") for name in names])
         ax.set_title(f"{family[0].upper()}{family[1:]}")
     if len(sources) > 1:

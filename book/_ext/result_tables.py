@@ -88,7 +88,7 @@ def numbers(results: Path, name: str) -> list[list[str]]:
 
 
 def _difference(contrast: str) -> str:
-    return f"main effect: {contrast}" if contrast in FACTORS else contrast.replace(" - ", " − ")
+    return f"main effect: {contrast}" if contrast in FACTORS else readable(contrast)
 
 
 def by_rate(results: Path) -> list[list[str]]:

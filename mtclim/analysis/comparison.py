@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 from matplotlib.cbook import boxplot_stats
 from scipy import stats
+from scipy.sparse import csr_array
 
 from mtclim.analysis.study import KEYS, Study
 from mtclim.metrics import confusion, from_confusion
@@ -209,8 +210,8 @@ def bootstrap(study: Study, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(float)
     for n, k in enumerate(study.tasks.sizes):
         use = study.true[:, n] >= 0
-        rows = block[use] * k + study.true[use, n]
         for run, predicted in enumerate(study.predicted[:, use, n].astype(np.int64)):
-            counts = np.bincount(rows * k + predicted, minlength=blocks * k * k).reshape(blocks, k * k)
+            cells = study.true[use, n] * k + predicted
+            counts = csr_array((np.ones(len(cells)), (block[use], cells)), (blocks, k * k))
             found[:, :, run, n] = from_confusion((weights @ counts).reshape(draws, k, k))[:2]
     return dict(zip(("oa", "kappa"), np.nanmean(found, axis=-1), strict=True))

@@ -1,7 +1,7 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer, and ``{found} advice`` its last paragraph. ``{found}`` decoding, classes, rates,
-rivals, grid and trends are lists. ``{numbers} NAME`` are the tables of
+``{found} answer`` is the answer, and ``{found} advice`` its last sentence. ``{found}`` origin, consistency and several
+are sentences, and decoding, classes, rates, rivals, grid and trends lists. ``{numbers} NAME`` are the tables of
 ``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
 ``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the README's sentences.
 """
@@ -65,52 +65,66 @@ OUTCOMES = {
     VERDICTS[2]: "Not to be told from BL-FC with these runs",
 }
 SAID = dict(zip(VERDICTS, ("an effect", "no effect worth having", "too uncertain to call an effect"), strict=True))
+COMES = dict(zip(VERDICTS, ("comes", "does not come", "is not shown to come"), strict=True))
 
 
 def amount(row) -> str:
-    """A difference with its interval."""
-    limits = f"95 % interval {signed(row.low)} to {signed(row.high)}, {row.runs} runs each"
-    return f"{signed(row.estimate)} points of mean κ ({limits})"
+    """A difference with its 95 % interval."""
+    return f"{signed(row.estimate)} points of mean κ ({signed(row.low)} to {signed(row.high)})"
 
 
 def answer(results: Path) -> list[str]:
-    """The answer, for or against the paper, a paragraph each; one sentence where there is none yet."""
-    table, joint, by_rate = read_effects(results), read_joint(results), read_rates(results)
-    rows = {(row.source, row.contrast): row for row in table.itertuples()}
-    full, plain = rows.get(("city", FULL)), rows.get(("city", PLAIN))
-    if full is None or plain is None or joint is None:
+    """The answer, for or against the paper, in at most five sentences; one where there is none yet."""
+    table, by_rate = read_effects(results), read_rates(results)
+    full, plain = (city_effect(table, name) for name in (FULL, PLAIN))
+    if full is None or plain is None:
         return [UNFINISHED]
     if pd.isna(full.low):
         return ["One run of each variant has finished, and one run cannot rank them."]
-    paper = paper_table3()["mean", "kappa"]
-    theirs = [signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES]
-    against = (
-        f"LIM-MS_ALL differs from BL by {amount(plain)}, which is {SAID[plain.verdict]}, while the paper reports "
-        f"{' and '.join(theirs)} points for its two backbones."
-    )
-    first = STARTS[_direction(full)] + f" LIM-MS_ALL differs from {BESIDE}, by {amount(full)}."
-    if by_rate is not None and rates.depends(by_rate):
+    first = [f"{STARTS[_direction(full)]} LIM-MS_ALL differs from {BESIDE}, by {amount(full)}."]
+    depends = by_rate is not None and rates.depends(by_rate)
+    if depends:
         best = best_rates(results)
-        first = (
+        first = [
             "Whether modelling label interdependency helps on the synthetic city depends on the learning rate: "
-            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)}. "
+            f"LIM-MS_ALL differs from {BESIDE}, by {rates.by_rate(by_rate, signed)}.",
             f"With each at the rate that suits it on validation images, the difference is {amount(best)}, which is "
-            f"{SAID[best.verdict]}."
-        )
-        against = f"At the rate {load_config('study').learning_rate:g}, with which all variants were trained, {against}"
-    return [first, against, *origin(rows), consistency(joint), photographs(table), advice(results)]
+            f"{SAID[best.verdict]}.",
+        ]
+    return [*first, beside_paper(table, depends), photographs(table), advice(results)]
 
 
-def origin(rows: dict) -> list[str]:
+def beside_paper(table: pd.DataFrame, depends: bool) -> str:
+    """The difference of LIM-MS_ALL from BL beside the paper's, and whether it comes from the labels of other tasks."""
+    paper, plain, shuffled = paper_table3()["mean", "kappa"], city_effect(table, PLAIN), city_effect(table, CONTENT)
+    theirs = " and ".join(signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES)
+    rate = (
+        f"At the rate {load_config('study').learning_rate:g}, with which all variants were trained, " if depends else ""
+    )
+    comes = ""
+    if plain.verdict == VERDICTS[0] and shuffled is not None and pd.notna(shuffled.low):
+        joined = "and" if shuffled.verdict == VERDICTS[0] else "but"
+        comes = f" {joined} {COMES[shuffled.verdict]} from other tasks' labels"
+    return (
+        f"{rate}LIM-MS_ALL differs from BL by {amount(plain)}, which is {SAID[plain.verdict]}{comes}, while the paper "
+        f"reports {theirs} for its two backbones."
+    )
+
+
+def city_effect(table: pd.DataFrame, contrast: str):
+    """A difference on the city as a row of effects; None where it has not been measured."""
+    return next(table[(table["source"] == "city") & (table["contrast"] == contrast)].itertuples(), None)
+
+
+def origin(results: Path) -> list[str]:
     """Whether the difference comes from the labels of other tasks, as the controls say."""
-    shuffled, detached = (rows.get(("city", name)) for name in (CONTENT, GRADIENT))
+    shuffled, detached = (city_effect(read_effects(results), name) for name in (CONTENT, GRADIENT))
     if shuffled is None or detached is None or pd.isna(shuffled.low):
-        return []
-    comes = dict(zip(VERDICTS, ("comes", "does not come", "is not shown to come"), strict=True))[shuffled.verdict]
+        return [UNFINISHED]
     return [
-        f"What LIM-MS_ALL gains or loses {comes} from the labels of other tasks. It differs by {amount(shuffled)} from "
-        "a control that reads the answers for other images. Without a gradient through the interim answers it differs "
-        f"from BL-FC by {limits(detached.estimate, detached.low, detached.high)}."
+        f"What LIM-MS_ALL gains or loses {COMES[shuffled.verdict]} from the labels of other tasks. It differs by "
+        f"{amount(shuffled)} from a control that reads the answers for other images. Without a gradient through the "
+        f"interim answers it differs from BL-FC by {amount(detached)}."
     ]
 
 
@@ -130,15 +144,18 @@ def _direction(row) -> str:
     return row.verdict if row.verdict != VERDICTS[0] else "better" if row.estimate > 0 else "worse"
 
 
-def consistency(joint: pd.DataFrame) -> str:
+def consistency(results: Path) -> list[str]:
     """What becomes of contradictions when labels are chosen jointly."""
+    joint = read_joint(results)
+    if joint is None:
+        return [UNFINISHED]
     own, lim, decoded = (joint.loc[key] for key in (("bl", "argmax"), ("lim_ms_all", "argmax"), ("bl", "joint")))
-    return (
+    return [
         f"The labels of one façade contradict each other in {own['contradictions']:.1f} % of BL's answers and in "
         f"{lim['contradictions']:.1f} % of LIM-MS_ALL's. Choosing BL's labels jointly, which needs no training, leaves "
         f"{decoded['contradictions']:.1f} % and changes the share of façades whose labels are all right from "
         f"{own['exact_match']:.1f} to {decoded['exact_match']:.1f} %."
-    )
+    ]
 
 
 def beyond_decoding(results: Path) -> list[str]:
@@ -169,11 +186,15 @@ def classes(results: Path) -> list[str]:
 
 def photographs(table: pd.DataFrame) -> str:
     """The same difference on each set of photographs."""
-    rows = table[(table["source"] != "city") & (table["contrast"] == FULL) & table["low"].notna()]
-    told = [f"{amount(row)} on {SETS.get(row.source, row.source)}, {SAID[row.verdict]}" for row in rows.itertuples()]
-    if not told:
+    own = table[(table["source"] != "city") & (table["contrast"] == FULL) & table["low"].notna()]
+    if own.empty:
         return "The runs on real photographs have not finished yet."
-    return f"On real photographs LIM-MS_ALL differs from BL-FC by {'; and by '.join(told)}."
+    told = [f"{amount(row)} on {SETS.get(row.source, row.source)}" for row in own.itertuples()]
+    if own["verdict"].nunique() > 1:
+        told = [f"{words}, {SAID[kind]}" for words, kind in zip(told, own["verdict"], strict=True)]
+        return f"On real photographs LIM-MS_ALL differs from BL-FC by {'; and by '.join(told)}."
+    each = f"{'each ' * (len(own) > 1)}{SAID[own['verdict'].iloc[0]]}"
+    return f"On real photographs LIM-MS_ALL differs from BL-FC by {' and by '.join(told)}, {each}."
 
 
 def advice(results: Path) -> str:
@@ -193,25 +214,33 @@ def advice(results: Path) -> str:
             f"Begin with BL, and train LIM-MS_ALL beside it, because it helps on {where} and not everywhere; keep the "
             "one that is better on your validation images."
         )
-    begin = "Use BL."
+    begin = "Use BL"
     if {row.verdict for row in rows} == {VERDICTS[2]}:
-        begin = "Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better."
-    return f"{begin} Choose its labels jointly where they must not contradict each other.{_several(results)}"
+        begin = "Begin with BL, because these runs cannot tell whether LIM-MS_ALL is better"
+    return f"{begin}; choose its labels jointly where they must not contradict each other{_more(results)}."
 
 
-def _several(results: Path) -> str:
-    """A sentence on several networks that answer together, where three of BL are better than one."""
+def _more(results: Path) -> str:
+    """The end of a sentence on several networks that answer together, where three of BL are better than one."""
+    one, three = _averages(results)
+    return ", and let several networks of it answer together to gain more" if three > one else ""
+
+
+def several(results: Path) -> list[str]:
+    """What three networks of BL give that answer together."""
+    one, three = _averages(results)
+    if np.isnan(three):
+        return [UNFINISHED]
+    return [f"Three networks of BL that answer together change mean κ from {one:.1f} to {three:.1f} %."]
+
+
+def _averages(results: Path) -> tuple[float, float]:
+    """Mean kappa in percent of one network of BL, and of three that answer together; NaN where not measured."""
     table = read(results / "averages.csv", tuple(differences.AVERAGES))
     if table is None:
-        return ""
-    own = table[(table["variant"] == "bl") & (table["decoding"] == "argmax")]
-    kappa = 100 * own.set_index("networks")["mean_kappa"]
-    if not {1, 3} <= set(kappa.index) or kappa[3] <= kappa[1]:
-        return ""
-    return (
-        f" To gain more, let several networks answer together: three of BL raise mean κ from {kappa[1]:.1f} to "
-        f"{kappa[3]:.1f} %."
-    )
+        return np.nan, np.nan
+    own = table[(table["variant"] == "bl") & (table["decoding"] == "argmax")].set_index("networks")["mean_kappa"]
+    return tuple(100 * own.reindex([1, 3]))
 
 
 def other_rates(results: Path) -> list[str]:
@@ -310,7 +339,7 @@ def _outcome(low: float, high: float) -> str:
 
 
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
-LISTS |= {"classes": classes, "trends": trends}
+LISTS |= {"classes": classes, "trends": trends, "origin": origin, "consistency": consistency, "several": several}
 LISTS |= {"advice": lambda results: [advice(results)]}
 
 

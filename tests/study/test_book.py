@@ -181,11 +181,13 @@ def results(folder: Path, lim: tuple, sets: tuple = ()) -> Path:
     ],
 )
 def test_the_answer_is_what_the_numbers_say_for_or_against_the_paper(tmp_path, numbers, sets, said, advised):
-    told = [text.replace("−", "-") for text in extension("findings").answer(results(tmp_path / "r", numbers, sets))]
-    assert len(told) == 5 and said in told[0] and told[4].startswith(advised)
-    assert f"{numbers[0]:+.2f} points" in told[0] and "+0.78 and +0.52 points" in told[1]  # the paper's Table 3
-    assert "12.0 %" in told[2] and "11.0 %" in told[2] and "40.9 to 42.6 %" in told[2]
-    assert ("groceries" in told[3]) == bool(sets) and all(text.endswith(".") for text in told)
+    findings, folder = extension("findings"), results(tmp_path / "r", numbers, sets)
+    told = [text.replace("−", "-") for text in findings.answer(folder)]
+    assert len(told) == 4 and said in told[0] and told[3].startswith(advised)
+    assert f"{numbers[0]:+.2f} points" in told[0] and "+0.78 and +0.52 for" in told[1]  # the paper's Table 3
+    assert ("groceries" in told[2]) == bool(sets) and all(text.endswith(".") for text in told)
+    (told,) = findings.consistency(folder)
+    assert "12.0 %" in told and "11.0 %" in told and "40.9 to 42.6 %" in told
 
 
 def test_differences_are_made_of_the_runs_own_scores(tmp_path):
@@ -238,22 +240,23 @@ def test_several_networks_answer_by_their_mean_probabilities(tmp_path):
     row = table.query("networks == 3 and decoding == 'argmax'").squeeze()
     assert (row["mean_kappa"], row["exact_match"]) == pytest.approx((np.mean(kappas), np.all(right, axis=0).mean()))
     table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)
-    advised = findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
-    assert advised.endswith("three of BL raise mean κ from 66.0 to 70.0 %.")
+    assert "let several networks" in findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
+    assert findings.several(tmp_path)[0].endswith("mean κ from 66.0 to 70.0 %.")
     assert [row[:3] for row in findings.numbers(tmp_path, "averages")[1:]] == [["BL", "1", "66.0"], ["BL", "3", "70.0"]]
 
 
 def test_the_controls_say_where_a_difference_comes_from(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.5, -0.9, -0.1))
-    assert len(findings.answer(folder)) == 5
+    assert findings.origin(folder) == [findings.UNFINISHED] and "other tasks' labels" not in findings.answer(folder)[1]
     with (folder / "effects.csv").open("a") as file:
         file.write('\n"LIM-MS_ALL - LIM-MS_ALL, shuffled",-0.3,-0.8,0.4,11,city')
         file.write('\n"LIM-MS_ALL, detached - BL-FC",-0.1,-0.6,0.4,11,city\n')
-    told = findings.answer(folder)
-    assert len(told) == 6 and "is not shown to come from the labels of other tasks" in told[2]
+    assert "but is not shown to come from other tasks' labels" in findings.answer(folder)[1]
+    assert "is not shown to come from the labels of other tasks" in findings.origin(folder)[0]
     text = (folder / "effects.csv").read_text()
     (folder / "effects.csv").write_text(text.replace("-0.8,0.4,11", "-0.8,-0.1,11"))
-    assert "gains or loses comes from the labels of other tasks" in findings.answer(folder)[2]
+    assert "gains or loses comes from the labels of other tasks" in findings.origin(folder)[0]
+    assert "an effect and comes from other tasks' labels" in findings.answer(folder)[1]
 
 
 def test_tables_of_results_have_names_that_people_read(tmp_path):
@@ -295,11 +298,12 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
         assert findings.signed(value) in second
     told = findings.answer(results(tmp_path, (-0.9, -1.4, -0.4)))
     assert told[0].startswith("Whether modelling label interdependency helps on the synthetic city depends on the")
-    assert f"by {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004. With" in told[0]
+    assert told[0].endswith(f"by {low[3]} points of mean κ at the rate 0.002 and {high[3]} at 0.004.")
     own = findings.signed(ours.mean() - theirs.mean())
-    assert f"With each at the rate that suits it on validation images, the difference is {own} points" in told[0]
-    assert "At the rate 0.004, with which all variants were trained, LIM-MS_ALL differs from BL by −0.90" in told[1]
+    assert f"With each at the rate that suits it on validation images, the difference is {own} points" in told[1]
+    assert "At the rate 0.004, with which all variants were trained, LIM-MS_ALL differs from BL by −0.90" in told[2]
     better = interval.low > 0
+    assert len(told) == 5
     assert told[4].startswith("Begin with BL, and train LIM-MS_ALL" if better else "Begin with BL, because these runs")
     assert head[0] == "Learning rate" and low[:3] == ["0.002", "66.0", "68.0"] and low[-1] == "3"
     assert high[:3] == ["0.004", "67.0", "65.0"]

@@ -84,6 +84,8 @@ def predict(arguments: Sequence[str]) -> None:
     if out.is_file():  # else it is the folder of a part
         made = provenance_of(out)
         print(f"{made['rows']:,} of {made['images']:,} photographs predicted, {made['listed']:,} listed")
+        if made["others"]:
+            print("not photographs:", ", ".join(f"{count} {kind}" for kind, count in made["others"].items()))
         if not made["rows"]:
             raise ValueError(f"no photograph was predicted; {out}.listed.csv says why of each.")
 

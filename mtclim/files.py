@@ -21,6 +21,12 @@ def whole_or_absent(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def refuse_source(out: str | Path, source: str | Path) -> None:
+    """ValueError where a file that is to be written is the one that it is made from."""
+    if Path(out).resolve() == Path(source).resolve():
+        raise ValueError(f"{out}: this is the source itself, which would be lost; give another name to write to.")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with whole_or_absent(path) as beside:

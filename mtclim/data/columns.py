@@ -60,16 +60,18 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
 def ordinary(source: Source, listed: Collection[str]) -> set[str]:
     """Which of bearing and building are columns like any other: no numbers, and the value of a tag (OpenStreetMap).
 
-    A tag has words that repeat (house, apartments, yes), and does so more often than one building is photographed.
+    A tag has words that repeat (house, apartments, yes), and does so more often than one building is photographed. Up
+    to a tenth of the rows may hold something else.
     """
     others = set()
     if "bearing" in source.frame and not numeric(source.cells("bearing")):
         others.add("bearing")
     if "building" in source.frame and "building" not in listed:
         found = source.cells("building")
-        words = found[found != ""]
+        found = found[found != ""]
+        words = found[[bool(_WORD.fullmatch(text)) for text in found]]
         often = 2 if words.nunique() <= 20 else 20
-        if 0 < often * words.nunique() <= len(words) and all(map(_WORD.fullmatch, words)):
+        if 0 < often * words.nunique() <= len(words) and len(words) >= 0.9 * len(found):
             source.notes.append("Column 'building' holds words, not numbers of buildings; it is read like any column.")
             others.add("building")
     return others - set(listed)

@@ -25,6 +25,7 @@ MISSING = ("NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nan", "N
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How an address on the internet begins."""
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
+_SRID = re.compile(r"^\s*SRID=(\d+);", re.I)
 _WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
 
 
@@ -274,7 +275,7 @@ def _read_vector(source: Source, key: str) -> None:
     layers = {name: pyogrio.read_info(source.path, layer=name, force_feature_count=True) for name in names}
     if not (key or source.layer):  # a layer of polygons is looked for
         placed = {name: info for name, info in layers.items() if info["geometry_type"] is not None}
-        polygons = {name: info for name, info in placed.items() if "Polygon" in info["geometry_type"]}
+        polygons = {n: info for n, info in placed.items() if not re.search("Point|Line", info["geometry_type"])}
         layers = polygons or placed or layers
     found = {name: ([*info["fields"], ""], info["features"]) for name, info in layers.items()}
     frame = geopandas.read_file(source.path, layer=_only(source, found, key, "layer"))
@@ -314,7 +315,7 @@ _READERS: dict[str, Callable[[Source, str], None]] = {
 def find_geometry(source: Source) -> Any:
     """The geometry that a file declares, else the one that a column holds as WKT or WKB; None without one.
 
-    In a column it is taken as degrees (EPSG:4326) if all of it fits, else it has no coordinate reference system.
+    A column may name its system (EWKT, EWKB). Else it is taken as degrees (EPSG:4326) if all of it fits, or has none.
     """
     with clear_errors(source):
         if source.geometry is not None:
@@ -322,15 +323,26 @@ def find_geometry(source: Source) -> Any:
         columns = geometry_columns(source)
         if not columns:
             return None
+        if len(columns) > 1 and "geometry" not in columns:
+            source.fail(f"several columns hold a geometry: {some(columns)}", "name the one that is meant 'geometry'")
         import geopandas
         import shapely
 
-        name, parse = next(iter(columns)), {"wkt": shapely.from_wkt, "wkb": shapely.from_wkb}
+        name = "geometry" if "geometry" in columns else next(iter(columns))
+        parse = {"wkt": shapely.from_wkt, "wkb": shapely.from_wkb}
         filled = (source.cells(name) != "").to_numpy()
-        values = source.frame[name].astype(object).where(filled, None).to_numpy()
-        shapes = parse[columns[name]](values, on_invalid="ignore")
+        values = source.frame[name].astype(object).where(filled, None)
+        numbers = source.cells(name).str.extract(_SRID, expand=False).dropna().unique().tolist()
+        if columns[name] == "wkt":
+            values = values.str.replace(_SRID, "", regex=True)
+        shapes = parse[columns[name]](values.to_numpy(object), on_invalid="ignore")
         mend = "write it as WKT, such as POINT (-70.65 -33.44)"
         source.check(shapely.is_missing(shapes) & filled, "not a geometry", mend, name)
+        numbers += [str(number) for number in np.unique(shapely.get_srid(shapes)) if number > 0]
+        if len(numbers) > 1:
+            source.fail(f"several coordinate reference systems (SRID {some(numbers)})", "bring all rows to one", name)
+        if numbers:
+            return geopandas.GeoSeries(shapes, crs=int(numbers[0]))
         west, south, east, north = shapely.total_bounds(shapes)
         degrees = -180 <= west and east <= 180 and -90 <= south and north <= 90
         if degrees:

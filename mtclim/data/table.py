@@ -27,6 +27,7 @@ from mtclim.tasks import Tasks
 
 RESERVED = (
     "image", "lon", "lat", "geometry", "block", "building", "weight", "id", "split", "municipality", "bearing",
+    "field_of_view",
 )  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SPREADSHEET_ERRORS = ["#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"]

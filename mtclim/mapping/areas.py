@@ -11,6 +11,7 @@ from scipy.stats import entropy
 from mtclim.analysis.labelsets import unseen
 from mtclim.data.reading import read_frame, read_layer, row_count
 from mtclim.mapping.frequencies import probabilities
+from mtclim.mapping.photographs import check_placed, mean_longitude
 from mtclim.metrics import codes
 from mtclim.tasks import Tasks
 
@@ -18,20 +19,14 @@ AREAS = ("hexagon", "block", "municipality")
 """What predictions are summarised by."""
 
 
-def middle_of(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float]:
-    """The middle of places in degrees, which may lie on both sides of 180 degrees of longitude."""
-    return float(np.degrees(np.angle(np.exp(1j * np.radians(lon)).mean()))), float(np.mean(lat))
-
-
 def points(predictions: pd.DataFrame) -> gpd.GeoDataFrame:
     """The predictions with a position, as points in metres (UTM zone of their middle); ValueError if there is none."""
+    check_placed(predictions)
     placed = predictions.dropna(subset=["lon", "lat"])
-    if not len(placed):
-        raise ValueError("map: found no prediction with a position; add lon and lat to the table.")
     geometry = gpd.points_from_xy(placed["lon"], placed["lat"], crs=4326)
     frame = gpd.GeoDataFrame(placed.drop(columns="geometry", errors="ignore"), geometry=geometry)
-    lon, lat = middle_of(placed["lon"], placed["lat"])
-    return frame.to_crs(gpd.GeoSeries.from_xy([lon], [lat], crs=4326).estimate_utm_crs())
+    lon, lat = mean_longitude(placed["lon"], np.zeros(len(placed))), [placed["lat"].mean()]
+    return frame.to_crs(gpd.GeoSeries.from_xy(lon, lat, crs=4326).estimate_utm_crs())
 
 
 def read_polygons(path: str | Path) -> gpd.GeoDataFrame:
@@ -54,9 +49,10 @@ def check_areas(by: str, width: float, source: str | Path | None = None) -> None
     if not (np.isfinite(width) and width >= 1):
         raise ValueError(f"width: found {width!r}; expected the width of a hexagon in metres, 1 or more, such as 500.")
     if by == "municipality" and source is not None:
-        columns = [] if Path(source).is_dir() else [str(name).strip().lower() for name in read_frame(source).frame]
-        if by not in columns:
-            raise ValueError(f"by: found no column {by!r} in {source}; add it, or expected hexagon or block.")
+        table = None if Path(source).is_dir() else read_frame(source)
+        columns = [] if table is None else [name for name in table.frame if str(name).strip().lower() == by]
+        if not any((table.cells(name) != "").any() for name in columns):
+            raise ValueError(f"by: found no {by} in {source}; add the column {by!r}, or expected hexagon or block.")
 
 
 def hexagons(places: np.ndarray, width: float) -> np.ndarray:

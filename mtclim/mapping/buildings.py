@@ -1,7 +1,8 @@
 """From views to buildings: which footprint each view shows, and one answer from all views of a building.
 
 Positions are in degrees (EPSG:4326), bearings in degrees clockwise from true north, and footprints in any coordinate
-reference system. Distances are in metres, in a transverse Mercator projection about the middle of the views.
+reference system. Distances are in metres, in a transverse Mercator projection about the middle of views that lie near
+each other.
 """
 
 import re
@@ -15,9 +16,10 @@ from pyproj import Transformer
 from scipy.stats import entropy
 
 from mtclim.data.reading import row_count, some
-from mtclim.mapping.areas import middle_of, read_polygons
+from mtclim.files import refuse_source
+from mtclim.mapping.areas import read_polygons
 from mtclim.mapping.frequencies import fused, probabilities
-from mtclim.mapping.photographs import write_csv
+from mtclim.mapping.photographs import mean_longitude, write_csv
 from mtclim.mapping.views import read_views
 from mtclim.tasks import Tasks
 
@@ -25,6 +27,7 @@ NUMBERS = ("building", "id", "full_id", "osm_id", "osmid", "@id")
 """Columns, in any case, that may number the buildings of a layer; the first without a gap is used."""
 NEARLY = 0.8
 """A view is doubtful if a second building fills this part of what the first one fills, or more."""
+PANORAMA = "a panorama, of which views are to be cut first"
 _RAYS, _CHUNK = 120, 4096  # rays across the field of view; views at a time within 50 m, which bounds the memory
 
 
@@ -43,15 +46,17 @@ def read_gate(gate: str, tasks: Tasks) -> tuple[str, str, float]:
 
 
 def passes(predictions: pd.DataFrame, tasks: Tasks, gate: str) -> np.ndarray:
-    """Which predictions (n,) bool pass a gate.
+    """Which predictions (n,) bool pass a gate; ValueError where none does.
 
     Parameters
     ----------
     gate : A text as :func:`read_gate` reads it.
     """
     task, label, least = read_gate(gate, tasks)
-    likely = predictions[f"{task}:p:{label}"].to_numpy(float) >= least
-    return likely if least else (predictions[f"{task}:pred"] == label).to_numpy(bool)
+    passed = predictions[f"{task}:p:{label}"] >= least if least else predictions[f"{task}:pred"] == label
+    if not passed.any():
+        raise ValueError(f"gate: none of {row_count(len(predictions))} passes {gate!r}; choose a lower probability.")
+    return passed.to_numpy(bool)
 
 
 def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
@@ -69,8 +74,8 @@ def read_footprints(path: str | Path) -> gpd.GeoDataFrame:
     empty = {named[name]: layer[named[name]].replace("", None).isna().sum() for name in NUMBERS if name in named}
     notes += [f"Column {name!r} is empty in {row_count(n)} and not used." for name, n in empty.items() if n]
     columns = [name for name, n in empty.items() if not n]
-    if columns and columns[0].lower() == "building" and not layer[columns[0]].astype(str).str.contains(r"\d").any():
-        del columns[0]  # a tag, as in OpenStreetMap: yes, house ...
+    if columns and columns[0].lower() == "building" and layer[columns[0]].astype(str).str.contains(r"\d").mean() < 0.5:
+        del columns[0]  # a tag, as in OpenStreetMap: yes, house, house;2 ...
     numbers = layer[columns[0]] if columns else pd.Series(layer.index + 1)
     numbers = numbers.astype(int if pd.api.types.is_float_dtype(numbers) else object).astype(str)
     twice = numbers[numbers.duplicated()].unique()
@@ -93,7 +98,8 @@ def assign(
 
     Parameters
     ----------
-    views : A frame with lon, lat, bearing, and field_of_view where it is not that of all.
+    views : A frame with lon, lat, bearing, field_of_view where it is not that of all, and maybe panorama (bool): a
+        panorama shows no single building.
     footprints, reach : From :func:`read_footprints`, and the distance in metres beyond which no wall is seen.
     field_of_view : Horizontal, in degrees above 0 and up to 180.
 
@@ -122,15 +128,15 @@ def assign(
         what = "position (lon, lat)" if unplaced.all() else "bearing"
         raise ValueError(f"views: found none with a {what} among {row_count(len(frame))}; add it to the table.")
     lon, lat, bearing, fov = frame.iloc[used].to_numpy().T
-    crs = "+proj=tmerc +lon_0={:.4f} +lat_0={:.4f} +units=m".format(*middle_of(lon, lat))
-    to_metres = Transformer.from_crs(4326, crs, always_xy=True)
-    camera, north = (np.array([1, 1j]) @ to_metres.transform(lon, lat + step) for step in (0, 1e-5))
-    ahead = np.exp(1j * (np.angle(north - camera) - np.radians(bearing)))
-    shapes = footprints.geometry.to_crs(crs).to_numpy()
-    shapes[~np.isfinite(shapely.bounds(shapes)).all(1)] = shapely.Polygon()  # too far away for this projection
-    seen, inside = _seen(camera, ahead, np.radians(fov), shapes, reach)
-    places = shapely.points(camera.real, camera.imag)
-    if seen.empty and not shapely.STRtree(shapes).query(places, "dwithin", reach).size:
+    regions = np.unique(np.floor(np.stack([lon, lat]) / 6), axis=1, return_inverse=True)[1].ravel()
+    found = []
+    for own in (np.flatnonzero(regions == region) for region in range(regions.max() + 1)):
+        plan = _in_metres(lon[own], lat[own], bearing[own], footprints)
+        part, within, near = _seen(*plan, np.radians(fov[own]), reach)
+        found.append((part.assign(view=own[part["view"]]), own[within], near))
+    seen, inside, near = zip(*found, strict=True)
+    seen, inside = pd.concat(seen, ignore_index=True), np.concatenate(inside)
+    if not any(near):
         boxes = (lon.min(), lon.max(), lat.min(), lat.max()), footprints.to_crs(4326).total_bounds[[0, 2, 1, 3]]
         where = ["lon {:.4f} to {:.4f}, lat {:.4f} to {:.4f}".format(*box) for box in boxes]
         problem = f"views: no footprint within {reach:g} m of any; views lie at {where[0]}, footprints at {where[1]}; "
@@ -140,9 +146,10 @@ def assign(
     first[used[best["view"]]], share[used[best["view"]]] = best["building"], best["share"]
     second[used[next_["view"]]] = next_["share"]
     reasons = {
+        PANORAMA: views["panorama"].to_numpy(bool) if "panorama" in views else np.zeros(len(frame), bool),
         "no position": unplaced,
         "no bearing": unturned,
-        "the position lies inside a building": np.isin(np.arange(len(frame)), used[inside]),
+        "the position lies inside a building, or on its wall": np.isin(np.arange(len(frame)), used[inside]),
         f"no building within {reach:g} m": share == 0,
         "two buildings fill it alike": second >= NEARLY * share,
     }
@@ -151,18 +158,33 @@ def assign(
     return pd.DataFrame({"building": building, "share": share, "second": second, "reason": reason}, frame.index)
 
 
+def _in_metres(
+    lon: np.ndarray, lat: np.ndarray, bearing: np.ndarray, footprints: gpd.GeoDataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cameras and directions of view (n,) complex, and the footprints' shapes, in metres about the cameras' middle."""
+    middle = mean_longitude(pd.Series(lon), np.zeros(len(lon))).iloc[0], lat.mean()
+    crs = "+proj=tmerc +lon_0={:.4f} +lat_0={:.4f} +units=m".format(*middle)
+    to_metres = Transformer.from_crs(4326, crs, always_xy=True)
+    camera, north = (np.array([1, 1j]) @ to_metres.transform(lon, lat + step) for step in (0, 1e-5))
+    shapes = footprints.geometry.to_crs(crs).to_numpy()
+    shapes[~np.isfinite(shapely.bounds(shapes)).all(1)] = shapely.Polygon()  # too far away for this projection
+    return camera, np.exp(1j * (np.angle(north - camera) - np.radians(bearing))), shapes
+
+
 def assign_file(views: str | Path, footprints: str | Path, out: str | Path, field_of_view: float, reach: float):
     """Write :func:`assign` of a table or folder of views to a CSV; sentences that say what came of it.
 
     Parameters
     ----------
     out : It has the columns of :func:`mtclim.mapping.views.read_views`, ``building``, and ``_share``, ``_second`` and
-        ``_reason``, whose names mark them as no tasks. A panorama shows no building: views are to be cut of it first.
+        ``_reason``, whose names mark them as no tasks.
     footprints, field_of_view, reach : A file for :func:`read_footprints`, and the settings of :func:`assign`.
     """
+    for source in (views, footprints):
+        refuse_source(out, source)
     layer, frame = read_footprints(footprints), read_views(views).drop(columns=["path", "building"], errors="ignore")
     found = assign(frame, layer, field_of_view, reach)
-    found.loc[frame.pop("panorama"), ["building", "reason"]] = None, "a panorama, of which views are to be cut first"
+    frame = frame.drop(columns="panorama")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_csv(frame.join(found.add_prefix("_").rename(columns={"_building": "building"})), out, exact=True)
     said = [
@@ -173,8 +195,9 @@ def assign_file(views: str | Path, footprints: str | Path, out: str | Path, fiel
     return said + [f"{row_count(n)}: {why}." for why, n in found["reason"].value_counts().items() if why]
 
 
-def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.ndarray, reach: float):
-    """Rows view, building (positions) and share of its rays, largest first; and the views whose camera is inside one.
+def _seen(camera: np.ndarray, ahead: np.ndarray, shapes: np.ndarray, fov: np.ndarray, reach: float):
+    """Rows view, building (positions) and share of its rays, largest first; the views whose camera is inside one, or on
+    its wall; and whether any footprint is within reach.
 
     Points of the plane are complex numbers; ``ahead`` (n,) are the directions of view, of length 1.
     """
@@ -184,10 +207,11 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
     points, wall = points @ [1, 1j], np.flatnonzero(ring[1:] == ring[:-1])  # a wall leads to the next point of its ring
     owner = owner[part[ring[wall]]]
     begin = np.searchsorted(owner, np.arange(len(shapes) + 1))
-    tree, places, found = shapely.STRtree(shapes), shapely.points(camera.real, camera.imag), []
+    tree, places, found, met = shapely.STRtree(shapes), shapely.points(camera.real, camera.imag), [], False
     chunk = int(max(1, _CHUNK * min(1, (50 / reach) ** 2)))
     for start in range(0, len(camera), chunk):
         view, near = tree.query(places[start : start + chunk], "dwithin", reach)
+        met = met or len(near) > 0
         pair, nth = _spread(begin[near + 1] - begin[near])
         view, own = view[pair] + start, begin[near[pair]] + nth
         p, q = ((points[wall[own] + end] - camera[view]) / ahead[view] for end in (0, 1))
@@ -205,7 +229,8 @@ def _seen(camera: np.ndarray, ahead: np.ndarray, fov: np.ndarray, shapes: np.nda
         ends = np.isfinite(far) & (far <= nearest[place] + 1e-6)  # of two walls in one place both count
         found.append(pd.DataFrame({"view": view, "building": owner[own[hit]]})[ends].value_counts().reset_index())
     seen = pd.concat(found, ignore_index=True)
-    return seen.assign(share=seen["count"] / _RAYS), np.unique(tree.query(places, "within")[0])
+    inside = np.unique(tree.query(places, "dwithin", 1e-3)[0])  # a wall one stands on would be seen through
+    return seen.assign(share=seen["count"] / _RAYS), inside, met
 
 
 def _spread(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

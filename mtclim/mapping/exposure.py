@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, reduce
 from importlib.resources import files
-from itertools import compress
+from itertools import combinations, compress, product
 from pathlib import Path
 from string import Template
 from xml.sax.saxutils import escape
@@ -20,7 +20,7 @@ from mtclim.analysis.joint import Joint
 from mtclim.data.reading import read_frame, some
 from mtclim.files import write_text
 from mtclim.mapping.frequencies import apart, calibrate, fused, probabilities
-from mtclim.mapping.photographs import write_csv
+from mtclim.mapping.photographs import check_placed, mean_longitude, write_csv
 from mtclim.tasks import Tasks
 
 SANTIAGO_MAPPING = files("mtclim.mapping") / "gem_santiago.csv"
@@ -56,7 +56,10 @@ def _read(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default."""
+    """Task -> class -> atoms of the taxonomy, from a table task, class, gem; the one for Santiago by default.
+
+    UNK alone says of a class what an empty cell says.
+    """
     path = SANTIAGO_MAPPING if path is None else path
     table = _read(path, ["task", "class", "gem"])
     repeated = table[table.duplicated(["task", "class"])]
@@ -69,7 +72,7 @@ def read_mapping(path: str | Path | None = None) -> dict[str, dict[str, tuple[st
             _canonical(gem or "UNK")
         except ValueError as error:
             raise ValueError(f"{path}: correct the gem of {task}:{name}, or leave it empty; {error}") from None
-        mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/")))
+        mapping.setdefault(task, {})[name] = tuple(filter(None, gem.split("/"))) if gem != "UNK" else ()
     return mapping
 
 
@@ -107,7 +110,11 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
             if pd.notna(label) and label not in mapping[task]:
                 raise ValueError(f"GEM mapping: {task!r} has no row for class {label!r}; add one (gem may be empty).")
             atoms |= dict.fromkeys(mapping[task].get(label, ()))
-        return _canonical("/".join(atoms) or "UNK")
+        try:
+            return _canonical("/".join(atoms) or "UNK")
+        except ValueError as error:
+            classes = ", ".join(f"{task}:{label}" for task, label in zip(used, row, strict=True) if pd.notna(label))
+            raise ValueError(f"GEM mapping: {classes} have no string together, so correct their gem; {error}") from None
 
     rows = list(labels[used].itertuples(index=False, name=None))
     strings = {row: string(row) for row in set(rows)}
@@ -115,7 +122,10 @@ def gem_strings(labels: pd.DataFrame, mapping: Mapping | None = None) -> pd.Seri
 
 
 def covered(tasks: Tasks, mapping: Mapping) -> tuple[dict[str, Sequence[str]], list[str]]:
-    """The tasks all of whose classes are in the mapping, and for each other task why it is left out."""
+    """The tasks all of whose classes are in the mapping, and for each other task why it is left out.
+
+    ValueError where two classes of these tasks have no string together, or all combinations are too many to count.
+    """
     used, left_out = {}, []
     for task, classes in tasks.items():
         missing = [name for name in classes if name not in mapping.get(task, {})]
@@ -124,7 +134,18 @@ def covered(tasks: Tasks, mapping: Mapping) -> tuple[dict[str, Sequence[str]], l
             left_out.append(f"{tasks.title(task)}: the mapping has no {what}")
         else:
             used[task] = classes
+    _shape(tasks, used)
+    for a, b in combinations(used, 2):
+        gem_strings(pd.DataFrame(list(product(used[a], used[b])), columns=[a, b]), mapping)
     return used, left_out
+
+
+def _shape(tasks: Tasks, used: Iterable[str]) -> tuple[int, ...]:
+    """The numbers of classes of some tasks; ValueError where their combinations are too many to count."""
+    shape = tuple(len(tasks[task]) for task in used)
+    if np.prod(shape, dtype=float) > _MOST:
+        raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
+    return shape
 
 
 def _used(columns: Iterable[str], mapping: Mapping) -> list[str]:
@@ -164,15 +185,17 @@ def buildings(predictions: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
     Without that column every façade stands for itself, and so does a façade whose ``building`` is empty. An empty
     weight is 1.
     """
+    check_placed(predictions)
     columns = [f"{task}:p:{name}" for task, classes in tasks.items() for name in classes]
-    frame = predictions[["lon", "lat", "block", *columns]].reset_index(drop=True)
+    frame = predictions.reindex(columns=["lon", "lat", "block", *columns]).reset_index(drop=True)
     frame["weight"] = predictions["weight"].fillna(1.0).to_numpy(float) if "weight" in predictions else 1.0
     if "building" not in predictions:
         return frame
     named = predictions["building"].replace("", None).reset_index(drop=True)
     building, _ = pd.factorize(named.fillna(pd.Series([f"façade {n}" for n in range(len(frame))])))
-    how = {"block": "first"} | dict.fromkeys(["lon", "lat", "weight"], "mean")
-    return frame.groupby(building).agg(how).join(fused(frame, tasks, building, np.ones(len(frame))))
+    how = {"block": "first"} | dict.fromkeys(["lat", "weight"], "mean")
+    found = frame.groupby(building).agg(how).assign(lon=mean_longitude(frame["lon"], building))
+    return found.join(fused(frame, tasks, building, np.ones(len(frame))))
 
 
 def exposure(
@@ -205,18 +228,18 @@ def exposure(
     """
     mapping = mapping or read_mapping()
     used = [task for task in tasks if task in _used(tasks, mapping)]
-    shape = tuple(len(tasks[task]) for task in used)
-    if np.prod(shape, dtype=float) > _MOST:
-        raise ValueError(f"exposure: {' x '.join(map(str, shape))} combinations; map fewer tasks (at most {_MOST:,}).")
+    shape = _shape(tasks, used)
     joint = joint or Joint(tasks, np.full((1, len(tasks)), -1), np.zeros(1))  # one labelset, in which nothing is known
     stock, frames = buildings(predictions, tasks), []
-    for block, rows in stock.groupby(stock["block"].fillna("no block").astype(str)):
+    blocks = stock["block"].fillna("no block").astype(str)
+    longitudes = mean_longitude(stock["lon"], blocks)
+    for block, rows in stock.groupby(blocks):
         weight = rows["weight"].to_numpy()
         p = {task: probabilities(rows, task, classes) for task, classes in tasks.items()}
         best = np.ravel_multi_index([p[task].argmax(1) for task in used], shape)
         argmax = np.bincount(best, weight, int(np.prod(shape)))
         frame = pd.DataFrame({"expected": _expected(joint, p, used, weight), "argmax": argmax})
-        frame = frame.assign(block=block, lon=rows["lon"].mean(), lat=rows["lat"].mean())
+        frame = frame.assign(block=block, lon=longitudes[block], lat=rows["lat"].mean())
         frames.append(frame[(frame["expected"] > 0) | (frame["argmax"] > 0)])
     whole = pd.concat(frames)  # indexed by the combination of classes
     combinations, row = np.unique(whole.index, return_inverse=True)

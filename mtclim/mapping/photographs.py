@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mtclim import machine
 from mtclim.data import images
-from mtclim.data.reading import URL, TableError
+from mtclim.data.reading import URL, TableError, row_count
 from mtclim.data.table import grid_blocks, read_table
 from mtclim.files import whole_or_absent
 from mtclim.tasks import Tasks
@@ -26,6 +27,8 @@ CARRIED = ("building", "weight", "municipality")
 
 def exif_place(path: str | Path) -> tuple[float, float, float, str]:
     """Longitude, latitude and bearing of a photograph in degrees, from its EXIF data, and why it has no position.
+
+    A bearing from magnetic north is taken as it is.
 
     A position is doubtful where its reference is unknown or empty, where degrees, minutes or seconds are impossible,
     and where it is exactly (0, 0).
@@ -70,6 +73,24 @@ def _degrees(value: object, reference: object, signs: Mapping[str, int], most: f
     return signs[name[0]] * degrees
 
 
+def mean_longitude(lon: pd.Series, group: Any) -> pd.Series:
+    """The mean longitude of each group in degrees, also of one that lies on both sides of 180 degrees.
+
+    Parameters
+    ----------
+    lon, group : Degrees (n,), and what they are grouped by, as pandas' groupby takes it.
+    """
+    first = lon.groupby(group).transform("first")
+    near = first + (lon - first + 180) % 360 - 180
+    return (near.groupby(group).mean() + 180) % 360 - 180
+
+
+def check_placed(predictions: pd.DataFrame) -> None:
+    """ValueError where no row has a position."""
+    if not predictions.reindex(columns=["lon", "lat"]).notna().all(axis=1).any():
+        raise ValueError(f"found no position in {row_count(len(predictions))}; add lon and lat to the table.")
+
+
 # ---------------------------------------------------------------- what is to be predicted
 
 
@@ -94,8 +115,8 @@ def read_source(
     DataFrame
         One row each: image (the name), path, lon, lat and bearing in degrees (those of files from EXIF data), block,
         what a table has of ``CARRIED`` and as ``<task>:true`` of ``tasks``, and reason: why there is no position, else
-        "". ``attrs`` have folder, which names are relative to, and others, a count by suffix of a folder's files that
-        are not photographs.
+        "". ``attrs`` have folder, which names are relative to, and others: how many of a folder's files are not
+        photographs, by suffix, and how many folders were not looked into.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
     web = [str(name) for name in given if URL.match(str(name))]
@@ -126,11 +147,19 @@ def _read_files(paths: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
 
 def _read_folder(folder: Path) -> pd.DataFrame:
     paths, others = [], Counter()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in images.SUFFIXES:
-            paths.append(path)
-        elif path.is_symlink() or not path.is_dir():  # a link to a folder is not followed
-            others[path.suffix.lower() or "no suffix"] += 1
+
+    def unreadable(error: OSError) -> None:
+        others["unreadable folder"] += 1
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        others["linked folder"] += sum(os.path.islink(os.path.join(root, name)) for name in folders)  # not followed
+        for path in (Path(root, name) for name in names):
+            if path.suffix.lower() in images.SUFFIXES:
+                paths.append(path)
+            else:
+                others[path.suffix.lower() or "no suffix"] += 1
+    paths.sort()
+    others = +others  # without what is counted 0 times
     if not paths:
         found = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5)) or "no file"
         raise FileNotFoundError(f"{folder}: found no photograph ({found}); expected files such as .jpg, .png or .tif.")
@@ -208,7 +237,8 @@ def write_csv(frame: pd.DataFrame, path: str | Path, exact: bool = False) -> Pat
     exact : For a table that a program reads again: its cells stay as they are, for example names of images.
     """
     if not exact:
-        formula = r"^(?=[=+\-@\t\r\n])"  # a text that begins so gets a leading apostrophe (OWASP's rule)
+        # A text that begins so gets a leading apostrophe (OWASP's rule), but a number such as -4711 stays one.
+        formula = r"^(?=[=+\-@\t\r\n])(?![+-]?\d+(?:\.\d+)?$)"
         frame = frame.set_axis(frame.columns.astype(str).str.replace(formula, "'", regex=True), axis=1)
         texts = frame.select_dtypes(["object", "string", "category"]).astype(object)
         frame = frame.assign(**texts.replace(formula, "'", regex=True))

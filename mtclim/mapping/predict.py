@@ -152,6 +152,7 @@ def predict_file(
     _check(shard_rows=shard_rows, batch_size=batch_size, workers=workers, limit=limit or None)
     if not 0 <= index < count:
         raise ValueError(f"part: found {index}/{count}; expected I/N with I from 0 to N - 1, for example 0/4.")
+    before = _made_before(out)
     folders = listed_runs(runs)
     ensemble = load_ensemble(folders, calibrated, consistent)
     rows = read_source(source, ensemble.tasks, require_position, image_root, na_values, ensemble.block_cell)
@@ -164,7 +165,7 @@ def predict_file(
     settings = {"models_sha256": ensemble.digest, "calibrated": calibrated or consistent, "answer": ANSWERS[consistent]}
     settings |= {"batch_size": batch_size, "device": str(ensemble.device)}
     key = _key(rows, settings | {"shard_rows": shard_rows, "temperatures": ensemble.temperatures})
-    if out.exists() and provenance_of(out).get("key") == key:
+    if before.get("key") == key and Path(f"{out}.listed.csv").exists():
         return out
     folder = Path(f"{out}.shards") / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,6 +193,17 @@ def _check(**settings: int | None) -> None:
     for name, value in settings.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: found {value}; expected 1 or more.")
+
+
+def _made_before(out: Path) -> dict:
+    """What made the prediction that is there, {} if there is no file; ValueError for another file, which stays."""
+    try:
+        made = provenance_of(out) if out.exists() else {}
+    except (pa.ArrowInvalid, OSError):
+        made = {}
+    if out.exists() and not made:
+        raise ValueError(f"{out}: this file is no prediction, and it would be lost; give another name to write to.")
+    return made
 
 
 def _key(rows: pd.DataFrame, settings: dict) -> str:

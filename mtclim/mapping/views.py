@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mtclim import machine
 from mtclim.data import columns, images
 from mtclim.data.reading import Source, clear_errors, numbers, read_frame, row_count, some
-from mtclim.files import whole_or_absent
+from mtclim.files import refuse_source, whole_or_absent
 from mtclim.mapping.photographs import CARRIED, read_source, write_csv
 
 NAMES = {
@@ -32,24 +32,32 @@ def read_views(source: str | Path) -> pd.DataFrame:
 
     The files of a table are those that it names, else those in its folder and below whose name is the row's ``id``.
     One row each: image, path (None where there is no such file, or several), lon, lat, bearing (NaN where unknown),
-    panorama (whether the table says so), and captured_at, field_of_view, block and so on where the table has them.
-    ``attrs["notes"]`` say what was made of a table's columns. ValueError for one that cannot be read as meant.
+    panorama (whether the table says so; of a folder's files whether they are), and captured_at, field_of_view, block
+    and so on where the table has them. ``attrs`` have notes on what was made of a table's columns, and source.
+    ValueError for a table that cannot be read as meant.
     """
     source = Path(source)
     if source.is_dir():
-        frame = read_source(source, {}, False).drop(columns="reason").assign(panorama=False)
-        frame.attrs["notes"] = []
+        frame = read_source(source, {}, False).drop(columns="reason")
+        with ThreadPoolExecutor(machine.cores()) as pool:
+            frame["panorama"] = list(pool.map(_is_panorama, frame["path"]))
+        frame.attrs = {"notes": [], "source": str(source)}
         return frame
     table, root = _read_table(source), source.parent
     names = np.asarray(table.cells("image", clean=False), object)
     columns.read_positions(table, (), False)
     columns.read_bearing(table, (), strict=True)
     kept = [name for name in ("captured_at", "field_of_view", "block", *CARRIED) if name in table.frame]
+    others = table.frame.columns.difference(["image", "lon", "lat", "bearing", "is_pano", *kept])
+    if len(others):
+        table.notes.append(f"Not carried on: {some(others)}.")
     frame = table.frame.reindex(columns=["image", "lon", "lat", "bearing", *kept]).assign(image=names, panorama=False)
     if "is_pano" in table.frame:
         frame["panorama"] = np.isin(np.asarray(table.cells("is_pano"), str), ["True", "true", "TRUE", "1"])
     if "field_of_view" in frame:
-        degrees = numbers(table.cells("field_of_view"))
+        cells = table.cells("field_of_view")
+        degrees = numbers(cells)
+        table.check(np.isnan(degrees) & (cells != ""), "not a number", "write degrees such as 70", "field_of_view")
         frame["panorama"] |= degrees == 360
         frame["field_of_view"] = np.where(frame["panorama"], np.nan, degrees)
     paths = [root / name.replace("\\", "/") for name in names]
@@ -59,26 +67,21 @@ def read_views(source: str | Path) -> pd.DataFrame:
             found.setdefault(name, []).append(path)
     files = [[path] if path.is_file() else found.get(path.name, []) for path in paths]
     frame["path"] = [str(own[0]) if len(own) == 1 else None for own in files]
-    frame.attrs["notes"] = table.notes
+    frame.attrs = {"notes": table.notes, "source": str(source)}
     return frame
+
+
+def _is_panorama(path: str) -> bool:
+    try:
+        return images.is_panorama(path)
+    except (OSError, ValueError):  # that it cannot be read is said where it is used
+        return False
 
 
 def _read_table(path: Path) -> Source:
     """A table whose columns have the names on the left of ``NAMES``."""
-    source = Source(path)
-    if path.suffix.lower() in (".json", ".geojson") and path.is_file():
-        with clear_errors(source):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if "error" in content:
-                source.fail(f"an error in place of photographs: {content['error']}", "mend the request, and repeat it")
-            rows = content if isinstance(content, list) else content.get("features") or content["data"]
-            source.frame = pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("properties."))
-            columns.read_computed(source, (), "geometry.coordinates")
-            if "geometry.coordinates" in source.frame:
-                place = source.frame.pop("geometry.coordinates").str
-                source.frame = source.frame.assign(lon=place[0], lat=place[1])
-    else:
-        source = read_frame(path)
+    source = _read_answer(path) if path.suffix.lower() in (".json", ".geojson") and path.is_file() else None
+    source = source or read_frame(path)
     frame = source.frame.rename(columns=lambda name: str(name).strip().lower())  # as in a table of images
     source = replace(source, frame=frame.loc[:, ~frame.columns.duplicated()])
     known = {name: map(str.lower, others) for name, others in NAMES.items()}
@@ -86,6 +89,26 @@ def _read_table(path: Path) -> Source:
     if not there["image"]:
         source.fail(f"no column that names photographs; found {some(source.frame)}", "name one 'image' or 'id'")
     return replace(source, frame=source.frame.rename(columns={old: name for name, old in there.items() if old}))
+
+
+def _read_answer(path: Path) -> Source | None:
+    """What an API answered in JSON; None for a layer of points, which names its photographs and has a system."""
+    source = Source(path)
+    with clear_errors(source):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "error" in content:
+            source.fail(f"an error in place of photographs: {content['error']}", "mend the request, and repeat it")
+        rows = content if isinstance(content, list) else content.get("features", content.get("data"))
+        if not rows:
+            source.fail("holds no photographs", "check the request, and repeat it")
+        if "image" in rows[0].get("properties", {}):
+            return None
+        source.frame = pd.json_normalize(rows).rename(columns=lambda name: name.removeprefix("properties."))
+        columns.read_computed(source, (), "geometry.coordinates")
+        if "geometry.coordinates" in source.frame:
+            place = source.frame.pop("geometry.coordinates").str
+            source.frame = source.frame.assign(lon=place[0], lat=place[1])
+    return source
 
 
 def cut_views(
@@ -101,7 +124,8 @@ def cut_views(
     Parameters
     ----------
     source : A folder, a table, or what :func:`read_views` made of one. The heading of a panorama, where its middle
-        looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees). A photograph that is none is copied.
+        looks, comes from the table, EXIF or XMP (GPano:PoseHeadingDegrees). A photograph that is none is copied. The
+        views of a panorama show several buildings, so that they do not take over its building and weight.
     out : The folder. Its ``listed.csv`` has what cannot be used, and why.
     sides, towards : Views look to these, in degrees clockwise from the heading, or all to one bearing, from north.
     field_of_view, size : Degrees and pixels, each both across and up.
@@ -114,7 +138,11 @@ def cut_views(
     if not (0 < field_of_view < 180 and 16 <= size <= 8192):
         found = f"field_of_view {field_of_view:g}, size {size}"
         raise ValueError(f"views: found {found}; expected degrees between 0 and 180, and 16 to 8192 pixels.")
-    frame, out = source if isinstance(source, pd.DataFrame) else read_views(source), Path(out)
+    out = Path(out)
+    frame = source if isinstance(source, pd.DataFrame) else read_views(source)
+    refuse_source(out / "table.csv", frame.attrs["source"])
+    if out.resolve().is_relative_to(Path(frame.attrs["source"]).resolve()):
+        raise ValueError(f"{out}: lies within the source, whose photographs the views would join; give another folder.")
     out.mkdir(parents=True, exist_ok=True)
 
     def cut(row) -> list[dict]:
@@ -134,7 +162,9 @@ def cut_views(
     marked = {"image": "_panorama", "captured_at": "_captured_at"}  # as no tasks
     known = frame.drop(columns=["path", "panorama"]).rename(columns=marked)
     made = made.reindex(columns=["row", "image", "bearing", "field_of_view", "reason"])
-    made = made.combine_first(known.loc[made.pop("row")].reset_index(drop=True))
+    known = known.loc[made.pop("row")].reset_index(drop=True)
+    known.loc[made["field_of_view"].notna(), known.columns.intersection(["building", "weight"])] = None
+    made = made.combine_first(known)
     listed, views = made[made["image"].isna()], made[made["image"].notna()].drop(columns="reason")
     write_csv(listed[["_panorama", "reason"]].set_axis(["image", "reason"], axis=1), out / "listed.csv")
     if not len(views):

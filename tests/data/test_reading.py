@@ -180,6 +180,8 @@ POINT = shapely.Point(-70.6, -33.4)
         (POINT.wkb, 4326),
         (POINT.wkb_hex, 4326),
         (shapely.to_wkb(shapely.set_srid(POINT, 4326), include_srid=True, hex=True), 4326),
+        (shapely.to_wkb(shapely.set_srid(POINT, 32719), include_srid=True), 32719),
+        ("SRID=32719;POINT (350000 6300000)", 32719),
         ("POINT Z (-70.6 -33.4 520)", 4326),
         (" polygon ((0 0, 0 1, 1 1, 0 0))", 4326),
         ("POINT (350000 6300000)", None),
@@ -196,9 +198,19 @@ def test_a_cell_that_is_no_geometry_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("image,geometry,a\nx,POINT (1 2),b\ny,POINT (1,c\n")
     with pytest.raises(TableError, match=r"column 'geometry': not a geometry at row 2 \(line 3\): 'POINT \(1'"):
         read_table(tmp_path / "t.csv", require_images=False)
-    (tmp_path / "t.csv").write_text("image,geometry,a\nx,SRID=32719;POINT (1 2),b\ny,SRID=32719;POINT (1 3),c\n")
-    with pytest.raises(TableError, match="column 'geometry': not a geometry at row 1"):
+    (tmp_path / "t.csv").write_text("image,geometry,a\nx,SRID=32719;POINT (1 2),b\ny,SRID=4326;POINT (1 3),c\n")
+    with pytest.raises(TableError, match=r"several coordinate reference systems \(SRID '32719', '4326'\)"):
         read_table(tmp_path / "t.csv", require_images=False)
+
+
+def test_of_several_geometries_the_one_of_that_name_is_meant(tmp_path):
+    rows = {"image": ["a"], "footprint": ["POLYGON ((0 0, 0 1, 1 1, 0 0))"], "place": ["POINT (-70.6 -33.4)"]}
+    pd.DataFrame(rows).rename(columns={"place": "geometry"}).to_csv(tmp_path / "t.csv", index=False)
+    geometry = find_geometry(read_frame(tmp_path / "t.csv"))
+    assert geometry.iloc[0].equals(shapely.Point(-70.6, -33.4))
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(TableError, match="several columns hold a geometry: 'footprint', 'place'"):
+        find_geometry(read_frame(tmp_path / "t.csv"))
 
 
 # --- what is missing ---

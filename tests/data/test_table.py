@@ -430,6 +430,8 @@ def test_building_is_a_number_or_a_tag(tmp_path):
     table = read(tmp_path, tags)
     assert table.tasks["building"] == ("apartments", "house", "yes") and "holds words" in " ".join(table.notes)
     assert "building" not in read(tmp_path, tags, {"a": ["0", "1"]}).frame
+    dirty = read(tmp_path, tags.replace("0,0,house", "0,0,house 2"))
+    assert dirty.tasks["building"] == ("apartments", "house", "house 2", "yes"), "one odd cell makes no numbers of tags"
     assert list(read(tmp_path, "image,a,building\nx,b,Torre A\ny,c,Torre B\n").tasks) == ["a"]
     words = [f"{a}{b}ing" for a in "abcde" for b in "abcde"]  # 25 kinds of building, 40 façades of each
     many = "image,a,building\n" + "".join(f"{i},{i % 2},{words[i % 25]}\n" for i in range(1000))

@@ -96,7 +96,9 @@ def test_what_is_not_clear_is_listed_and_not_guessed():
     twice = assign(*scene([row[0], row[0]], bearing=-20)).iloc[0]  # one polygon, two numbers
     assert twice["reason"] == "two buildings fill it alike"
     inside = assign(*scene([box(-5, -5, 5, 5), box(-20, 7, 20, 9)])).iloc[0]
-    assert pd.isna(inside["building"]) and inside["reason"] == "the position lies inside a building"
+    assert pd.isna(inside["building"]) and inside["reason"].startswith("the position lies inside a building")
+    corner = assign(*scene([box(0, 0, 9, 9), box(-20, -9, 20, -7)], bearing=180.0)).iloc[0]
+    assert corner["reason"] == inside["reason"], "a wall one stands on would be seen through"
 
 
 def test_views_without_bearing_or_position_are_listed_and_a_table_of_such_is_refused():
@@ -257,6 +259,48 @@ def test_footprints_that_cannot_be_used_are_refused_in_one_line(tmp_path):
         read_footprints(tmp_path / "points.gpkg")
 
 
+def test_views_far_apart_are_each_measured_in_metres():
+    views, layers = [], []
+    for k, (lon, lat) in enumerate(((-70.0, -33.0), (139.0, 35.0), (179.9999, -17.0))):
+        near = f"+proj=aeqd +lon_0={lon} +lat_0={lat} +units=m"
+        layers.append(gpd.GeoDataFrame({"building": [str(k)]}, geometry=[box(-20, 40, 20, 50)], crs=near).to_crs(4326))
+        views.append([lon, lat, 0.0])
+    frame = pd.DataFrame(views, columns=["lon", "lat", "bearing"])
+    together = assign(frame, pd.concat(layers, ignore_index=True))
+    assert together["building"].tolist() == ["0", "1", "2"] and together["reason"].eq("").all()
+    alone = [assign(frame[k : k + 1], layer)["share"].item() for k, layer in enumerate(layers)]
+    assert together["share"].tolist() == alone
+
+
+def test_a_panorama_shows_no_single_building():
+    views, layer = scene([box(-20, 10, 20, 20)])
+    views = pd.concat([views.assign(panorama=True), views.assign(panorama=False)])
+    found = assign(views, layer)
+    assert found["building"].isna().tolist() == [True, False] and "are to be cut first" in found["reason"].iloc[0]
+
+
+def test_footprints_are_the_layer_that_is_meant_and_tags_are_no_numbers(tmp_path):
+    square = gpd.GeoDataFrame({"osm_id": [1, 2, 3], "building": ["yes", "yes", "apartments;2"]},
+                              geometry=[box(n, 0, n + 1, 1) for n in range(3)], crs=4326)  # fmt: skip
+    square.to_file(tmp_path / "osm.gpkg")
+    assert read_footprints(tmp_path / "osm.gpkg")["building"].tolist() == ["1", "2", "3"]
+    mixed = pd.concat([square, gpd.GeoDataFrame({"osm_id": [4]}, geometry=[Point(0, 9)], crs=4326)])
+    square.to_file(tmp_path / "city.gpkg", layer="blocks")
+    mixed.to_file(tmp_path / "city.gpkg", layer="buildings")  # points and polygons: GDAL calls this "Unknown"
+    with pytest.raises(ValueError, match="several layers have a geometry and rows: 'blocks', 'buildings'"):
+        read_footprints(tmp_path / "city.gpkg")
+
+
+def test_a_table_is_not_replaced_by_what_is_made_of_it(tmp_path):
+    (tmp_path / "t.csv").write_text("image,lon,lat,bearing,height\na.jpg,-70,-33,0,H1\n")
+    scene([box(0, 0, 9, 9)])[1].to_file(tmp_path / "f.gpkg")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for out in before:
+        with pytest.raises(ValueError, match="this is the source itself"):
+            assign_file(tmp_path / "t.csv", tmp_path / "f.gpkg", out, 60, 50)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # ---------------------------------------------------------------- gates and fusion
 
 
@@ -265,6 +309,8 @@ def test_a_gate_is_the_most_probable_class_or_a_probability():
     p = frame["view:p:facade"]
     assert (passes(frame, TASKS, "view=facade") == (p > frame["view:p:other"])).all()
     assert (passes(frame, TASKS, " view=facade  >= 0.8 ") == (p >= np.float32(0.8))).all()
+    with pytest.raises(ValueError, match="none of 300 rows passes 'view=facade >= 1'; choose a lower probability"):
+        passes(frame.assign(**{"view:p:facade": 0.5}), TASKS, "view=facade >= 1")
     odd = Tasks({"a=b": [">= 2", "x >= 0.5"], "c": ["1", "2"]})
     assert read_gate("a=b=>= 2", odd) == ("a=b", ">= 2", 0.0)
     assert read_gate("a=b=x >= 0.5 >= 0.9", odd) == ("a=b", "x >= 0.5", 0.9)

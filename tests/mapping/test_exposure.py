@@ -259,10 +259,33 @@ def test_csv_cells_are_not_formulas(tmp_path):
     assert read["roof:pred"].tolist() == ["'=1+1", "'@x"]
     assert read["lon"].tolist() == [-70.5, 1.0]
     assert read["gem"].tolist() == ["UNK", "RSH1"]
-    write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path)
-    assert path.read_text(encoding="utf-8") == "0,1\n'+1,2.5\n"
-    write_csv(pd.DataFrame({0: ["+1"], 1: [2.5]}), path, exact=True)
-    assert path.read_text(encoding="utf-8") == "0,1\n+1,2.5\n"
+    write_csv(pd.DataFrame({0: ["+1+1", "-4711"], 1: [2.5, 3]}), path)  # numbers of OpenStreetMap may be negative
+    assert path.read_text(encoding="utf-8") == "0,1\n'+1+1,2.5\n-4711,3.0\n"
+    write_csv(pd.DataFrame({0: ["+1+1"], 1: [2.5]}), path, exact=True)
+    assert path.read_text(encoding="utf-8") == "0,1\n+1+1,2.5\n"
+
+
+def test_classes_that_have_no_string_together_are_named_before_anything_is_counted(tmp_path):
+    tasks = Tasks({"height": ["1", "2"], "storeys": ["low", "high"]})
+    rows = ["height,1,H:1", "height,2,UNK", "storeys,low,H:2", "storeys,high,"]
+    (tmp_path / "gem.csv").write_text("\n".join(["task,class,gem", *rows]))
+    mapping = exposure.read_mapping(tmp_path / "gem.csv")
+    assert mapping["height"]["2"] == (), "UNK alone says nothing"
+    with pytest.raises(ValueError, match="height:1, storeys:low have no string together"):
+        exposure.covered(tasks, mapping)
+    many = Tasks({name: [f"{name}{k}" for k in range(150)] for name in "abc"})
+    with pytest.raises(ValueError, match="150 x 150 x 150 combinations"):
+        exposure.covered(many, {task: dict.fromkeys(classes, ()) for task, classes in many.items()})
+
+
+def test_blocks_on_both_sides_of_180_degrees_lie_there():
+    tasks = Tasks({"height": ["H1", "H2"]})
+    frame = fake_predictions(4, tasks).assign(lon=[179.9, -179.8, 179.8, -179.9], lat=-17.0, block="x", building="b")
+    for stock in (frame, frame.drop(columns="building")):
+        assert np.abs(exposure.exposure(stock, tasks)["lon"]).to_numpy() == pytest.approx(180)
+    for empty in (frame[:0], frame.drop(columns=["lon", "lat"])):
+        with pytest.raises(ValueError, match="found no position in"):
+            exposure.exposure(empty, tasks)
 
 
 def test_tasks_that_the_mapping_does_not_cover_are_named():

@@ -161,8 +161,10 @@ def test_a_width_that_cannot_be_is_refused(width):
 def test_what_a_map_cannot_be_made_of_is_refused_before_anything_is_predicted(tmp_path):
     (tmp_path / "t.csv").write_text("image,Municipality\na.png,m\n")
     check_areas("municipality", 500, tmp_path / "t.csv")
-    with pytest.raises(ValueError, match="no column 'municipality'"):
-        check_areas("municipality", 500, tmp_path)
+    (tmp_path / "empty.csv").write_text("image,municipality\na.png,NA\n")
+    for source in (tmp_path, tmp_path / "empty.csv"):
+        with pytest.raises(ValueError, match="no municipality in .*; add the column 'municipality'"):
+            check_areas("municipality", 500, source)
     layer = gpd.GeoDataFrame({"n": [1, 2]}, geometry=[box(0, 0, 1, 1), Point(0, 0)], crs=4326)
     for rows, polygons in ((layer, True), (layer[1:], False), (layer[:0], False)):
         rows.to_parquet(tmp_path / "layer.parquet")

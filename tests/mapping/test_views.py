@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from mtclim.data.table import read_table
 from mtclim.mapping.predict import read_source
 from mtclim.mapping.views import cut_views, read_views
 
@@ -169,7 +170,7 @@ def test_what_mapillary_computed_goes_before_what_was_measured(tmp_path):
     found = read_views(tmp_path / "images.json")
     assert found["bearing"].tolist() == [90.5, 12.0] and found["lon"].tolist() == [-70.1, -70.66]
     assert "Column 'computed_compass_angle' is used in place of 'compass_angle', in 1 row." in found.attrs["notes"]
-    assert sum("computed_geometry" in note for note in found.attrs["notes"]) == 1
+    assert sum(note.startswith("Column 'computed_geometry") for note in found.attrs["notes"]) == 1
     text = "id,lon,lat,compass_angle,computed_compass_angle\na,1,2,271.5,90.5\nb,1,2,12,\n"
     (tmp_path / "t.csv").write_text(text)
     assert read_views(tmp_path / "t.csv")["bearing"].tolist() == [90.5, 12.0]
@@ -197,6 +198,44 @@ def test_a_table_without_names_of_photographs_is_refused(tmp_path):
             read_views(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=f"absent.json: no such file in {tmp_path}"):
         read_views(tmp_path / "absent.json")
-    (tmp_path / "t.json").write_text('{"type": "Topology"}')
-    with pytest.raises(ValueError, match="cannot be read as json"):
-        read_views(tmp_path / "t.json")
+    for text in ('{"type": "Topology"}', '{"type": "FeatureCollection", "features": []}', '{"data": []}'):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(ValueError, match="holds no photographs"):
+            read_views(tmp_path / "t.json")
+    (tmp_path / "t.csv").write_text("id,lon,lat,field_of_view\na,1,2,8\nb,1,2,8°\n")
+    with pytest.raises(ValueError, match=r"column 'field_of_view': not a number at row 2 \(line 3\): '8°'"):
+        read_views(tmp_path / "t.csv")
+
+
+def test_a_layer_of_points_has_a_system_of_its_own(tmp_path):
+    geopandas = pytest.importorskip("geopandas", reason="pip install 'mtclim[maps]'")
+    points = geopandas.points_from_xy([-70.65], [-33.44], crs=4326)
+    layer = geopandas.GeoDataFrame({"image": ["a.jpg"], "bearing": [90.0]}, geometry=points)
+    layer.to_crs(3857).to_file(tmp_path / "v.geojson")
+    assert read_views(tmp_path / "v.geojson")[["lon", "lat", "bearing"]].round(6).to_numpy().tolist() == [
+        [-70.65, -33.44, 90]
+    ]
+
+
+def test_a_folder_says_which_photographs_are_panoramas_and_takes_no_views_in(tmp_path):
+    panorama(tmp_path / "in" / "a.jpg", 0.0)
+    Image.new("RGB", (40, 20)).save(tmp_path / "in" / "b.jpg")
+    assert read_views(tmp_path / "in")["panorama"].tolist() == [True, False]
+    for out, reason in (("in", "lies within"), ("in/views", "lies within"), ("in/../t", "source itself")):
+        (tmp_path / "t").mkdir(exist_ok=True)
+        (tmp_path / "t" / "table.csv").write_text("image,lon,lat,bearing,roof\n../in/b.jpg,1,2,3,flat\n")
+        source = tmp_path / "t" / "table.csv" if "source" in reason else tmp_path / "in"
+        with pytest.raises(ValueError, match=reason):
+            cut_views(source, tmp_path / out)
+    assert read_views(tmp_path / "t" / "table.csv").attrs["notes"][-1] == "Not carried on: 'roof'."
+
+
+def test_views_of_a_panorama_do_not_take_over_its_building_and_weight(tmp_path):
+    panorama(tmp_path / "a.jpg", 0.0)
+    Image.new("RGB", (40, 20)).save(tmp_path / "b.jpg")
+    (tmp_path / "t.csv").write_text("image,lon,lat,bearing,building,weight\na.jpg,1,2,0,x,3\nb.jpg,1,2,0,y,2\n")
+    made = tmp_path / "out" / "table.csv"
+    table = pd.read_csv(cut_views(tmp_path / "t.csv", tmp_path / "out", size=32))
+    assert table["building"].fillna("").tolist() == ["", "", "y"] and table["weight"].fillna(0).tolist() == [0, 0, 2]
+    table.assign(field_of_view=[90, 90, 70], roof=["flat", "gable", "flat"]).to_csv(made, index=False)
+    assert list(read_table(made).tasks) == ["roof"], "the field of view is none"

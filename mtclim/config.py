@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,12 @@ def load_config(preset: str | Path = "", overrides: Mapping[str, Any] | str | No
     backbones = study.get("backbones") or {} if isinstance(study, dict) else {}
     other = {"tag": ""} if "backbone" in given else {}
     chosen = backbones.get(given.get("backbone", settings.get("backbone")), other) or {}
-    settings = {"name": path.stem} | settings | chosen | given
+    settings = {n: v for n, v in ({"name": path.stem} | settings | chosen | given).items() if v is not None}
     types = {f.name: f.type for f in fields(Config)}
     unknown = sorted(map(str, set(settings) - set(types)))
     if unknown:
         raise ValueError(f"config: unknown setting {', '.join(unknown)}; expected one of {', '.join(types)}.")
-    config = Config(**{name: _typed(name, value, types[name]) for name, value in settings.items()})
+    config = Config(**{name: _plain(name, _typed(name, value, types[name])) for name, value in settings.items()})
     if problems := _problems(config):
         raise ValueError(" ".join(problems))
     return config
@@ -188,11 +189,24 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         value = yaml.safe_load(value) if isinstance(value, str) and value else value
         if not isinstance(value, kind):
             raise ValueError
-        return [str(entry) for entry in value] if isinstance(value, list) else value
+        return value
     except (ValueError, TypeError, OverflowError, yaml.YAMLError):
         expected = {Mapping: "a mapping", str | Mapping: "balanced or a mapping", list | None: "a list"}
         expected = expected.get(kind) or kind.__name__
         raise ValueError(f"config: {name} is {value!r}; expected {expected}.") from None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A list as texts, and class weights as numbers by task and class, as a run can write them down."""
+    if isinstance(value, list):
+        words = [entry for entry in value if entry is None or isinstance(entry, bool)]
+        if words:
+            made = f"found {words[0]!r}, which YAML makes of a word such as {'NULL' if words[0] is None else 'no'}"
+            raise ValueError(f"config: {name}: {made}; put the word in quotes.")
+        return [str(entry) for entry in value]
+    if name == "class_weights" and _are_weights(value):
+        return {str(task): {str(c): float(w) for c, w in by_class.items()} for task, by_class in value.items()}
+    return value
 
 
 def _problems(config: Config) -> list[str]:
@@ -232,7 +246,7 @@ def _are_weights(weights: Any) -> bool:
     by_class = list(weights.values()) if isinstance(weights, Mapping) else [None]
     if not all(isinstance(each, Mapping) for each in by_class):
         return False
-    return all(isinstance(w, int | float) and 0 < w < float("inf") for each in by_class for w in each.values())
+    return all(isinstance(w, Real) and 0 < w < float("inf") for each in by_class for w in each.values())
 
 
 def run_folder(config: Config) -> Path:

@@ -64,14 +64,14 @@ class Data:
 def settled(config: Config) -> Config:
     """The configuration with what depends on the machine filled in: number of threads and image size.
 
-    Raises ValueError, before any image is read, for a backbone that timm does not know.
+    Raises ValueError, before any image is read, for a backbone that timm does not know or that cannot read the size.
     """
     import torch
 
-    from mtclim.model import backbone_config
+    from mtclim.weights import check_size
 
-    backbone_config(config.timm_name)
     size = config.image_size or (224 if torch.cuda.is_available() else 128)
+    check_size(config.timm_name, size)
     return replace(config, image_size=size, threads=config.threads or cores())
 
 
@@ -104,8 +104,8 @@ def prepare(config: Config, images: bool = True) -> Data:
     """Read and balance the table, decode the kept images once, and partition them.
 
     A table's own split is used as it is, and only its training rows are balanced. Else whole blocks are dealt out, and
-    the same picture under several names stays in one split; without ``images`` such pictures are not seen. Raises
-    TableError or ValueError, before any training, where it could not work.
+    the photographs of one ``building``, and the same picture under several names, stay in one split; without ``images``
+    such pictures are not seen. Raises TableError or ValueError, before any training, where it could not work.
     """
     config = settled(config) if images else config
     table = load_table(config, images)
@@ -118,6 +118,11 @@ def prepare(config: Config, images: bool = True) -> Data:
     labels = labels[kept]
     blocks = table.blocks(config.block_cell)
     blocks = None if blocks is None else blocks.iloc[labels.index]
+    building = None if "building" in table.tasks else table.frame.get("building")
+    if building is not None:
+        building = building.iloc[labels.index].reset_index(drop=True)
+        building = building.fillna(pd.Series([f"\0{row}" for row in range(len(building))])).set_axis(labels.index)
+        blocks = None if blocks is None else blocks.groupby(building).transform("first")
     store, same, notes = None, np.arange(len(labels)), list(table.notes)
     if images:
         paths, names = [table.paths[row] for row in labels.index], table.frame["image"].iloc[labels.index]
@@ -128,11 +133,11 @@ def prepare(config: Config, images: bool = True) -> Data:
     if given is None:
         shares = (config.train_share, config.val_share, config.test_share)
         with warnings.catch_warnings(record=True) as said:  # shares that whole blocks cannot reach
-            split = partition(labels, _joined(blocks, same), shares, config.split_seed)
+            split = partition(labels, _joined(building if blocks is None else blocks, same), shares, config.split_seed)
         notes += [str(warning.message) for warning in said]
     else:
         split = given.loc[labels.index]
-    notes += _on_both_sides(split, blocks, same)
+    notes += _on_both_sides(split, {"blocks": blocks, "buildings": building}, same)
     data = Data(table, kept, split, blocks, store, notes)
     notes += _check_enough(data, config.variant)
     return data
@@ -171,8 +176,8 @@ def _contradictions(labels: pd.DataFrame, same: np.ndarray, names: pd.Series) ->
     return [f"Contradictory labels of one picture: {'; '.join(found[:5])}{more}."] if found else []
 
 
-def _on_both_sides(split: pd.Series, blocks: pd.Series | None, same: np.ndarray) -> list[str]:
-    """Sentences on pictures that occur several times, and on what stands in more than one split."""
+def _on_both_sides(split: pd.Series, groups: Mapping[str, pd.Series | None], same: np.ndarray) -> list[str]:
+    """Sentences on pictures that occur several times, and on groups that stand in more than one split."""
     notes, sizes = [], np.bincount(same)
     repeated = sizes[sizes > 1]
     if len(repeated):
@@ -181,10 +186,11 @@ def _on_both_sides(split: pd.Series, blocks: pd.Series | None, same: np.ndarray)
             where = f"{apart:,} of them stand in more than one split: scores come out too high"
         rows = f"{repeated.sum():,} rows, the same or nearly the same"
         notes.append(f"{len(repeated):,} pictures occur several times ({rows}); {where}.")
-    apart = 0 if blocks is None else (split.groupby(blocks.to_numpy()).nunique() > 1).sum()
-    if apart:
-        several = f"{apart:,} of {blocks.nunique():,} blocks have rows in more than one split"
-        notes.append(f"{several}: it is not disjoint in space.")
+    for kind, group in groups.items():
+        apart = 0 if group is None else (split.groupby(group.to_numpy()).nunique() > 1).sum()
+        if apart:
+            several = f"{apart:,} of {group.nunique():,} {kind} have rows in more than one split"
+            notes.append(f"{several}: it is not disjoint in space.")
     return notes
 
 
@@ -199,6 +205,10 @@ def _check_enough(data: Data, variant: str) -> list[str]:
             f"{path}: no row is left for {' and '.join(empty)}: found {len(data.split)} balanced rows{blocks}; "
             "expected at least one whole block for each split. Name such rows in the column split, or set "
             "`use_split: false`, annotate more images, or use smaller blocks (in a grid: a smaller block_cell)."
+        )
+    if len(data.rows("train")) < 2:
+        raise TableError(
+            f"{path}: found one training row; expected two or more for batch normalisation. Annotate more."
         )
     # STC has nothing else to stop a task's network with, and its batch normalisation needs two rows.
     least = {"train": 2, "val": 1} if variant == "stc" else {"train": 1, "val": 0}

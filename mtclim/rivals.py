@@ -176,6 +176,8 @@ class Pad(MultitaskModel):
 
     def __init__(self, variant: str, tasks: Tasks, backbone: nn.Module, units: Mapping[str, int]):
         super().__init__(variant, tasks, backbone, units)
+        if len(tasks) < 2:
+            raise ValueError(f"{variant}: found one task, {tasks}; expected two or more, since each reads the others.")
         self.gates = nn.ModuleList(nn.Linear(tasks.total - size, self.image_features) for size in tasks.sizes)
 
     def classify(self, x: Tensor, interim: Mapping[str, Tensor] | None = None) -> Output:

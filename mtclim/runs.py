@@ -58,7 +58,7 @@ def working(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
             if folder.exists() and not is_complete(folder):
                 raise RunError(f"{folder}: holds files but no finished run. Move it away, or give another `out`.")
             partial.mkdir(exist_ok=True)
-            for left in partial.glob(".*"):  # files that a kill left half-written
+            for left in filter(Path.is_file, partial.glob(".*")):  # what a kill left half-written
                 left.unlink()
             if (partial / "config.yaml").exists():
                 check_settings(partial / "config.yaml", settings)

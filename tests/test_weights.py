@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from mtclim import weights
 from mtclim.model import create_model
 from mtclim.tasks import Tasks
+from mtclim.weights import check_size, create_backbone
 
 TASKS = Tasks({"roof": ["FLT", "PIT_GAB", "PIT_MON"]})
 
@@ -81,7 +82,19 @@ def test_an_unknown_backbone_is_named_with_what_is_near(name):
         weights.backbone_config(name)
 
 
+def test_a_size_that_a_backbone_cannot_read_is_refused_with_one_that_it_can():
+    for name, size in (("vit_tiny_patch16_224", 128), ("inception_v3", 32)):
+        with pytest.raises(ValueError, match=f"image_size: found {size}; expected (224|299) for {name}"):
+            check_size(name, size)
+    state = torch.get_rng_state()
+    check_size("test_byobnet", 32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_local_weights_are_loaded_and_others_refused(tmp_path):
+    torch.save({}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="w.pth is no safetensors file .*; save the weights with"):
+        create_backbone("test_byobnet", weights=tmp_path / "w.pth")
     body = create_model("bl", TASKS, "test_resnet").backbone
     save_file(body.state_dict(), tmp_path / "own.safetensors")
     loaded = create_model("bl", TASKS, "test_resnet", weights=tmp_path / "own.safetensors").backbone

@@ -109,10 +109,14 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     Raises
     ------
     ValueError, FileNotFoundError
-        Where the tables there are of other tasks, another table, test set or state of the code; without a finished run.
+        Where the tables there are of other tasks, another table, test set or state of the code, or the folder holds
+        something else; without a finished run.
     """
     study, tables = _scan(Path(runs_root)), Path(results_dir) / "tables"
     fresh = tables.with_name("tables.new")
+    for folder in (tables, fresh):
+        if folder.exists() and any(folder.iterdir()) and not (folder / "study.json").exists():
+            raise ValueError(f"{folder}: holds files that are no study and would be lost; choose another folder.")
     if (tables / "study.json").exists():
         old = _read_tables(tables)
         if _key(old) != _key(study):

@@ -31,13 +31,16 @@ def read_positions(source: Source, listed: Collection[str], complete: bool) -> N
     complete : Whether every row needs a position. Otherwise single rows may lack one, and are NaN.
     """
     shapes, axes = geometry_columns(source), _axes(source, _DEGREES, listed)
+    unused = list(shapes)
     geometry = find_geometry(source) if len(axes) < 2 else None
     if geometry is not None and not geometry.isna().all():
         source.frame = source.frame.drop(columns=list(axes.values()))
         source.frame["lon"], source.frame["lat"] = _points(source, geometry, complete)
         axes = {"lon": "lon", "lat": "lat"}
-    elif shapes:
-        source.notes.append(f"Not used: {some(shapes)} (a geometry; the position comes from other columns).")
+        if source.geometry is None:
+            unused.remove("geometry" if "geometry" in unused else unused[0])
+    if unused:
+        source.notes.append(f"Not used: {some(unused)} (a geometry; the position comes from other columns).")
     source.frame = source.frame.drop(columns=list(shapes))
     axes = axes or _plane(source, listed)
     if len(axes) == 1:
@@ -150,6 +153,9 @@ def read_weight(source: Source) -> None:
         return
     found = source.cells("weight")
     weight = np.where(found == "", 1.0, numbers(found))
+    commas = found[found.str.contains(",")]
+    thousands = found.str.fullmatch(r"[1-9]\d{0,2}(,\d{3})+") & commas.str.fullmatch(r"[1-9]\d{0,2}(,\d{3})+").all()
+    source.check(thousands, "a thousand or a decimal comma", "write numbers without commas", "weight")
     mend = "write how many buildings the row stands for, such as 1 or 2.5, or rename the column"
     source.check(~(np.isfinite(weight) & (weight >= 0)), "expected a number from 0 on", mend, "weight")
     if (found == "").any():
@@ -245,12 +251,18 @@ def _points(source: Source, geometry: Any, complete: bool) -> tuple[np.ndarray, 
 
 
 def _plane(source: Source, listed: Collection[str]) -> dict[str, str]:
-    """Columns named like x and y if both hold numbers, unless these are small and whole, as those of classes are."""
+    """Columns named like x and y if both hold numbers, but neither small whole ones, as of classes, nor those of boxes.
+
+    A box in a picture has a width and a height beside them, or is in parts of the picture.
+    """
     axes = _axes(source, _PLANE, listed)
     found = [source.cells(name) for name in axes.values()]
     if len(axes) < 2 or not all(map(numeric, found)):
         return {}
     values = np.nan_to_num([numbers(texts) for texts in found])
+    keys = {_key(name): name for name in source.frame if numeric(source.cells(name))}
+    if {"w", "h"} <= set(keys) or {"width", "height"} <= set(keys) or ((values >= 0) & (values <= 1)).all():
+        return {}
     return axes if (values % 1 != 0).any() or (np.abs(values) > 180).any() else {}
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How an address on the internet begins."""
 _WKT = re.compile(r"\s*(SRID=\d+;)?\s*(MULTI)?(POINT|LINESTRING|POLYGON|GEOMETRYCOLLECTION)\s*[ZM]*\s*(\(|EMPTY)", re.I)
 _SRID = re.compile(r"^\s*SRID=(\d+);", re.I)
-_WKB = re.compile(r"01[0-9A-F]{2}0[0-3]00[02468ACE]0[0-9A-F]{8}", re.I)  # little endian, as all write it
+_WKB = re.compile(r"(01[0-9A-F]{2}0[0-3]00[02468ACE]0|00[02468ACE]0000[0-3][0-9A-F]{2})[0-9A-F]{8}", re.I)
 
 
 class TableError(ValueError):
@@ -62,7 +63,7 @@ class Source:
         values = self.frame[column]
         found = pd.Series([_text(value, clean) for value in values], dtype="str").mask(values.isna().to_numpy(), "")
         plain = found.str.strip()
-        taken = plain.isin({*self.missing} - {*keep})
+        taken = plain.isin({_text(value, False) for value in self.missing} - {*keep})
         if means and taken.any():
             counts = [f"{text!r} in {row_count(n)}" for text, n in found[taken].value_counts().items()]
             self.notes.append(f"Column {column!r}: {', '.join(counts)} taken as {means}.")
@@ -236,8 +237,17 @@ def _filled(cell: Any) -> bool:
 def _read_sheets(source: Source, key: str) -> None:
     import openpyxl  # pandas would take spreadsheet errors such as #REF! for empty cells
 
-    sheets = {}
+    sheets, formulas = {}, openpyxl.load_workbook(source.path)
     for sheet in openpyxl.load_workbook(source.path, data_only=True).worksheets:
+        for cell in chain.from_iterable(formulas[sheet.title].iter_rows()):
+            if cell.data_type == "f" and sheet[cell.coordinate].value is None:
+                mend = "open the file in Excel or LibreOffice and save it, which stores the values"
+                source.fail(f"sheet {sheet.title!r}: the formula in {cell.coordinate} has no stored value", mend)
+        for merged in list(sheet.merged_cells.ranges):
+            value = sheet.cell(merged.min_row, merged.min_col).value
+            sheet.unmerge_cells(str(merged))
+            for row, column in merged.cells:
+                sheet.cell(row, column, value)
         rows = enumerate(sheet.iter_rows(values_only=True), 1)
         sheets[sheet.title] = [(line, row) for line, row in rows if any(map(_filled, row))]
     found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
@@ -263,7 +273,7 @@ def _read_arrow(source: Source, key: str) -> None:
         read = geopandas.read_feather if feather else geopandas.read_parquet
         return read(path, columns=[geo["primary_column"]]).geometry
 
-    source.frame = table.drop_columns(nested).to_pandas(ignore_metadata=True)
+    source.frame = table.drop_columns(nested).to_pandas(ignore_metadata=True, integer_object_nulls=True)
     source.geometry = geometry if geo else None
 
 
@@ -278,7 +288,8 @@ def _read_vector(source: Source, key: str) -> None:
         polygons = {n: info for n, info in placed.items() if not re.search("Point|Line", info["geometry_type"])}
         layers = polygons or placed or layers
     found = {name: ([*info["fields"], ""], info["features"]) for name, info in layers.items()}
-    frame = geopandas.read_file(source.path, layer=_only(source, found, key, "layer"))
+    exact = {"use_arrow": True, "arrow_to_pandas_kwargs": {"integer_object_nulls": True}}  # numbers of 64 bits
+    frame = geopandas.read_file(source.path, layer=_only(source, found, key, "layer"), **exact)
     if isinstance(frame, geopandas.GeoDataFrame):
         geometry = frame.geometry
         source.geometry = lambda: geometry
@@ -354,7 +365,8 @@ def geometry_columns(source: Source) -> dict[str, str]:
     """The columns named geometry, or whose first cell is one, and how it is written: "wkt", or "wkb" (also as text)."""
     found = {}
     for name in source.frame:
-        first = next((cell for cell in source.frame[name] if isinstance(cell, str | bytes) and cell.strip()), "")
+        texts = (cell for cell in source.frame[name] if isinstance(cell, str | bytes) and cell.strip())
+        first = next((cell for cell in texts if cell not in source.missing), "")
         text = first[:9].hex() if isinstance(first, bytes) else first
         if _WKB.match(text):
             found[name] = "wkb"

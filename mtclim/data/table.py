@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ def read_table(
     """
     source = read_frame(path)
     path = source.path = Path(os.path.realpath(source.path.parent), source.path.name)
-    source.missing = MISSING if na_values is None else [na_values] if isinstance(na_values, str) else list(na_values)
+    one = isinstance(na_values, str | int | float)
+    source.missing = MISSING if na_values is None else [na_values] if one else list(na_values)
     given = None if tasks is None else _as_tasks(source, tasks)
     listed = set(given or ())
     source.frame = frame = _renamed(source, listed)
@@ -266,7 +268,11 @@ def _look(name: str) -> str:
 
 def _classes(source: Source, column: str) -> tuple[list[str], str]:
     """The classes that occur in a column, in order, and the reason if they don't look like those of a task."""
-    found = source.cells(column)
+    found, dates = source.cells(column), source.frame[column].map(lambda cell: isinstance(cell, date))
+    if dates.any() and dates[found != ""].all():
+        return [], "dates"
+    mend = "write the cells as text, since spreadsheets make a date of 3-4"
+    source.check(dates, "a date among other values", mend, column)
     broken = found.isin(_SPREADSHEET_ERRORS)
     source.check(broken, "a spreadsheet error", "mend the cells in the spreadsheet", column)
     found = found[found != ""]
@@ -300,8 +306,8 @@ def _natural(name: str) -> tuple:
 
 
 def _whole(texts: pd.Series) -> pd.Series:
-    """Whole numbers without their decimals."""
-    return texts.str.replace(r"^([+-]?[0-9]+)[.,]0+$", r"\1", regex=True)
+    """Whole numbers without their decimals; 1,000 may be a thousand and stays."""
+    return texts.str.replace(r"^([+-]?[0-9]+)(?:\.0+|,0{1,2}|,0{4,})$", r"\1", regex=True)
 
 
 def _labels(source: Source, task: str, classes: Sequence[str], require: bool) -> pd.Categorical:

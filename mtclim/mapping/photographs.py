@@ -1,6 +1,7 @@
 """Photographs to predict: the files of a list, a folder or a table, where each was taken, and decoding ahead."""
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from mtclim.tasks import Tasks
 
 CARRIED = ("building", "weight", "municipality")
 """Columns of a table that predictions keep."""
+_NO_UTF8 = re.compile("[\ud800-\udfff]")  # what stands in a name for bytes that are no UTF-8
 
 # ---------------------------------------------------------------- where a photograph was taken
 
@@ -118,6 +120,8 @@ def read_source(
         "". ``attrs`` have folder, which names are relative to, and others: how many of a folder's files are not
         photographs, by suffix, and how many folders were not looked into.
     """
+    if isinstance(source, pd.DataFrame):
+        raise ValueError("source: found a DataFrame; expected files, such as list(frame['image']), or a saved table.")
     given = [source] if isinstance(source, (str, Path)) else list(source)
     web = [str(name) for name in given if URL.match(str(name))]
     if web or not given:
@@ -154,7 +158,9 @@ def _read_folder(folder: Path) -> pd.DataFrame:
     for root, folders, names in os.walk(folder, onerror=unreadable):
         others["linked folder"] += sum(os.path.islink(os.path.join(root, name)) for name in folders)  # not followed
         for path in (Path(root, name) for name in names):
-            if path.suffix.lower() in images.SUFFIXES:
+            if _NO_UTF8.search(str(path)):
+                others["name that is no UTF-8"] += 1
+            elif path.suffix.lower() in images.SUFFIXES:
                 paths.append(path)
             else:
                 others[path.suffix.lower() or "no suffix"] += 1

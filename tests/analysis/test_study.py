@@ -150,6 +150,14 @@ def test_collected_tables_are_appended_to(runs, tmp_path):
     assert not list(results.glob("tables.*")), "nothing half-written is left"
 
 
+def test_a_folder_of_something_else_is_kept(runs, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "photos.csv").write_text("labels")
+    with pytest.raises(ValueError, match="holds files that are no study and would be lost"):
+        collect(runs, tmp_path)
+    assert (tmp_path / "tables" / "photos.csv").read_text() == "labels"
+
+
 def test_tables_of_another_study_are_kept(runs, tmp_path):
     collect(runs, tmp_path / "results")
     other = write_study(tmp_path / "other", ("bl",), 1, SMALL, n=41)

@@ -182,6 +182,8 @@ POINT = shapely.Point(-70.6, -33.4)
         (shapely.to_wkb(shapely.set_srid(POINT, 4326), include_srid=True, hex=True), 4326),
         (shapely.to_wkb(shapely.set_srid(POINT, 32719), include_srid=True), 32719),
         ("SRID=32719;POINT (350000 6300000)", 32719),
+        (shapely.to_wkb(POINT, byte_order=0), 4326),
+        (shapely.to_wkb(POINT, byte_order=0, hex=True), 4326),
         ("POINT Z (-70.6 -33.4 520)", 4326),
         (" polygon ((0 0, 0 1, 1 1, 0 0))", 4326),
         ("POINT (350000 6300000)", None),
@@ -192,6 +194,11 @@ def test_a_geometry_in_a_column_is_read(tmp_path, value, crs):
     geometry = find_geometry(read_frame(tmp_path / "t.parquet"))
     assert (geometry.crs is None) if crs is None else (geometry.crs == crs)
     assert geometry.isna().tolist() == [False, True]
+
+
+def test_a_missing_text_before_the_first_geometry_hides_it_not(tmp_path):
+    (tmp_path / "t.csv").write_text("image,wkt\na,NA\nb,POINT (1 2)\n")
+    assert find_geometry(read_frame(tmp_path / "t.csv")).isna().tolist() == [True, False]
 
 
 def test_a_cell_that_is_no_geometry_is_named(tmp_path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import unicodedata
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,44 @@ def test_nan_is_a_class_only_where_the_tasks_say_so(tmp_path):
     assert read(tmp_path, frame).tasks == Tasks({"a": ["b", "c"]})
     kept = read_table(tmp_path / "table.csv", require_images=False, na_values=[])
     assert kept.tasks == Tasks({"a": ["b", "c", "NA", "None"]})
+
+
+def test_texts_for_missing_may_be_given_as_numbers(tmp_path):
+    text = "image,n\nx,-99\ny,1\nz,2\n"
+    for values in (-99, [-99], ["-99"], [-99.0]):
+        (tmp_path / "t.csv").write_text(text)
+        assert read_table(tmp_path / "t.csv", require_images=False, na_values=values).tasks == Tasks({"n": ["1", "2"]})
+
+
+def test_numbers_of_64_bits_stay_what_they_are_beside_empty_cells(tmp_path):
+    numbers = pd.array(range(617700169958293500, 617700169958293540), dtype="Int64")
+    frame = pd.DataFrame({"image": [f"{i}" for i in range(40)], "a": ["u", "v"] * 20, "building": numbers})
+    frame.loc[3, "building"] = pd.NA
+    frame.to_parquet(tmp_path / "t.parquet")
+    files = [tmp_path / "t.parquet"]
+    if geopandas := pytest.importorskip("geopandas", reason="pip install 'mtclim[maps]'"):
+        places = geopandas.points_from_xy(np.linspace(16, 17, 40), np.full(40, 48.0))
+        geopandas.GeoDataFrame(frame, geometry=places, crs=4326).to_file(tmp_path / "t.gpkg")
+        files.append(tmp_path / "t.gpkg")
+    for file in files:
+        building = read_table(file, require_images=False).frame["building"]
+        assert building.dropna().tolist() == [str(n) for n in numbers if n is not pd.NA and n != 617700169958293503]
+
+
+def test_a_thousand_is_no_one_and_no_decimal(tmp_path):
+    table = read(tmp_path, 'image,a\nx,1\ny,"1,000"\nz,"1,0"\nw,2.00\n')
+    assert table.tasks == Tasks({"a": ["1", "1,000", "2"]})
+    with pytest.raises(TableError, match="column 'weight': a thousand or a decimal comma at row 2"):
+        read(tmp_path, 'image,a,weight\nx,u,2\ny,v,"1,200"\n')
+    assert read(tmp_path, 'image,a,weight\nx,u,"0,5"\ny,v,"1,25"\n').frame["weight"].tolist() == [0.5, 1.25]
+
+
+def test_a_box_in_a_picture_is_no_position(tmp_path):
+    for names, scale in ((("x", "y", "w", "h"), 1), (("x", "y", "width", "height"), 60), (("x", "y", "p", "q"), 1)):
+        values = scale * np.random.default_rng(0).random((4, 4)).round(3)
+        rows = "\n".join(f"{i},{'uv'[i % 2]},{','.join(map(str, row))}" for i, row in enumerate(values))
+        table = read(tmp_path, f"image,a,{','.join(names)}\n{rows}\n", {"a": ["u", "v"]})
+        assert not table.has_coordinates
 
 
 @pytest.mark.parametrize(
@@ -265,6 +304,29 @@ def test_parquet_with_odd_types(tmp_path):
         and table.tasks["cat"] == ("a", "b")
         and table.tasks["raw"] == ("q", "r")
     )
+
+
+def sheet(path, rows, *merged):
+    openpyxl = pytest.importorskip("openpyxl", reason="pip install 'mtclim[excel]'")
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for cells in merged:
+        book.active.merge_cells(cells)
+    book.save(path)
+    return path
+
+
+def test_merged_cells_formulas_and_dates_of_a_spreadsheet(tmp_path):
+    rows = [["image", "a", "when"], ["x", "u", date(2025, 4, 3)], ["y", None, date(2025, 4, 4)], ["z", "v", None]]
+    table = read_table(sheet(tmp_path / "t.xlsx", rows, "B2:B3"), require_images=False)
+    assert table.frame["a"].tolist() == ["u", "u", "v"] and "'when' (dates)" in " ".join(table.notes)
+    rows[1][1] = '=IF(1,"u","v")'
+    with pytest.raises(TableError, match="the formula in B2 has no stored value. Open the file in Excel"):
+        read_table(sheet(tmp_path / "t.xlsx", rows), require_images=False)
+    rows[1][1] = date(2025, 4, 3)  # what spreadsheets make of 3-4
+    with pytest.raises(TableError, match="column 'a': a date among other values at row 1"):
+        read_table(sheet(tmp_path / "t.xlsx", rows), require_images=False)
 
 
 def test_for_prediction_labels_may_be_absent(tmp_path):

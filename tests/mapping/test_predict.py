@@ -353,13 +353,21 @@ def test_a_folder_of_geotagged_photographs(place, tmp_path):
     (folder / "e.jpg").write_bytes(b"\xff\xd8 broken")
     for name in ("notes.txt", "Thumbs.db", "more.txt", "README"):
         (folder / name).write_text("not a photograph")
+    (folder / "e.jpg").rename(folder / os.fsdecode(b"fa\xe7ade.jpg"))
+    (folder / "e.jpg").write_bytes(b"\xff\xd8 broken")
     (folder / "linked").symlink_to(tmp_path, target_is_directory=True)
     out = predict.predict_file(place / "runs" / "a", folder, tmp_path / "out.parquet", workers=1, progress=False)
     frame, listed = pd.read_parquet(out), pd.read_csv(f"{out}.listed.csv").set_index("image")["reason"]
     assert frame["image"].tolist() == ["a.jpg", "north/b.JPG"] and frame["block"].notna().all()
     assert frame["bearing"].fillna(-1).tolist() == [271.5, -1] and frame["in_training"].tolist() == [False, False]
     assert "no GPS position" in listed["c.jpg"] and "cannot be read" in listed["e.jpg"]
-    assert predict.provenance_of(out)["others"] == {".txt": 2, ".db": 1, "no suffix": 1, "linked folder": 1}
+    assert predict.provenance_of(out)["others"] == {
+        ".txt": 2,
+        ".db": 1,
+        "no suffix": 1,
+        "linked folder": 1,
+        "name that is no UTF-8": 1,
+    }
     made = out.read_bytes()
     Path(f"{out}.listed.csv").unlink()
     predict.predict_file(place / "runs" / "a", folder, out, workers=1, progress=False)

@@ -217,7 +217,9 @@ def grid_blocks(lon: pd.Series, lat: pd.Series, cell: float = 500.0) -> pd.Serie
 
 def _key(name: str) -> str:
     """A column's name without what decorates it: lon_wgs84 is lon, POINT_X is x, but _lon means nothing and stays."""
-    return name if name.startswith("_") else _DECORATION.sub("", name.lower())
+    if name.startswith("_"):
+        return name
+    return re.sub(r"^.*(longitude|latitude)[nsew]?$", r"\1", _DECORATION.sub("", name.lower()))
 
 
 def _axes(source: Source, names: Mapping[str, set[str]], listed: Collection[str]) -> dict[str, str]:

@@ -536,7 +536,8 @@ def test_the_viewing_direction(tmp_path, name):
 @pytest.mark.parametrize(
     ("lon", "lat"),
     [("lng", "lat"), ("X", "Y"), ("lon_wgs84", "lat_wgs84"), ("Longitude", "Latitude"), ("POINT_X", "POINT_Y"),
-     ("GPSLongitude", "GPSLatitude"), ("long", "lat"), ("x_coord", "y_coord"), ("decimalLongitude", "decimalLatitude")],
+     ("GPSLongitude", "GPSLatitude"), ("long", "lat"), ("x_coord", "y_coord"), ("decimalLongitude", "decimalLatitude"),
+     ("location-Longitude", "location-Latitude"), ("Longitude (E)", "Latitude (N)")],
 )  # fmt: skip
 def test_positions_under_usual_names(tmp_path, lon, lat):
     table = read(tmp_path, f"image;a;{lon};{lat}\nx;b;-70,65;-33,44\ny;c;-70.66;-33.45\n")

@@ -33,6 +33,10 @@ def test_scores_agree_with_scikit_learn(n_classes, n, seed):
         assert kappa == pytest.approx(cohen_kappa_score(true[use], predicted[use], labels=labels), abs=1e-12)
 
 
+def test_rows_without_a_reference_or_a_prediction_do_not_count():
+    assert metrics.confusion([0, 1, 1, -1], [0, -1, 1, 1], 2).tolist() == [[1, 0], [0, 1]]
+
+
 def test_metrics_shape_and_missing_labels():
     tasks = Tasks({"a": ["x", "y"], "b": ["u", "v", "w"], "c": ["p", "q"]})
     frame = pd.DataFrame(
@@ -70,3 +74,16 @@ def test_fit_temperature_recovers_the_true_one():
         metrics.fit_temperature(np.array([[0.0, np.nan], [0, 1]]), np.array([0, 1]))
     with np.errstate(divide="ignore"):
         assert 0.04 < metrics.fit_temperature(np.log(np.eye(3)), np.arange(3)) < 20
+
+
+def test_a_temperature_stays_within_its_limits():
+    """The surer the better, and the less sure the better."""
+    assert metrics.fit_temperature(np.eye(3), np.arange(3)) == pytest.approx(0.05, rel=0.01)
+    assert metrics.fit_temperature(np.eye(3), np.array([1, 2, 0])) == pytest.approx(20, rel=0.01)
+
+
+def test_one_answer_that_is_wrong_although_quite_sure_does_not_decide_the_temperature():
+    """Calibrated answers, three quarters of them right, and one with the probability 0 of its true class."""
+    logits, true = np.tile([0.0, np.log(3)], (400_000, 1)), (np.arange(400_000) % 4 > 0).astype(int)
+    logits[-1] = 0, -np.inf
+    assert metrics.fit_temperature(logits, true) == pytest.approx(1, abs=0.2)

@@ -164,6 +164,15 @@ def test_detached_stops_gradients_of_the_later_losses_at_the_interim_probabiliti
             assert (model.bl.kernel.grad is None) == (variant == "lim_ms_all-detach")
 
 
+def test_detached_stops_the_final_loss_at_the_probabilities_of_every_module():
+    for variant in ("lim_ms_all", "lim_ms_all-detach"):
+        model = create_model(variant, SMALL, "test_resnet")
+        model.classify(torch.randn(4, model.image_features)).logits["fc"][:, 0, 0].sum().backward()
+        for module in ("clim", "tlim"):
+            kernel = model.get_submodule(module)["head"].kernel
+            assert (kernel.grad is None) == (variant == "lim_ms_all-detach"), module
+
+
 def reads(model, task: int, images: int = 6) -> tuple[bool, bool]:
     """Whether any classifier of a task notices BL's answers of its own task, and of the other tasks, of the same image.
 
@@ -278,7 +287,15 @@ def test_any_pooled_backbone(backbone):
     model = create_model("lim_ms_bl", SMALL, backbone).eval()
     size = model.backbone.pretrained_cfg["input_size"][-1]
     assert model(torch.zeros(2, 3, size, size)).probabilities["use"].shape == (2, 4)
-    assert len(model.mean) == len(model.std) == 3
+    weights = model.backbone.pretrained_cfg
+    assert (model.mean, model.std) == (list(weights["mean"]), list(weights["std"]))
+
+
+def test_a_backbone_without_pooling_is_refused():
+    model = create_model("bl", SMALL, "test_resnet")
+    model.backbone = nn.Identity()
+    with pytest.raises(ValueError, match=r"found features of shape \(2, 3, 8, 8\); expected .* global pooling"):
+        model(torch.zeros(2, 3, 8, 8))
 
 
 def test_batch_size_one_and_a_single_task():
@@ -291,5 +308,7 @@ def test_errors_list_the_valid_names():
         create_model("lin", SMALL)
     with pytest.raises(ValueError, match="clim_units, tlim_units: found 0, 12"):
         create_model("lim", SMALL, "test_resnet", clim_units=0)
+    with pytest.raises(ValueError, match="clim_units, tlim_units: found 32, 0"):
+        create_model("lim", SMALL, "test_resnet", tlim_units=0)
     with pytest.raises(ValueError, match="densenet"):
         create_model("bl", SMALL, "densenet1210")

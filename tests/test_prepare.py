@@ -7,7 +7,7 @@ from tiny import TASKS, make_project
 
 import mtclim
 from mtclim import load_config, prepare
-from mtclim.data.table import TableError
+from mtclim.data.table import TableError, grid_blocks
 from mtclim.prepare import SPLITS
 
 
@@ -92,6 +92,21 @@ def test_the_photographs_of_a_building_stay_in_one_split(project):
 def test_one_training_row_is_too_few(project):
     with pytest.raises(TableError, match="found one training row; expected two or more"):
         prepared(table().head(3).assign(split=["train", "val", "test"]))
+
+
+def test_blocks_of_coordinates_have_the_size_that_is_set(project):
+    rng = np.random.default_rng(0)
+    frame = table().drop(columns="block").assign(lon=rng.uniform(-70.6, -70.5, 120), lat=rng.uniform(-33.5, -33.4, 120))
+    data = prepared(frame, block_cell=900.0)
+    assert data.blocks.tolist() == grid_blocks(frame["lon"], frame["lat"], 900.0)[data.split.index].tolist()
+
+
+def test_a_picture_that_cannot_be_read_is_in_no_split_and_not_counted(project):
+    (project / "images/3.png").write_bytes(b"torn")
+    data = prepared(table())
+    used = np.concatenate([data.rows(split) for split in SPLITS])
+    assert len(used) == 119 and 3 not in data.split.index[used]
+    assert (data.counts().groupby("task")[list(SPLITS)].sum().sum(axis=1) == 119).all()
 
 
 def test_the_counts_are_pandas_own(project):

@@ -96,6 +96,7 @@ def test_uncertainty_weighting_is_kendalls(variant):
     sigma = torch.exp(s / 2)
     expected = losses / sigma**2 + sigma.log()
     torch.testing.assert_close(weighted.losses(weighted.classify(x), TARGETS), expected)
+    assert (weighted.losses(weighted.classify(x), torch.full_like(TARGETS, -1)) == 0).all()
 
 
 @pytest.mark.parametrize("order", [["height", "roof", "use"], ["use", "height", "roof"]])
@@ -182,6 +183,8 @@ def test_attention_has_about_the_parameters_of_the_grus_and_no_order_but_the_tok
     assert not torch.allclose(encoder(z[order]), before)
     encoder.identity.data = encoder.identity.data[order]
     torch.testing.assert_close(encoder(z[order]), before)
+    encoder.representation.weight.data *= 100
+    assert encoder(z).abs().max() <= 1, "as the states of a GRU"
 
 
 def test_pad_needs_another_task():

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ import mtclim
 from mtclim import Tasks, load_config, training
 from mtclim.data import labels
 from mtclim.data.images import decode
-from mtclim.learner import Batches, Learner
+from mtclim.learner import Batches, Learner, TrainingError
 from mtclim.model import create_model
 from mtclim.prepare import prepare
 from mtclim.results import normalised
@@ -72,6 +74,22 @@ def test_every_realisation_has_the_same_partition():
     one, other, moved = (prepare(load_config("tiny", **more), images=False).split
                          for more in ({"seed": 0}, {"seed": 7}, {"split_seed": 1}))  # fmt: skip
     assert one.equals(other) and not one.equals(moved)
+
+
+@pytest.mark.parametrize("keep", [0.6, 1.0])
+def test_the_seed_of_the_partition_draws_rows_and_splits(keep):
+    pd.read_csv("table.csv", dtype=str).drop(columns="block").to_csv("apart.csv", index=False)  # many equal partitions
+    settings = {"data": "apart.csv", "keep": keep}
+    one, moved = (prepare(load_config("tiny", settings, split_seed=seed), images=False) for seed in (0, 1))
+    assert one.kept.equals(moved.kept) == (keep == 1), "which rows of the large labelsets are kept"
+    both = one.split.index.intersection(moved.split.index)
+    assert not one.split[both].equals(moved.split[both]), "which split a row is in"
+
+
+def test_each_split_has_the_share_that_is_set():
+    shares = {"train": 0.5, "val": 0.4, "test": 0.1}
+    split = prepare(load_config("tiny", {f"{name}_share": share for name, share in shares.items()}), images=False).split
+    assert split.value_counts(normalize=True).to_dict() == pytest.approx(shares, abs=0.05)
 
 
 @settings(deadline=None, max_examples=60)
@@ -203,6 +221,36 @@ def gradients(learner: Learner, images: torch.Tensor, targets: torch.Tensor) -> 
     return {name: p.grad.clone() for name, p in learner.model.named_parameters()}
 
 
+def test_one_loss_of_one_module_that_is_not_finite_is_enough(monkeypatch):
+    learner = a_learner()
+    monkeypatch.setattr(Learner, "current_epoch", 2)
+    monkeypatch.setattr(Learner, "optimizers", lambda self: SimpleNamespace(param_groups=[{"lr": 0.1}]))
+    learner.unseen = [(3, torch.tensor([[1.0, 1.0, 1.0], [1.0, math.nan, 1.0]]))]
+    with pytest.raises(TrainingError, match="the loss of tint became nan at epoch 2, step 3"):
+        learner._look()
+
+
+def test_training_has_finished_after_so_many_epochs_without_a_better_one():
+    learner = a_learner("bl")
+    assert not learner.finished(40, 3)
+    learner.history, learner.best = [{"epoch": 5}], {"epoch": 2}
+    assert learner.finished(40, 3) and not learner.finished(40, 4) and learner.finished(6, 4)
+
+
+def test_random_numbers_of_an_epoch_depend_on_its_number_and_the_seed(monkeypatch):
+    drawn = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        learner = a_learner("bl")
+        learner.seed = seed
+        monkeypatch.setattr(Learner, "current_epoch", epoch)
+        torch.rand(seed + epoch)  # whatever was drawn before
+        learner.on_train_epoch_start()
+        drawn[seed, epoch] = torch.rand(1).item()
+        learner.on_train_epoch_start()
+        assert torch.rand(1).item() == drawn[seed, epoch]
+    assert len(set(drawn.values())) == 4
+
+
 def test_rows_without_annotation_do_not_change_the_gradient():
     learner, (images, targets) = a_learner(), a_batch()
     targets[8:] = -1
@@ -239,20 +287,32 @@ def test_history_is_what_the_schedule_and_early_stopping_say(long):
     assert history["lr"].nunique() > 1 and len(history) < config.max_epochs, "this run was to show both"
 
 
-def test_the_kept_weights_are_those_of_the_best_epoch(long):
-    """The validation loss, worked out from the probabilities that were written, tells the epoch."""
-    folder, _ = long
-    history, found = pd.read_csv(folder / "history.csv"), pd.read_parquet(folder / "validation.parquet")
-    loss = 0.0
+def validation_loss(folder) -> float:
+    """The sum over tasks of the mean cross-entropy of the probabilities that were written."""
+    found, loss = pd.read_parquet(folder / "validation.parquet"), 0.0
     for task, names in TASKS.items():
         true = found[f"{task}:true"].dropna()
         columns = found.loc[true.index, [f"{task}:p:{name}" for name in names]].to_numpy()
         loss -= np.log(columns[np.arange(len(true)), true.map(names.index)]).mean()
+    return loss
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(long):
+    """The validation loss, worked out from the probabilities that were written, tells the epoch."""
+    folder, _ = long
+    history, loss = pd.read_csv(folder / "history.csv"), validation_loss(folder)
     assert loss == pytest.approx(history["val_loss"][history["val_oa"].idxmax()], rel=1e-4)
     assert (history["val_loss"].sub(loss).abs() < 1e-3).sum() == 1, "else it could be any epoch"
     each = history[[f"val_oa:{task}" for task in TASKS]]
     assert np.allclose(each.mean(axis=1), history["val_oa"])
     assert np.allclose(history.filter(like="loss:bl:").sum(axis=1), history["train_loss"])
+
+
+def test_class_weights_leave_the_loss_on_validation_as_it_is():
+    weights = {"tint": {"red": 9}}
+    folder = fit(load_config("tiny", class_weights=weights, max_epochs=1, out="runs/weighted"), progress=False)
+    history = pd.read_csv(folder / "history.csv")
+    assert validation_loss(folder) == pytest.approx(history["val_loss"].item(), rel=1e-4)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_with_depthwise_convolutions_too(monkeypatch):
@@ -290,6 +350,10 @@ def test_stc_is_n_networks_each_trained_and_stopped_for_its_own_task():
     assert not torch.equal(
         weights["networks.0.backbone.stem.conv.weight"], weights["networks.1.backbone.stem.conv.weight"]
     )
+    data, origin = prepare(load_config("tiny"), images=False), json.loads((folder / "provenance.json").read_text())
+    rows, networks = (data.codes[data.rows("train")] >= 0).sum(0), origin["networks"]
+    assert [network["steps"] for network in networks] == (rows // 16 + (rows % 16 >= 2)).tolist(), "annotated rows only"
+    assert origin["steps_to_best"] == sum(network["steps"] * (network["best_epoch"] + 1) for network in networks)
     model = mtclim.load(folder)
     assert model.variant == "stc" and list(model.tasks) == list(TASKS)
 

@@ -52,6 +52,7 @@ def test_estimates_are_differences_of_means(study):
     recurrent = [name for name in VARIANTS if "lim" in name]
     row = table.loc["primary", "mean of the recurrent variants - BL-FC"]
     assert row["estimate"] == pytest.approx(mean[recurrent].mean() - mean["bl_fc"])
+    assert row["runs"] == 2, "the fewest of a variant"
     assert {"BL - STC", "BL-MS - BL-FC", "LIM-MS_ALL - BL-FC"} <= set(table.loc["primary"].index)
     assert table["low"].le(table["estimate"]).mean() > 0.9 and table["high"].ge(table["estimate"]).mean() > 0.9
 
@@ -85,6 +86,42 @@ def test_runs_are_paired_only_where_that_helps(monkeypatch):
     assert with_luck["correlation"] > 0.8 and abs(without["correlation"]) < 0.8
 
 
+def drawn_once(a: np.ndarray, b: np.ndarray, monkeypatch) -> pd.DataFrame:
+    """``run_scores`` of BL (a) and BL-FC (b), in points, whose test images have no luck."""
+    scores = np.append(a, b)
+    frame = pd.DataFrame({"variant": np.repeat(["bl", "bl_fc"], len(a)), "seed": np.tile(np.arange(len(a)), 2)})
+    frame = frame.assign(task="mean", kappa=scores / 100)
+    monkeypatch.setattr(effects, "run_scores", lambda study: frame)
+    monkeypatch.setattr(effects, "bootstrap", lambda study, draws: {"kappa": np.tile(scores / 100, (draws, 1))})
+    return frame
+
+
+def test_the_interval_of_paired_runs_is_that_of_the_paired_t_test(monkeypatch):
+    luck, apart = np.array([60.0, 70, 65, 55, 50]), np.array([0.8, -0.4, 0.4, 0.0, -0.8])
+    drawn_once(luck + apart, luck, monkeypatch)
+    row = effects.effects(SimpleNamespace(), draws=20_000).set_index("contrast").loc["BL - BL-FC"]
+    interval = stats.ttest_rel(luck + apart, luck).confidence_interval()
+    assert row["paired"] and (row["low"], row["high"]) == pytest.approx(tuple(interval), rel=0.05)
+
+
+def test_runs_that_go_apart_are_not_paired(monkeypatch):
+    luck = np.array([60.0, 60.4, 59.8, 60.1, 59.7])
+    frame = drawn_once(luck, 120 - luck, monkeypatch)
+    row = effects.effects(SimpleNamespace(), draws=2_000).iloc[0]
+    assert row["correlation"] == pytest.approx(-1) and not row["paired"]
+    paired = stats.ttest_rel(luck, 120 - luck).confidence_interval()
+    assert row["high"] - row["low"] < 0.85 * (paired.high - paired.low), "the two kinds of luck are drawn apart"
+    assert np.isnan(effects.seed_correlation(frame[frame["seed"] < 2], "kappa")), "two seeds say nothing"
+
+
+def test_the_scatter_of_a_difference_is_that_of_its_runs(monkeypatch):
+    luck, apart = np.array([60.0, 70, 65, 55, 50]), np.array([0.8, -0.4, 0.4, 0.0, -0.8])
+    frame = drawn_once(luck + apart, luck, monkeypatch).replace({"variant": {"bl_fc": "stc"}})
+    monkeypatch.setattr(effects, "run_scores", lambda study: frame)
+    row = effects.powers(SimpleNamespace()).set_index("contrast").loc["BL - STC"]
+    assert row["sd"] == pytest.approx(apart.std(ddof=1))
+
+
 def test_one_realisation_says_nothing(tmp_path):
     study = load_study(write_study(tmp_path, ("bl", "lim_ms_all"), 1, SMALL, n=40))
     table = effects.effects(study, draws=20)
@@ -114,6 +151,8 @@ def test_powers_of_a_pilot_and_of_the_paper(study):
     assert 0.05 <= row["power"] <= 1 and (
         np.isnan(row["needed"]) or effects.power(0.3, row["sd"], row["needed"]) >= 0.8
     )
+    own = 100 * comparison.run_scores(study).query("task == 'mean'").groupby("variant")["kappa"].std()
+    assert row["sd"] == pytest.approx(np.hypot(own["bl"], own["stc"])), "two seeds are not enough to pair runs"
     paper = effects.paper_powers().set_index(["backbone", "contrast"])
     row = paper.loc["densenet121", "LIM-MS_ALL - BL"]
     assert row["difference"] == pytest.approx(82.79 - 82.01, abs=0.01)

@@ -58,6 +58,8 @@ def test_gains_are_those_of_welch():
     half = stats.t.ppf(0.975, freedom) * error
     expected = (ours.mean() - theirs.mean(), *(ours.mean() - theirs.mean() + half * side for side in (-1, 1)))
     assert row["n"] == 4 and (row["mean"], row["low"], row["high"]) == pytest.approx(expected)
+    fewer = table[(table["variant"] != "bl") | (table["seed"] > 0)]
+    assert (grid.grid_gains(fewer, "lim_ms_all", "bl")["n"] == 3).all(), "the fewest runs"
 
 
 def test_a_network_changes_along_a_dial():
@@ -66,6 +68,9 @@ def test_a_network_changes_along_a_dial():
     assert grid.trend(table, "lim_ms_all", "interdependency")[0] == pytest.approx(12, abs=0.1)
     assert np.isnan(grid.trend(scores(1), "bl", "interdependency")[1]), "one realisation has no interval"
     assert grid.trend(table[table["interdependency"] == 1], "bl", "interdependency") is None
+    harder = table.assign(**{"mean:kappa": table["mean:kappa"] - table["ambiguity"]})
+    partial = harder.query("interdependency == 0 or ambiguity == 0.1")  # only the easy city at the other end
+    assert grid.trend(partial, "bl", "interdependency")[0] == pytest.approx(10, abs=0.1)
 
 
 def test_the_figure_draws_partial_grids():

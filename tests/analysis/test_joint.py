@@ -86,6 +86,19 @@ def test_full_strength_is_bayes_rule():
              for s in (0.0, 1.0)}  # fmt: skip
     assert fitted.strength >= 0.8 and right[1.0] > right[0.0]
     assert (fitted.weights >= 0.8).all(), "independent measurements count in full"
+    truth[:, 2] = -1  # which the first task tells anyway
+    assert fit_joint(probabilities, truth, labelsets, prior * 1000, TASKS).strength == fitted.strength
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_the_strength_is_the_best_of_eleven(seed):
+    probabilities, labelsets, counts = problem(seed, missing=False, n=60)
+    truth = labelsets[np.random.default_rng(seed).integers(0, len(labelsets), 60)]
+    fitted = fit_joint(probabilities, truth, labelsets, counts, TASKS)
+    right = [(Joint(TASKS, labelsets, fitted.log_ratio, s).decode(probabilities).labels == truth).all(1).sum()
+             for s in (fitted.strength, *np.linspace(0, 1, 11))]  # fmt: skip
+    assert right[0] == max(right)
 
 
 def test_a_task_that_repeats_another_does_not_count_twice():

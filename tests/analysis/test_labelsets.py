@@ -31,6 +31,21 @@ def test_tasks_without_a_relation_cannot_contradict():
     assert np.isnan(contradictions(labelsets, []))
 
 
+def test_tasks_are_related_where_half_of_the_entropy_goes():
+    """H(0.11) is half a bit: two tasks that differ in 10 of 100 images are related, and in 12 they are not."""
+    labelsets, tasks = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), Tasks({"a": "xy", "b": "uv"})
+    for apart, related in ((10, True), (12, False)):
+        counts = np.array([100 - apart, apart, apart, 100 - apart])
+        assert bool(excluded(labelsets, counts, tasks)) == related
+    assert excluded(labelsets[:2], np.ones(2), tasks) == [], "a task of one class says nothing of another"
+
+
+def test_one_contradicted_relation_is_enough():
+    never = np.array([[False, True], [False, False]])
+    relations = [(0, 1, never), (0, 2, never)]
+    assert contradictions(np.array([[0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 1]]), relations) == 2 / 4
+
+
 def test_contradictions_are_those_of_the_building_types(tmp_path):
     """SBST's names hold material and storeys: the relation found in the labels is the one that the names say."""
     study = load_study(write_study(tmp_path, ("bl",), 1, n=500))

@@ -10,7 +10,10 @@ from fake_runs import write_run, write_study
 
 from mtclim import Tasks
 from mtclim.analysis import comparison, effects, evidence
-from mtclim.analysis.study import _FRAMES, collect, load_study
+from mtclim.analysis.joint import fit_joint
+from mtclim.analysis.labelsets import labelsets_of
+from mtclim.analysis.study import _FRAMES, calibration_gap, collect, load_study, reliability
+from mtclim.metrics import codes, rescale
 
 SMALL = Tasks({"height": ["H1", "H2", "H3-4"], "roof": ["FLT", "PIT"]}, {"roof": "roof shape"})
 RESERVED = [
@@ -66,6 +69,7 @@ def test_any_tasks_and_realisations(tmp_path, tasks, seeds, options):
 def test_seeds_are_in_numeric_order(tmp_path):
     study = load_study(write_study(tmp_path, ("bl", "bl_ms"), 12, Tasks({"a": ["x", "y"]}), n=30))
     assert study.runs["seed"].tolist() == [*range(12), *range(12)]
+    assert study.runs["stopped"].tolist() == [1, 1, 0] * 8, "every third run goes on to the last epoch"
 
 
 def test_variants_are_in_the_order_of_table_2_for_every_backbone(tmp_path):
@@ -75,6 +79,7 @@ def test_variants_are_in_the_order_of_table_2_for_every_backbone(tmp_path):
     order = [("a_first", "bl"), *(("densenet121", name) for name in ("stc", "bl", "clim", "bl_fc"))]
     for table in (comparison.table3(study), comparison.finished(study), evidence.cost(study, "none.json")):
         assert list(table.index) == order
+    assert study.backbones == ["densenet121", "a_first"], "most runs first"
     assert list(evidence.decodings(study).index) == [(*key, way) for key in order for way in ("argmax", "joint")]
 
 
@@ -176,5 +181,30 @@ def test_labels_and_labelsets_are_those_of_the_run(runs):
     stored = json.loads((folder / "metrics.json").read_text())["val"]
     assert study.runs["val_kappa"][at] == pytest.approx(np.mean([stored[t]["kappa"] for t in SMALL]))
     assert study.runs["stopped"].tolist() == [1, 1, 1, 1] and study.runs["steps_to_best"][at] == 5 * 16
+    assert study.runs["epochs_to_best"][at] == 5
     counts = study.counts.query("task == 'roof'").set_index("class")["test"]
     assert counts.to_dict() == frame["roof:true"].value_counts().to_dict()
+
+
+def test_images_match_by_name_and_stand_alone_without_blocks(tmp_path):
+    root = write_study(tmp_path, ("bl", "lim"), 1, SMALL, n=40, blocks=None)
+    before = load_study(root)
+    assert (before.test["block"] == before.test["image"]).all()
+    path = root / "densenet121/lim/seed-0/predictions.parquet"
+    pd.read_parquet(path).iloc[::-1].to_parquet(path, index=False)
+    assert_same(load_study(root), before)
+
+
+def test_joint_answers_are_made_of_calibrated_probabilities(runs):
+    folder, p, true = runs / "densenet121/bl/seed-0", [], []
+    temperatures = json.loads((folder / "calibration.json").read_text())
+    for split in ("validation", "predictions"):
+        frame = pd.read_parquet(folder / f"{split}.parquet")
+        own = {t: frame[[f"{t}:p:{name}" for name in names]].to_numpy(float) for t, names in SMALL.items()}
+        p.append({t: rescale(own[t], temperatures[t]["temperature"]) for t in SMALL})
+        true.append(np.stack([codes(frame[f"{t}:true"], names) for t, names in SMALL.items()], axis=1))
+    found = fit_joint(p[0], true[0], *labelsets_of(folder, SMALL), SMALL).decode(p[1])
+    gaps = [calibration_gap(reliability(found.marginals[t], true[1][:, n])) for n, t in enumerate(SMALL)]
+    row = load_study(runs).decoded.query("run == 'densenet121/bl/seed-0' and decoding == 'joint'").squeeze()
+    assert row["ece"] == pytest.approx(np.mean(gaps))
+    assert row["exact_match"] == (found.labels == true[1]).all(axis=1).mean()

@@ -239,6 +239,13 @@ def test_partition_warns_when_a_block_is_too_large_and_still_deals_whole_blocks(
     assert (split[:90] == "train").all() and split.nunique() == 3
 
 
+def test_an_empty_split_gets_the_smallest_block():
+    labels = pd.DataFrame({"a": ["x"] * 100})
+    with pytest.warns(UserWarning, match="3 whole blocks of 100 rows"):
+        split = partition(labels, ["p"] * 30 + ["q"] * 60 + ["r"] * 10, shares=(0.98, 0.01, 0.01))
+    assert split.value_counts().to_dict() == {"train": 60, "val": 10, "test": 30}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -22,6 +22,7 @@ from mtclim import Tasks
 from mtclim.city import make_city
 from mtclim.city.plan import CRS, ORIGIN, plan
 from mtclim.config import load_config
+from mtclim.mapping import buildings
 from mtclim.mapping.buildings import NEARLY, assign, assign_file, fuse, passes, read_footprints, read_gate
 from mtclim.mapping.exposure import exposure
 from mtclim.mapping.maps import write_geopackage
@@ -173,6 +174,15 @@ def test_bearings_are_from_true_north_in_any_projection():
             assert found["building"].fillna("").tolist() == ["b", ""] and found.loc[0, "share"] == 1
 
 
+def test_chunks_of_views_do_not_show(monkeypatch):
+    view, layer = scene([box(-5, 5, 5, 9), box(6, -5, 9, 5), box(-5, -9, 5, -5), box(-9, -5, -6, 5)])
+    views = pd.concat([view.assign(lon=view["lon"] + k * 1e-5, bearing=70.0 * k) for k in range(7)])
+    whole = assign(views, layer)
+    monkeypatch.setattr(buildings, "_CHUNK", 2)
+    pd.testing.assert_frame_equal(assign(views, layer), whole)
+    assert whole["building"].nunique() == 4
+
+
 def test_on_the_city_it_beats_what_is_nearest():
     city = plan(1500, 1500, 0)
     cameras, shapes = city.cameras(2), city.footprints.astype({"building": str})
@@ -311,6 +321,7 @@ def test_a_gate_is_the_most_probable_class_or_a_probability():
     assert (passes(frame, TASKS, " view=facade  >= 0.8 ") == (p >= np.float32(0.8))).all()
     with pytest.raises(ValueError, match="none of 300 rows passes 'view=facade >= 1'; choose a lower probability"):
         passes(frame.assign(**{"view:p:facade": 0.5}), TASKS, "view=facade >= 1")
+    assert (passes(frame, TASKS, "view=facade>=.3") == (p >= np.float32(0.3))).all()
     odd = Tasks({"a=b": [">= 2", "x >= 0.5"], "c": ["1", "2"]})
     assert read_gate("a=b=>= 2", odd) == ("a=b", ">= 2", 0.0)
     assert read_gate("a=b=x >= 0.5 >= 0.9", odd) == ("a=b", "x >= 0.5", 0.9)
@@ -331,7 +342,9 @@ def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings(tmp_path):
         {"building": object}
     )
     assigned.loc[::7, "building"] = None
-    layer = gpd.GeoDataFrame({"building": list("wvux")}, geometry=[box(n, 0, n + 1, 1) for n in range(4)], crs=CRS)
+    shapes = [box(n, 0, n + 1, 1) for n in range(4)]
+    shapes[1] -= box(1.1, 0.1, 1.9, 1)  # a yard in the middle
+    layer = gpd.GeoDataFrame({"building": list("wvux")}, geometry=shapes, crs=CRS)
     fused = fuse(frame, assigned, layer, tasks).set_index("building")
     assert fused.index.tolist() == ["u", "v", "w"] and fused.crs == CRS
     assert fused.loc["u"].geometry.equals(box(2, 0, 3, 1))
@@ -349,6 +362,8 @@ def test_views_are_fused_as_a_loop_does_and_exposure_counts_buildings(tmp_path):
             p **= 1 / assigned["share"][own].sum()
             assert row[[f"{task}:p:{c}" for c in classes]].to_numpy(float) == pytest.approx(p / p.sum(), rel=1e-4)
             assert row[f"{task}:pred"] == classes[p.argmax()]
+            q = p / p.sum()
+            assert row[f"{task}:entropy"] == pytest.approx(-(q * np.log(q)).sum() / np.log(len(q)), rel=1e-4)
     fused = fused.reset_index()
     path = write_geopackage(frame, tasks, tmp_path / "city.gpkg", {"buildings": fused})
     assert pyogrio.read_info(path, layer="buildings")["geometry_type"] == "Polygon"

@@ -109,6 +109,8 @@ def test_counts_that_the_files_have_no_digits_for_are_dropped_and_totals_stay():
         counts.groupby("block")["expected"].sum(), totals.astype(float), check_names=False, rtol=1e-5
     )
     assert counts["argmax"].sum() == 500
+    light = exposure.exposure(fake_predictions(500, seed=2).assign(weight=1e-4), SANTIAGO)
+    assert len(light) < len(counts) and light["expected"].sum() == pytest.approx(500e-4, rel=1e-6)
     nothing = exposure.exposure(fake_predictions(5).assign(weight=1e-9), SANTIAGO)
     assert (nothing["expected"] == 0).all() and nothing["argmax"].gt(0).all()
 
@@ -242,6 +244,27 @@ def test_openquake_engine_reads_the_exposure(tmp_path, kind):
     assert taxonomies == sorted(kept["taxonomy"].unique())
 
 
+def test_weights_below_zero_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("taxonomy,conversion,weight\nCR,a,1.5\nCR,b,-0.5\n")
+    with pytest.raises(ValueError, match="weights of 'CR' do not sum to 1; give each taxonomy shares"):
+        exposure.read_conversions(tmp_path / "t.csv")
+
+
+def test_too_many_combinations_of_classes_are_refused():
+    tasks = Tasks({task: [f"{task}{k}" for k in range(200)] for task in "abc"})
+    mapping = {task: dict.fromkeys(classes, ()) for task, classes in tasks.items()}
+    with pytest.raises(ValueError, match="200 x 200 x 200 combinations; map fewer tasks"):
+        exposure.exposure(pd.DataFrame(), tasks, mapping)
+
+
+def test_files_of_the_engine_list_what_is_there(tmp_path):
+    counts = exposure.exposure(fake_predictions(300, seed=4), SANTIAGO)
+    assert (counts["argmax"] == 0).any()
+    exposure.write_openquake(counts, tmp_path, "argmax")
+    written = pd.read_csv(tmp_path / "exposure_argmax.csv")
+    assert (written["number"] > 0).all() and written["number"].sum() == 300
+
+
 def test_openquake_files_say_facades_and_have_no_costs(tmp_path):
     counts = exposure.exposure(fake_predictions(50), SANTIAGO)
     text = exposure.write_openquake(counts, tmp_path).read_text(encoding="utf-8")
@@ -295,6 +318,9 @@ def test_tasks_that_the_mapping_does_not_cover_are_named():
     assert left_out == ["height: the mapping has no row for 1, 2", "colour: the mapping has no such task"]
     frame = exposure.attributes(fake_predictions(20, tasks), tasks)
     assert set(frame["gem"]) <= {"RSH1", "RSH2"}
+    said = fake_predictions(20, tasks).assign(**{"colour:pred": "red"})  # not always the most probable one
+    found = exposure.attributes(said, tasks)["colour:probability"]
+    assert found.tolist() == pytest.approx(said["colour:p:red"].tolist(), abs=1e-4) and (found < 0.5).any()
     bare = Tasks({"colour": ["red", "blue"]})
     assert "gem" not in exposure.attributes(fake_predictions(20, bare), bare)
 
@@ -313,6 +339,11 @@ def shifted(n, shares, rng, sharp=2.0):
 def as_frame(true, p, classes):
     frame = pd.DataFrame(p, columns=[f"t:p:{name}" for name in classes])
     return frame.assign(**{"t:true": np.array(classes)[true], "t:pred": np.array(classes)[p.argmax(1)]})
+
+
+def test_only_blocks_that_neither_training_nor_validation_used_are_judged():
+    frame = pd.DataFrame({"block": list("aabbcc"), "split": ["train", None, None, "val", "test", None]})
+    assert frequencies.apart(frame).tolist() == [False] * 4 + [True] * 2
 
 
 def test_the_calibrated_mean_corrects_counts_in_part():

@@ -121,6 +121,9 @@ def test_aggregates_agree_with_pandas(by):
     assert np.allclose(areas[[f"height:share:{name}" for name in SANTIAGO["height"]]].sum(axis=1), 1)
     seen = set(map(tuple, answers[:200]))
     assert (areas["unseen"] * areas["façades"]).sum() == pytest.approx(sum(tuple(a) not in seen for a in answers))
+    p = frame[[f"height:p:{name}" for name in SANTIAGO["height"]]].to_numpy(float)
+    unsure = -(p * np.log(p.clip(1e-300))).sum(1) / np.log(p.shape[1])
+    assert (areas["height:entropy"] * areas["façades"]).sum() == pytest.approx(unsure.sum())
     if by == "block":
         counts = frame.groupby("block")["height:pred"].value_counts().unstack(fill_value=0)
         assert np.array_equal(areas.set_index("block")["height:n:H1"], counts["H1"].reindex(areas["block"]))

@@ -444,6 +444,31 @@ def test_consistent_answers_are_labelsets_of_training(place, plain):
     assert "own probabilities" in predict.provenance_of(place / "plain.parquet")["answer"]
 
 
+def test_an_image_that_one_run_was_trained_on_was_used_in_training(place, tmp_path):
+    digest = digest_of(place / "images" / "25.png")
+    other = make_run(tmp_path / "c", 2, {25: digest})
+    pd.read_parquet(other / "split.parquet").assign(split="train").to_parquet(other / "split.parquet")
+    for runs in ([place / "runs" / "a", other], [other, place / "runs" / "a"]):
+        assert ensemble.load_ensemble(runs).splits[digest] == "train"
+
+
+def test_runs_answer_together_on_the_validation_images_that_all_have(place, tmp_path):
+    first, other = place / "runs" / "a", make_run(tmp_path / "c", 2)
+    pd.read_parquet(other / "validation.parquet").iloc[3:].to_parquet(other / "validation.parquet")
+    images = pd.read_parquet(first / "validation.parquet")["image"].tolist()
+    for runs in ([first, other], [other, first]):
+        assert ensemble.validation(runs)["image"].tolist() == images[3:]
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("table: t1", "table: t2"))
+    with pytest.raises(ValueError, match="use runs of one partition"):
+        ensemble.validation([first, other])
+
+
+def test_consistent_answers_are_of_calibrated_probabilities(place):
+    one = ensemble.load_ensemble(place / "runs" / "a", consistent=True)
+    assert one.temperatures == ensemble.load_ensemble(place / "runs" / "a", calibrated=True).temperatures != [{}]
+
+
 def test_a_model_trained_in_another_order_answers_in_the_tables_order():
     torch.manual_seed(0)
     model = mtclim.create_model("bl", TASKS, "test_byobnet").eval()

@@ -18,7 +18,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from mtclim import SANTIAGO
-from mtclim.analysis.comparison import run_scores
+from mtclim.analysis.comparison import class_scores, run_scores
 from mtclim.analysis.study import load_study
 from mtclim.variants import title
 
@@ -175,6 +175,7 @@ def results(folder: Path, lim: tuple, sets: tuple = ()) -> Path:
     [
         ((1.2, 0.8, 1.6), (), "helps on the synthetic city", "Begin with BL"),
         ((1.2, 0.8, 1.6), (("grocery", (0.9, 0.4, 1.4)),), "helps on the synthetic city", "Use LIM-MS_ALL"),
+        ((0.0, -0.2, 0.2), (("grocery", (0.9, 0.4, 1.4)),), "no effect worth having", "Begin with BL, and train"),
         ((-0.9, -1.4, -0.4), (), "does harm", "Use BL"),
         ((0.0, -0.2, 0.2), (), "no effect worth having", "Use BL"),
         ((0.3, -0.5, 1.1), (), "cannot be told", "Begin with BL"),
@@ -209,6 +210,14 @@ def test_differences_are_made_of_the_runs_own_scores(tmp_path):
     limits = stats.ttest_ind(roof["bl"], roof["stc"], equal_var=False).confidence_interval()
     found = (np.mean(roof["bl"]) - np.mean(roof["stc"]), limits.low, limits.high)
     assert (row["estimate"], row["low"], row["high"]) == pytest.approx(found)
+    variants = study.runs.set_index("run")["variant"]
+    joint = study.decoded.query("decoding == 'joint'").set_index("run")["exact_match"].groupby(variants).mean()
+    row = table.query("group == 'jointly' and contrast == 'LIM-MS_ALL - BL' and what == 'all labels right'").squeeze()
+    assert row["estimate"] == pytest.approx(100 * (joint["lim_ms_all"] - joint["bl"]))
+    f1 = class_scores(study).query("task == 'roof_shape' and `class` == 'FLT'").groupby("variant")["f1"].mean()
+    row = table.query("contrast == 'LIM-MS_ALL - BL-FC' and what == 'roof_shape:FLT'").squeeze()
+    assert row["estimate"] == pytest.approx(100 * (f1["lim_ms_all"] - f1["bl_fc"]))
+    assert row["images"] == study.counts.set_index(["task", "class"])["train"]["roof_shape", "FLT"]
     own = study.decoded.set_index(["run", "decoding"])["exact_match"].unstack()
     own = own.loc[study.runs.loc[study.runs["variant"] == "bl", "run"]]
     row = table.query("group == 'decoding' and contrast == 'BL' and what == 'all labels right'").squeeze()
@@ -220,11 +229,24 @@ def test_differences_are_made_of_the_runs_own_scores(tmp_path):
     assert len(findings.numbers(tmp_path, "decoding")) == 1 + 2 + 4 and findings.classes(tmp_path)
 
 
-def test_several_networks_answer_by_their_mean_probabilities(tmp_path):
+def test_the_classes_that_differ_most_come_first(tmp_path):
     differences, findings = extension("differences"), extension("findings")
+    rows = [("roof_shape:FLT", 0.9, 0.5), ("height:H1", -2.0, -2.6), ("height:H2", 5.0, -1.0)]
+    table = pd.DataFrame([["class", findings.FULL, what, middle, low, 2 * middle - low, 3, 50]
+                          for what, middle, low in rows], columns=differences.COLUMNS)  # fmt: skip
+    table.to_csv(tmp_path / "differences.csv", index=False)
+    told = findings.classes(tmp_path)
+    assert len(told) == 2 and "−2.00 points of F1 (95 % interval −2.60 to −1.40" in told[0] and "+0.90" in told[1]
+
+
+def test_several_networks_answer_by_their_mean_probabilities(tmp_path, monkeypatch):
+    differences, findings = extension("differences"), extension("findings")
+    times = pd.DataFrame({"of_stc": [0.2]}, pd.MultiIndex.from_tuples([("densenet121", "bl")]))
+    monkeypatch.setattr(differences, "cost", lambda *_: times)
     runs = [write_run(tmp_path / "runs", SANTIAGO, "bl", seed) for seed in range(3)]
     table = differences.averaged(tmp_path / "runs", load_study(tmp_path / "runs"))
     assert table[["networks", "runs"]].drop_duplicates().to_numpy().tolist() == [[1, 3], [3, 1]]
+    assert table["time"].tolist() == pytest.approx([0.2, 0.2, 0.6, 0.6])
     frames = [pd.read_parquet(run / "predictions.parquet") for run in runs]
     right, kappas = [], []
     for task, classes in SANTIAGO.items():
@@ -242,6 +264,9 @@ def test_several_networks_answer_by_their_mean_probabilities(tmp_path):
     table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)
     assert "let several networks" in findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
     assert findings.several(tmp_path)[0].endswith("mean κ from 66.0 to 70.0 %.")
+    table.assign(mean_kappa=[0.66, 0.66, 0.65, 0.64]).to_csv(tmp_path / "averages.csv", index=False)
+    assert "several networks" not in findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
+    table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)
     assert [row[:3] for row in findings.numbers(tmp_path, "averages")[1:]] == [["BL", "1", "66.0"], ["BL", "3", "70.0"]]
 
 
@@ -309,6 +334,29 @@ def test_another_learning_rate_is_judged_on_validation_and_reported_on_test(tmp_
     assert high[:3] == ["0.004", "67.0", "65.0"]
 
 
+@pytest.mark.parametrize(("change", "surely"), [(1.70, False), (1.86, True), (-1.86, True)])
+def test_the_difference_depends_on_the_rate_where_four_means_say_so(change, surely):
+    """Four groups of four, each of variance 2/3: the limit is t(12) * sqrt(2/3) = 2.179 * 0.816 = 1.779."""
+    rates = extension("rates")
+    rows = [[rate, variant, seed, 0.5, spread + (change if (rate, variant) == (2.0, "bl_fc") else 0), 9, "c0de"]
+            for rate in (1.0, 2.0) for variant in ("bl_fc", "lim_ms_all")
+            for seed, spread in enumerate((-1, 0, 0, 1))]  # fmt: skip
+    assert rates.depends(pd.DataFrame(rows, columns=rates.COLUMNS)) == surely
+
+
+def test_runs_of_several_rates_are_collected_for_the_seeds_that_all_have(tmp_path):
+    rates = extension("rates")
+    for rate, variant, seed in [*product((0.002, 0.004), ("bl_fc", "lim_ms_all"), (0, 1)), (0.004, "bl_fc", 2)]:
+        run = write_run(tmp_path / f"lr-{rate}", SANTIAGO, variant, seed, n=60)
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"learning_rate: {rate}\n")
+        kappas = {split: {"mean": {"kappa": kappa}} for split, kappa in (("val", 0.6), ("test", 0.5))}
+        (run / "metrics.json").write_text(json.dumps(kappas))
+    table = rates.collected([tmp_path / "lr-0.002", tmp_path / "lr-0.004"])
+    assert len(table) == 8 and set(table["seed"]) == {0, 1} and set(table["learning_rate"]) == {0.002, 0.004}
+    assert (table["val_kappa"] == 0.6).all() and (table["test_kappa"] == 0.5).all()
+
+
 def test_effects_at_another_rate_stand_beside_those_of_the_study(tmp_path):
     findings, folder = extension("findings"), results(tmp_path / "r", (-0.9, -1.4, -0.4))
     assert findings.numbers(folder, "rate-effects") == []
@@ -345,6 +393,9 @@ def test_the_table_of_rivals_is_made_of_the_runs_own_scores(tmp_path):
         row = table.loc[f"{title(variant)} - BL-FC"]
         assert row["estimate"] == pytest.approx(np.mean(kappas[variant]) - np.mean(kappas["bl_fc"]), abs=1e-6)
         assert 100 * row["mean_kappa"] == pytest.approx(np.mean(kappas[variant])) and row["low"] < row["high"]
+    assert table.loc["Classifier chain - BL-FC", "runs"] == 2, "the fewest of a variant"
+    turned = table.loc["LIM-MS_ALL in random orders - BL-FC"]
+    assert 100 * turned["mean_kappa"] == pytest.approx(kappas["lim_ms_all"][1]) and turned["runs"] == 1
     again = table.loc["LIM-MS_ALL in random orders - LIM-MS_ALL"]
     assert again["estimate"] == pytest.approx(kappas["lim_ms_all"][1] - np.mean(kappas["lim_ms_all"]), abs=1e-6)
     assert np.isnan(again["low"]) and table.loc["BL with joint decoding - BL-FC", "contradictions"] == 0
@@ -392,6 +443,18 @@ def test_expectations_of_the_grid_are_tested(tmp_path):
     assert "-2.00 (-3.00 to -1.00) points at 0" in second and ": borne out" in second and "+2.50 (+1.42" in second
     assert ": cannot be told" in third and "-0.10 (-0.55 to +0.35)" in third
     assert ": borne out; it changes by +10.00" in fourth
+    (one,) = extension("findings").trends(tmp_path)
+    assert one.startswith("From the lowest to the highest interdependency the kappa of BL changes by +10.00 (+9.")
+
+
+def test_what_an_expectation_comes_to():
+    findings = extension("findings")
+    assert [findings._outcome(*limits) for limits in ((0.1, 0.5), (-0.5, 0.2), (-0.5, 0.4))] == [
+        "borne out", "not borne out", "cannot be told",
+    ]  # fmt: skip
+    for low, high, said in ((-0.1, 0.2, "borne out"), (-0.1, 0.9, "cannot be told"), (0.4, 1.4, "not borne out")):
+        cells = pd.DataFrame({"mean": [0.0, (low + high) / 2], "low": [-0.1, low], "high": [0.1, high]})
+        assert f": {said};" in findings._none(cells)
 
 
 def test_the_readme_says_what_the_results_say():

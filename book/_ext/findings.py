@@ -39,7 +39,7 @@ from study import table as table_of
 
 from mtclim.analysis import further
 from mtclim.analysis.comparison import BACKBONES, paper_table3
-from mtclim.analysis.effects import DECISIVE, MARGIN, VERDICTS, contrasts, verdict, write_summaries
+from mtclim.analysis.effects import DECISIVE, MARGIN, VERDICTS, contrasts, write_summaries
 from mtclim.analysis.grid import DIALS, SHOWN, trend
 from mtclim.config import load_config
 from mtclim.files import whole_or_absent, write_text
@@ -293,9 +293,9 @@ def _none(cells: pd.DataFrame) -> str:
     if cells.empty:
         return f"{text}: not tested."
     shown = ", ".join(limits(row.mean, row.low, row.high) for row in cells.itertuples())
-    verdicts = {verdict(row.low, row.high) for row in cells.itertuples()}
-    outcome = "borne out" if verdicts == {VERDICTS[1]} else "cannot be told"
-    outcome = "not borne out" if (cells["low"] > 0).any() else outcome
+    directions = {_direction(row) for row in judged(cells.assign(estimate=cells["mean"])).itertuples()}
+    outcome = "borne out" if directions == {VERDICTS[1]} else "cannot be told"
+    outcome = "not borne out" if "better" in directions else outcome
     return f"{text}: {outcome}; the differences are {shown} points."
 
 

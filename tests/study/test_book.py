@@ -452,7 +452,12 @@ def test_what_an_expectation_comes_to():
     assert [findings._outcome(*limits) for limits in ((0.1, 0.5), (-0.5, 0.2), (-0.5, 0.4))] == [
         "borne out", "not borne out", "cannot be told",
     ]  # fmt: skip
-    for low, high, said in ((-0.1, 0.2, "borne out"), (-0.1, 0.9, "cannot be told"), (0.4, 1.4, "not borne out")):
+    for low, high, said in (
+        (-0.1, 0.2, "borne out"),
+        (0.1, 0.2, "borne out"),
+        (-0.1, 0.9, "cannot be told"),
+        (0.4, 1.4, "not borne out"),
+    ):
         cells = pd.DataFrame({"mean": [0.0, (low + high) / 2], "low": [-0.1, low], "high": [0.1, high]})
         assert f": {said};" in findings._none(cells)
 

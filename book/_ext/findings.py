@@ -1,8 +1,8 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
 ``{found} answer`` is the answer, and ``{found} advice`` its last sentence. ``{found}`` origin, consistency and several
-are sentences, and decoding, classes, rates, rivals, grid and trends lists. ``{numbers} NAME`` are the tables of
-``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
+are sentences, and decoding, classes, rates, rivals, rivals-grocery, grid and trends lists. ``{numbers} NAME`` are the
+tables of ``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
 ``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the README's sentences.
 """
 
@@ -341,6 +341,7 @@ def _outcome(low: float, high: float) -> str:
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
 LISTS |= {"classes": classes, "trends": trends, "origin": origin, "consistency": consistency, "several": several}
 LISTS |= {"advice": lambda results: [advice(results)]}
+LISTS |= {"rivals-grocery": lambda results: rivals(results / "real" / "grocery")}
 
 
 def note_results(env) -> None:

@@ -63,14 +63,16 @@ def over_seeds(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 def rows(table: pd.DataFrame, signed) -> list[list[str]]:
-    """The table in words that people read, the head first; a number that is not known is left empty."""
-    head = ["Method", "mean κ [%]", f"from {BASE} [points]", "all labels right [%]", "contradictions [%]"]
-    lines = [[*head, "parameters [million]", "step, BL = 1", "runs"]]
+    """The table in words that people read, the head first, with steps where any was measured."""
+    head = ["Method", "mean κ [%]", f"from {BASE} [points]", "all labels right [%]", "contra\xaddictions [%]"]
+    timed = bool(table["step"].notna().any())
+    lines = [[*head, "para\xadmeters [million]", *["step, BL = 1"] * timed, "runs"]]
     for row in table[table["contrast"].str.endswith(f" - {BASE}")].itertuples():
         shares = [f"{100 * value:.1f}" for value in (row.mean_kappa, row.exact_match, row.contradictions)]
         known = pd.notna(row.estimate)
-        limits = f" ({signed(row.low)} to {signed(row.high)})" if pd.notna(row.low) else ""
+        limits = f" ({signed(row.low)}\xa0to\xa0{signed(row.high)})" if pd.notna(row.low) else ""
         line = [row.contrast.removesuffix(f" - {BASE}"), shares[0], signed(row.estimate) + limits if known else ""]
-        line += [*shares[1:], f"{row.parameters / 1e6:.2f}", f"{row.step:.2f}" if pd.notna(row.step) else ""]
+        step = [f"{row.step:.2f}" if pd.notna(row.step) else ""] * timed
+        line += [*shares[1:], f"{row.parameters / 1e6:.2f}", *step]
         lines.append([*line, str(row.runs) if known else ""])
     return lines

@@ -10,7 +10,7 @@ from scipy import stats
 from mtclim.analysis.comparison import class_scores, confusions
 from mtclim.analysis.labelsets import contradictions, excluded, unseen
 from mtclim.analysis.study import KEYS, Study, calibration_gap
-from mtclim.tasks import ordinal
+from mtclim.tasks import SANTIAGO, ordinal
 
 
 def decodings(study: Study) -> pd.DataFrame:
@@ -101,11 +101,13 @@ def rarity(gains: pd.DataFrame) -> pd.DataFrame:
 def cost(study: Study, benchmark: str | Path) -> pd.DataFrame:
     """What each variant costs (Fig. 12), from step times of the benchmark and never from the clocks of runs.
 
-    ``benchmark`` is ``results/bench.json``, whose row 3 holds each variant's step time relative to BL's. Means per
-    backbone and variant: parameters, step (in steps of BL, NaN where not measured), epochs_to_best and steps_to_best
-    (of STC's networks the sums), peak_memory_mb, of_stc (time of all steps as a share of STC's), runs.
+    ``benchmark`` is ``results/bench.json``, whose row 3 holds each variant's step time relative to BL's, for tasks of
+    as many classes as the paper's. Means per backbone and variant: parameters, step (in steps of BL, NaN where not
+    measured, as for other tasks), epochs_to_best and steps_to_best (of STC's networks the sums), peak_memory_mb, of_stc
+    (time of all steps as a share of STC's), runs.
     """
-    rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if Path(benchmark).exists() else []
+    measured = study.tasks.sizes == SANTIAGO.sizes and Path(benchmark).exists()
+    rows = json.loads(Path(benchmark).read_text(encoding="utf-8"))["rows"] if measured else []
     steps = {}
     for row in rows:
         if row["row"] == 3:

@@ -118,11 +118,9 @@ def prepare(config: Config, images: bool = True) -> Data:
     labels = labels[kept]
     blocks = table.blocks(config.block_cell)
     blocks = None if blocks is None else blocks.iloc[labels.index]
-    building = None if "building" in table.tasks else table.frame.get("building")
-    if building is not None:
-        building = building.iloc[labels.index].reset_index(drop=True)
-        building = building.fillna(pd.Series([f"\0{row}" for row in range(len(building))])).set_axis(labels.index)
-        blocks = None if blocks is None else blocks.groupby(building).transform("first")
+    building = _buildings(table, labels.index)
+    if building is not None and blocks is not None:  # one on the edge of two blocks is all in that of its first row
+        blocks = blocks.groupby(building).transform("first")
     store, same, notes = None, np.arange(len(labels)), list(table.notes)
     if images:
         paths, names = [table.paths[row] for row in labels.index], table.frame["image"].iloc[labels.index]
@@ -141,6 +139,13 @@ def prepare(config: Config, images: bool = True) -> Data:
     data = Data(table, kept, split, blocks, store, notes)
     notes += _check_enough(data, config.variant)
     return data
+
+
+def _buildings(table: Table, rows: pd.Index) -> pd.Series | None:
+    """The building of some rows, one of its own where the cell is empty; None without such a column."""
+    if "building" in table.tasks or "building" not in table.frame:
+        return None
+    return table.frame["building"].loc[rows].fillna(pd.Series([f"\0{row}" for row in rows], rows))
 
 
 def _check_class_weights(weights: str | Mapping, tasks: Tasks) -> None:

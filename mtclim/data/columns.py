@@ -262,8 +262,9 @@ def _plane(source: Source, listed: Collection[str]) -> dict[str, str]:
     if len(axes) < 2 or not all(map(numeric, found)):
         return {}
     values = np.nan_to_num([numbers(texts) for texts in found])
-    keys = {_key(name): name for name in source.frame if numeric(source.cells(name))}
-    if {"w", "h"} <= set(keys) or {"width", "height"} <= set(keys) or ((values >= 0) & (values <= 1)).all():
+    sides = [name for name in source.frame if _key(name) in ("w", "h", "width", "height")]
+    boxes = sum(numeric(source.cells(name)) for name in sides) >= 2
+    if boxes or ((values >= 0) & (values <= 1)).all():
         return {}
     return axes if (values % 1 != 0).any() or (np.abs(values) > 180).any() else {}
 

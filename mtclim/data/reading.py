@@ -243,15 +243,20 @@ def _read_sheets(source: Source, key: str) -> None:
             if cell.data_type == "f" and sheet[cell.coordinate].value is None:
                 mend = "open the file in Excel or LibreOffice and save it, which stores the values"
                 source.fail(f"sheet {sheet.title!r}: the formula in {cell.coordinate} has no stored value", mend)
-        for merged in list(sheet.merged_cells.ranges):
-            value = sheet.cell(merged.min_row, merged.min_col).value
-            sheet.unmerge_cells(str(merged))
-            for row, column in merged.cells:
-                sheet.cell(row, column, value)
+        _fill_merged(sheet)
         rows = enumerate(sheet.iter_rows(values_only=True), 1)
         sheets[sheet.title] = [(line, row) for line, row in rows if any(map(_filled, row))]
     found = {name: (rows[0][1] if rows else [], len(rows) - 1) for name, rows in sheets.items()}
     _take_rows(source, sheets[_only(source, found, key, "sheet")])
+
+
+def _fill_merged(sheet: Any) -> None:
+    """Give each cell of a merged range the value that is shown for all of it."""
+    for merged in list(sheet.merged_cells.ranges):
+        value = sheet.cell(merged.min_row, merged.min_col).value
+        sheet.unmerge_cells(str(merged))
+        for row, column in merged.cells:
+            sheet.cell(row, column, value)
 
 
 def _read_arrow(source: Source, key: str) -> None:
@@ -343,17 +348,17 @@ def find_geometry(source: Source) -> Any:
         parse = {"wkt": shapely.from_wkt, "wkb": shapely.from_wkb}
         filled = (source.cells(name) != "").to_numpy()
         values = source.frame[name].astype(object).where(filled, None)
-        numbers = source.cells(name).str.extract(_SRID, expand=False).dropna().unique().tolist()
+        systems = source.cells(name).str.extract(_SRID, expand=False).dropna().unique().tolist()
         if columns[name] == "wkt":
             values = values.str.replace(_SRID, "", regex=True)
         shapes = parse[columns[name]](values.to_numpy(object), on_invalid="ignore")
         mend = "write it as WKT, such as POINT (-70.65 -33.44)"
         source.check(shapely.is_missing(shapes) & filled, "not a geometry", mend, name)
-        numbers += [str(number) for number in np.unique(shapely.get_srid(shapes)) if number > 0]
-        if len(numbers) > 1:
-            source.fail(f"several coordinate reference systems (SRID {some(numbers)})", "bring all rows to one", name)
-        if numbers:
-            return geopandas.GeoSeries(shapes, crs=int(numbers[0]))
+        systems += [str(number) for number in np.unique(shapely.get_srid(shapes)) if number > 0]
+        if len(systems) > 1:
+            source.fail(f"several coordinate reference systems (SRID {some(systems)})", "bring all rows to one", name)
+        if systems:
+            return geopandas.GeoSeries(shapes, crs=int(systems[0]))
         west, south, east, north = shapely.total_bounds(shapes)
         degrees = -180 <= west and east <= 180 and -90 <= south and north <= 90
         if degrees:

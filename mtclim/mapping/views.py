@@ -140,9 +140,10 @@ def cut_views(
         raise ValueError(f"views: found {found}; expected degrees between 0 and 180, and 16 to 8192 pixels.")
     out = Path(out)
     frame = source if isinstance(source, pd.DataFrame) else read_views(source)
-    refuse_source(out / "table.csv", frame.attrs["source"])
-    if out.resolve().is_relative_to(Path(frame.attrs["source"]).resolve()):
-        raise ValueError(f"{out}: lies within the source, whose photographs the views would join; give another folder.")
+    if origin := frame.attrs.get("source"):
+        refuse_source(out / "table.csv", origin)
+        if out.resolve().is_relative_to(Path(origin).resolve()):
+            raise ValueError(f"{out}: lies within the source, whose photographs the views would join; give another.")
     out.mkdir(parents=True, exist_ok=True)
 
     def cut(row) -> list[dict]:

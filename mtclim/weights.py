@@ -5,6 +5,7 @@ import threading
 import urllib.request
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def create_backbone(name: str, pretrained: bool = False, weights: str | Path | N
         ) from error
 
 
+@cache
 def check_size(name: str, size: int) -> None:
     """ValueError for a backbone that timm does not know, or that cannot read pictures of so many pixels a side."""
     config = backbone_config(name)

@@ -118,7 +118,8 @@ def city_effect(table: pd.DataFrame, contrast: str):
 
 def origin(results: Path) -> list[str]:
     """Whether the difference comes from the labels of other tasks, as the controls say."""
-    shuffled, detached = (city_effect(read_effects(results), name) for name in (CONTENT, GRADIENT))
+    table = read_effects(results)
+    shuffled, detached = (city_effect(table, name) for name in (CONTENT, GRADIENT))
     if shuffled is None or detached is None or pd.isna(shuffled.low):
         return [UNFINISHED]
     return [

@@ -113,10 +113,9 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
         something else; without a finished run.
     """
     study, tables = _scan(Path(runs_root)), Path(results_dir) / "tables"
-    fresh = tables.with_name("tables.new")
-    for folder in (tables, fresh):
-        if folder.exists() and any(folder.iterdir()) and not (folder / "study.json").exists():
-            raise ValueError(f"{folder}: holds files that are no study and would be lost; choose another folder.")
+    fresh, before = (tables.with_name(name) for name in (".tables.new", ".tables.old"))
+    if tables.exists() and any(tables.iterdir()) and not (tables / "study.json").exists():
+        raise ValueError(f"{tables}: holds files that are no study and would be lost; choose another folder.")
     if (tables / "study.json").exists():
         old = _read_tables(tables)
         if _key(old) != _key(study):
@@ -124,7 +123,8 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
             raise ValueError(f"{tables}: holds {found}; choose another folder or delete this one.")
         study = _join([old.take(~old.runs["run"].isin(study.runs["run"])), study])
     study = _checked(study, Path(runs_root), code)
-    shutil.rmtree(fresh, ignore_errors=True)
+    for left in (fresh, before):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir(parents=True)
     # All runs' answers for an image stand together, since they are mostly equal and so compress well.
     answers = study.predicted.transpose(1, 0, 2).reshape(-1, len(study.tasks))
@@ -133,8 +133,10 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     for name, frame in frames.items():
         frame.to_parquet(fresh / f"{name}.parquet", index=False, compression="zstd")
     write_json(fresh / "study.json", {"tasks": study.tasks.to_dict(), "titles": study.tasks.titles})
-    shutil.rmtree(tables, ignore_errors=True)
+    if tables.exists():
+        tables.rename(before)  # in one move, so that a kill leaves no half of it
     fresh.rename(tables)
+    shutil.rmtree(before, ignore_errors=True)
     return study
 
 

@@ -242,8 +242,8 @@ def exposure(
         frame = frame.assign(block=block, lon=longitudes[block], lat=rows["lat"].mean())
         frames.append(frame[(frame["expected"] > 0) | (frame["argmax"] > 0)])
     whole = pd.concat(frames)  # indexed by the combination of classes
-    combinations, row = np.unique(whole.index, return_inverse=True)
-    codes = zip(used, np.unravel_index(combinations, shape), strict=True)
+    cells, row = np.unique(whole.index, return_inverse=True)
+    codes = zip(used, np.unravel_index(cells, shape), strict=True)
     labels = pd.DataFrame({task: np.asarray(tasks[task], object)[own] for task, own in codes})
     whole["taxonomy"] = gem_strings(labels, mapping).to_numpy()[row]
     how = {"lon": "first", "lat": "first", "expected": "sum", "argmax": "sum"}

@@ -161,6 +161,10 @@ def test_a_folder_of_something_else_is_kept(runs, tmp_path):
     with pytest.raises(ValueError, match="holds files that are no study and would be lost"):
         collect(runs, tmp_path)
     assert (tmp_path / "tables" / "photos.csv").read_text() == "labels"
+    (tmp_path / "killed" / ".tables.new").mkdir(parents=True)
+    (tmp_path / "killed" / ".tables.new" / "runs.parquet").write_text("half")
+    collect(runs, tmp_path / "killed")
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["tables"]
 
 
 def test_tables_of_another_study_are_kept(runs, tmp_path):

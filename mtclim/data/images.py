@@ -71,8 +71,7 @@ def decode(source: str | Path | bytes, size: int) -> np.ndarray:
     try:
         with _opened(_content(source)) as image:
             image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at 1/2, 1/4 or 1/8 where that is enough
-            small = _rgb(_upright(image)).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-            return np.asarray(small)
+            return np.asarray(as_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
     except ImageError:
         raise
     except Exception as error:  # what decoders raise on damaged files has no common type
@@ -88,9 +87,28 @@ def is_panorama(source: str | Path | bytes) -> bool:
     """Whether this is a 360° panorama: twice as wide as high and large, or one by Google's XMP (GPano)."""
     with _opened(_content(source)) as image:
         width, height = image.size
-        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    named = b"GPano:" in (xmp.encode() if isinstance(xmp, str) else xmp)
+        named = b"GPano:" in xmp_of(image)
     return named or (width >= 1000 and abs(width - 2 * height) <= 0.01 * width)
+
+
+def xmp_of(image: Image.Image) -> bytes:
+    """The XMP data of an opened picture; empty where it has none."""
+    found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    return found.encode() if isinstance(found, str) else found
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as RGB, upright as EXIF says.
+
+    Deep grey pixels are scaled to 8 bits (Pillow would clip them), and transparency is laid over white.
+    """
+    image = _upright(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def open_store(
@@ -225,16 +243,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # damaged EXIF is no reason to lose the picture ...
         image.load()  # ... unless the picture is damaged too
         return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; deep grey pixels are scaled (Pillow would clip them), transparency is laid over white."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_scaled(np.asarray(image)))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:

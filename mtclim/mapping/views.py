@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mtclim import machine
 from mtclim.data import columns, images
@@ -178,8 +178,7 @@ def _perspectives(row, out: Path, sides, towards, field_of_view: float, size: in
     from py360convert import e2p
 
     with Image.open(row.path, formats=images.FORMATS) as opened:
-        xmp = opened.info.get("xmp") or b""
-        picture = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        xmp, picture = images.xmp_of(opened), np.asarray(images.as_rgb(opened))
     height, width, _ = picture.shape
     number = rb"GPano:%b(?:=.|>)([-+0-9.]+)"
     part, whole = (re.search(number % name, xmp) for name in (b"CroppedAreaImageWidthPixels", b"FullPanoWidthPixels"))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mtclim.data.table import read_table
 from mtclim.mapping.predict import read_source
@@ -239,3 +240,15 @@ def test_views_of_a_panorama_do_not_take_over_its_building_and_weight(tmp_path):
     assert table["building"].fillna("").tolist() == ["", "", "y"] and table["weight"].fillna(0).tolist() == [0, 0, 2]
     table.assign(field_of_view=[90, 90, 70], roof=["flat", "gable", "flat"]).to_csv(made, index=False)
     assert list(read_table(made).tasks) == ["roof"], "the field of view is none"
+
+
+def test_a_panorama_of_deep_grey_pixels_in_a_png_keeps_its_brightness_and_its_heading(tmp_path):
+    (tmp_path / "in").mkdir()
+    with_heading = PngInfo()
+    with_heading.add_itxt("XML:com.adobe.xmp", XMP.format(POSE.format(30.0)))
+    grey = np.where(np.arange(1440) < 720, 16_384, 49_152).astype(np.uint16)[None].repeat(720, axis=0)
+    Image.fromarray(grey).save(tmp_path / "in" / "a.png", pnginfo=with_heading)
+    table = pd.read_csv(cut_views(tmp_path / "in", tmp_path / "out", size=64))
+    assert sorted(table["bearing"]) == [120, 300]
+    levels = [np.asarray(Image.open(tmp_path / "out" / name)).mean() for name in table["image"]]
+    assert np.allclose(sorted(levels), [64, 191], atol=2)

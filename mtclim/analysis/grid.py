@@ -89,7 +89,8 @@ def figure(scores: pd.DataFrame) -> Figure:
         for ambiguity, rows in grid_gains(scores, a, b).groupby("ambiguity"):
             style = {"marker": marks[ambiguity], "ms": 4, "lw": 1.2, "color": variant_colour(a)}
             reach = (rows["high"] - rows["mean"]).fillna(0)
-            ax.errorbar(rows["interdependency"], rows["mean"], reach, label=f"ambiguity {ambiguity:g}", **style)
+            beside = rows["interdependency"] + 0.03 * levels.index(ambiguity)  # or one interval would hide another
+            ax.errorbar(beside, rows["mean"], reach, label=f"ambiguity {ambiguity:g}", **style)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.set(title=f"{title(a)}\n− {title(b)} [points]", xlabel="interdependency")
     picture.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)

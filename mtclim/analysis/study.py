@@ -114,6 +114,8 @@ def collect(runs_root: str | Path, results_dir: str | Path, code: str = "") -> S
     """
     study, tables = _scan(Path(runs_root)), Path(results_dir) / "tables"
     fresh, before = (tables.with_name(name) for name in (".tables.new", ".tables.old"))
+    if before.exists() and not tables.exists():  # a kill between the two moves at the end
+        before.rename(tables)
     if tables.exists() and any(tables.iterdir()) and not (tables / "study.json").exists():
         raise ValueError(f"{tables}: holds files that are no study and would be lost; choose another folder.")
     if (tables / "study.json").exists():

@@ -163,8 +163,11 @@ def test_a_folder_of_something_else_is_kept(runs, tmp_path):
     assert (tmp_path / "tables" / "photos.csv").read_text() == "labels"
     (tmp_path / "killed" / ".tables.new").mkdir(parents=True)
     (tmp_path / "killed" / ".tables.new" / "runs.parquet").write_text("half")
-    collect(runs, tmp_path / "killed")
+    whole = collect(runs, tmp_path / "killed")
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["tables"]
+    (tmp_path / "killed" / "tables").rename(tmp_path / "killed" / ".tables.old")
+    one = next(runs.rglob("COMPLETE")).parent
+    assert len(collect(one, tmp_path / "killed").runs) == len(whole.runs) > 1, "a kill between two moves loses no run"
 
 
 def test_tables_of_another_study_are_kept(runs, tmp_path):

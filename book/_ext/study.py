@@ -220,38 +220,18 @@ def table(rows: list[list[str]], caption: str | None = None) -> nodes.table:
     return whole
 
 
-def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
-    """Show docstrings as written: prose stays prose, anything indented becomes a literal block.
+def explained_parameters(app, what, name, obj, options, lines: list[str]) -> None:
+    """Move what follows the colon of `name : what it is` below the name, where napoleon looks for the explanation.
 
-    The package's docstrings are read in editors first, so they are not obliged to be valid reStructuredText.
+    The package writes no types there, because the signature has them. The text of a constant is made to begin with an
+    escaped space, which shows nothing, since napoleon would take words before a colon in its first line for a type.
     """
-    text, literal, in_doctest, in_table = [], False, False, False
-    for line in lines:
-        in_table = line.startswith(("==", "--")) or (in_table and bool(line.strip()))
-        line = f"    {line}" if in_table else line
-        indented, doctest = line.startswith(" "), line.startswith(">>>")
-        if not line.strip():
-            text.append("")
-            continue
-        if (indented or doctest) and not literal:
-            text += ["", "::", ""]
-            literal = True
-        elif literal and text[-1] == "" and not indented and not doctest:
-            literal = False
-        elif literal and not doctest and not indented and not in_doctest:
-            text.append("")
-            literal = False
-        in_doctest = doctest or (literal and not indented)
-        text.append(f"    {line}" if literal else escape(line))
-    lines[:] = text
-
-
-def escape(line: str) -> str:
-    """One line of prose as reStructuredText that means just these characters; code in backticks stays code."""
-    parts = re.split(r"(``[^`]+``|`[^`]+`)", line)
-    prose = [re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2]]
-    code = [f"``{part.strip('`')}``" for part in parts[1::2]] + [""]
-    return "".join(text + literal for text, literal in zip(prose, code, strict=True))
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "\\")
+    entry = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.+)")
+    moved = [entry.fullmatch(line) for line in lines]
+    pairs = zip(lines, moved, strict=True)
+    lines[:] = [part for line, found in pairs for part in ([found[1], f"    {found[2]}"] if found else [line])]
 
 
 class Pictures(SphinxPostTransform):
@@ -337,5 +317,5 @@ def setup(app) -> dict:
     app.connect("build-finished", redirect)
     app.add_directive("stored", Stored)
     app.add_post_transform(Pictures)
-    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-docstring", explained_parameters, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

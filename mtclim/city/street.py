@@ -44,8 +44,8 @@ def draw(
 
     Parameters
     ----------
-    height, mat_llrs, roof_shape, block_position : Classes of :data:`mtclim.SANTIAGO`; SBST follows from the first two
-        and is no argument.
+    height, mat_llrs, roof_shape, block_position : Classes of :data:`mtclim.tasks.SANTIAGO`; SBST follows from the first
+        two and is no argument.
     rng_seed, street_seed : What draws everything of this picture, an int or several, and what it shares with its
         street.
     size, ambiguity : Side in pixels, 64 to 300; probability of hiding a task's cues, 0 to 1 (see the module's text).

@@ -114,7 +114,7 @@ def choose_runs(root: Run, table: str | None = None) -> tuple[list[Path], str]:
 def load_ensemble(
     model_or_runs: torch.nn.Module | Run | Sequence[Run], calibrated: bool = False, consistent: bool = False
 ) -> Ensemble:
-    """Make what :func:`mtclim.load` returns, or one or several run folders, ready to predict.
+    """Make what :func:`mtclim.runs.load` returns, or one or several run folders, ready to predict.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def read_source(
     Parameters
     ----------
     require_position : Whether it is an error that no row of a table has a position.
-    image_root, na_values : As in :func:`mtclim.read_table`.
+    image_root, na_values : As in :func:`mtclim.data.table.read_table`.
     block_cell : Where no block is known, blocks are those of a grid of so many metres.
 
     Returns

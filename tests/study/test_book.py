@@ -17,6 +17,7 @@ from fake_runs import write_run
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
+import mtclim
 from mtclim import SANTIAGO
 from mtclim.analysis.comparison import class_scores, run_scores
 from mtclim.analysis.study import load_study
@@ -24,19 +25,20 @@ from mtclim.variants import title
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
-PAGES = sorted(BOOK.glob("*.md"))
+PAGES = sorted([*BOOK.glob("*.md"), *BOOK.glob("api/*.md")])
 NAME = re.compile(r"`(mtclim(?:\.\w+)+)`")
 NASTY = "<b>a</b>`{doc}`*x*_y_[z](w)|$q$|<script>document.title=1</script>"
 
 
 def toc() -> list[str]:
     parts = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    return [parts["root"], *(entry["file"] for part in parts["parts"] for entry in part["chapters"])]
+    chapters = [chapter for part in parts["parts"] for chapter in part["chapters"]]
+    return [parts["root"], *(entry["file"] for each in chapters for entry in (each, *each.get("sections", [])))]
 
 
 def test_every_page_is_in_the_contents_and_exists():
     chapters = {f"book/chapters/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    written = {f"book/{path.stem}" for path in PAGES}
+    written = {path.relative_to(ROOT).with_suffix("").as_posix() for path in PAGES}
     assert len(toc()) == len(set(toc())) and written <= set(toc())
     assert chapters <= set(toc()) <= written | {f"book/chapters/{name}" for name in extension().CHAPTERS}
 
@@ -88,10 +90,16 @@ def test_the_table_from_paper_to_code_is_complete():
 
 
 def test_the_reference_covers_every_module():
-    told = set(re.findall(r"automodule:: (\S+)", (BOOK / "api.md").read_text()))
+    told = {name for page in PAGES for name in re.findall(r"automodule:: (\S+)", page.read_text())}
     files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "mtclim").rglob("[!_]*.py")]
     ours = {".".join(path.parts) for path in files} - {"mtclim.papermill_plugin"}
     assert told >= ours and all(map(resolve, told))
+
+
+def test_the_reference_begins_with_the_names_of_the_package():
+    rows = re.findall(r"`mtclim\.(\w+) <(.+?)>`", (BOOK / "api.md").read_text())
+    assert sorted(name for name, _ in rows) == mtclim.__all__
+    assert all(resolve(home) is getattr(mtclim, name) for name, home in rows)
 
 
 def test_nothing_on_a_page_is_written_to_come_from_elsewhere():

@@ -1,8 +1,9 @@
 """What was found, in sentences that are made from the numbers when the book is built, and the figure of the effects.
 
-``{found} answer`` is the answer, and ``{found} advice`` its last sentence. ``{found}`` origin, consistency and several
-are sentences, and decoding, classes, rates, rivals, rivals-grocery, grid and trends lists. ``{numbers} NAME`` are the
-tables of ``result_tables``. All read the committed results, those of the reference study, whatever a fresh study found.
+``{found} answer`` is the answer, and ``{found} advice`` its last sentence. ``{found}`` origin, consistency, several
+and cost are sentences, and decoding, classes, rates, rivals, rivals-grocery, grid and trends lists. ``{numbers} NAME``
+are the tables of ``result_tables``. All read the committed results, those of the reference study, whatever a fresh
+study found.
 ``python book/_ext/findings.py`` writes the tables that they read from the study's runs, and the README's sentences.
 """
 
@@ -227,6 +228,19 @@ def _more(results: Path) -> str:
     return ", and let several networks of it answer together to gain more" if three > one else ""
 
 
+def cost(results: Path) -> list[str]:
+    """How long LIM-MS_ALL and STC train beside BL."""
+    table = read(results / "averages.csv", tuple(differences.AVERAGES))
+    one = pd.Series(dtype=float) if table is None else table.drop_duplicates("variant").set_index("variant")["time"]
+    lim, stc = (one.get(name, np.nan) / one.get("bl", np.nan) for name in ("lim_ms_all", "stc"))
+    if np.isnan(lim + stc):
+        return [UNFINISHED]
+    return [
+        f"Training until the best weights takes {lim:.1f} times as long for LIM-MS_ALL as for BL, and {stc:.1f} times "
+        "as long for the five networks of STC."
+    ]
+
+
 def several(results: Path) -> list[str]:
     """What three networks of BL give that answer together."""
     one, three = _averages(results)
@@ -341,6 +355,7 @@ def _outcome(low: float, high: float) -> str:
 
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
 LISTS |= {"classes": classes, "trends": trends, "origin": origin, "consistency": consistency, "several": several}
+LISTS |= {"cost": cost}
 LISTS |= {"advice": lambda results: [advice(results)]}
 LISTS |= {"rivals-grocery": lambda results: rivals(results / "real" / "grocery")}
 

@@ -272,6 +272,10 @@ def test_several_networks_answer_by_their_mean_probabilities(tmp_path, monkeypat
     table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)
     assert "let several networks" in findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
     assert findings.several(tmp_path)[0].endswith("mean κ from 66.0 to 70.0 %.")
+    assert findings.cost(tmp_path) == [findings.UNFINISHED]
+    others = [table.head(1).assign(variant=name, time=time) for name, time in (("lim_ms_all", 0.3), ("stc", 1.0))]
+    pd.concat([table, *others]).to_csv(tmp_path / "averages.csv", index=False)
+    assert "1.5 times as long for LIM-MS_ALL as for BL, and 5.0 times" in findings.cost(tmp_path)[0]
     table.assign(mean_kappa=[0.66, 0.66, 0.65, 0.64]).to_csv(tmp_path / "averages.csv", index=False)
     assert "several networks" not in findings.advice(results(tmp_path, (-0.5, -0.9, -0.1)))
     table.assign(mean_kappa=[0.66, 0.66, 0.7, 0.69]).to_csv(tmp_path / "averages.csv", index=False)

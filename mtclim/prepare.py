@@ -190,7 +190,7 @@ def _on_both_sides(split: pd.Series, groups: Mapping[str, pd.Series | None], sam
         if apart:
             where = f"{apart:,} of them stand in more than one split: scores come out too high"
         rows = f"{repeated.sum():,} rows, the same or nearly the same"
-        notes.append(f"{len(repeated):,} pictures occur several times ({rows}); {where}.")
+        notes.append(f"Pictures that occur several times: {len(repeated):,} ({rows}); {where}.")
     for kind, group in groups.items():
         apart = 0 if group is None else (split.groupby(group.to_numpy()).nunique() > 1).sum()
         if apart:

@@ -64,7 +64,7 @@ def test_the_same_picture_under_several_names_stays_in_one_split(project):
     assert all(split[f"images/{i}.png"] == split[name] for i, name in enumerate(names))
     assert pd.crosstab(data.blocks, data.split.astype(str)).gt(0).sum(axis=1).eq(1).all(), "blocks stay whole"
     said = " ".join(data.notes)
-    assert "6 pictures occur several times (12 rows, the same or nearly the same); each in one split" in said
+    assert "Pictures that occur several times: 6 (12 rows, the same or nearly the same); each in one split" in said
     assert "Contradictory labels of one picture: images/0.png, images/copy-0.png (shade " in said
     data = prepared(in_thirds(pd.concat([frame, copies.iloc[::-1]])))
     apart = sum(data.split.loc[i] != data.split.loc[125 - i] for i in range(6))

@@ -69,14 +69,12 @@ def best_run(study: Study) -> str:
 
 
 def finished(study: Study) -> pd.DataFrame:
-    """The runs there are, per backbone and variant: how many, networks stopped early, mean epochs, and dates."""
-    runs = study.runs.assign(date=study.runs["date"].str[:10])
-    return runs.groupby(["backbone", "variant"], sort=False).agg(
+    """The runs there are, per backbone and variant: how many, networks, networks stopped early, and mean epochs."""
+    return study.runs.groupby(["backbone", "variant"], sort=False).agg(
         realisations=("run", "size"),
         networks=("networks", "sum"),
         stopped=("stopped", "sum"),
         epochs=("epochs", "mean"),
-        dates=("date", lambda own: " to ".join(sorted({own.min(), own.max()}))),
     )
 
 

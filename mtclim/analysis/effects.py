@@ -126,15 +126,12 @@ def verdict(low: float, high: float) -> str:
     return VERDICTS[0] if low > 0 or high < 0 else VERDICTS[2]
 
 
-def sentence(row, metric: str = "kappa") -> str:
-    """A row of ``effects`` as one plain sentence."""
-    what = f"The main effect of {row.contrast}" if row.contrast in FACTORS else f"The difference {row.contrast}"
-    size = f"{what} is {row.estimate:+.2f} points of mean {'OA' if metric == 'oa' else metric}"
-    if np.isnan(row.low):
-        return f"{size} in one realisation. A single run has no interval, so nothing can be told."
-    words = ("this is an effect", "this is no effect worth having", "whether there is an effect cannot be told")
-    said = words[VERDICTS.index(row.verdict)]
-    return f"{size} (95 % interval {row.low:+.2f} to {row.high:+.2f}, {row.runs} realisations), and {said}."
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """``effects`` in words: difference and 95 % interval in points ("–" for a single run), realisations and verdict."""
+    limits = [f"{row.low:+.2f} to {row.high:+.2f}" if np.isfinite(row.low) else "–" for row in table.itertuples()]
+    columns = {"difference [points]": table["estimate"].map("{:+.2f}".format), "95 % interval": limits}
+    columns |= {"realisations": table["runs"], "is it an effect?": table["verdict"]}
+    return pd.DataFrame(columns).set_axis(table["contrast"])
 
 
 def power(difference: float, sd: float, runs: int) -> float:

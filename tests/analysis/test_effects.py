@@ -126,7 +126,16 @@ def test_one_realisation_says_nothing(tmp_path):
     study = load_study(write_study(tmp_path, ("bl", "lim_ms_all"), 1, SMALL, n=40))
     table = effects.effects(study, draws=20)
     assert table["low"].isna().all() and set(table["verdict"]) == {"cannot be told"}
-    assert "A single run has no interval" in effects.sentence(next(table.itertuples()))
+    assert effects.readable(table)["95 % interval"].eq("–").all()
+
+
+def test_a_table_for_readers_has_the_numbers_of_the_effects(tmp_path):
+    table = effects.effects(load_study(write_study(tmp_path, ("bl", "lim_ms_all"), 3, SMALL, n=40)), draws=20)
+    shown = effects.readable(table)
+    limits = shown["95 % interval"].str.split(" to ", expand=True).astype(float)
+    assert np.abs(limits.to_numpy() - table[["low", "high"]].to_numpy()).max() <= 0.005
+    assert np.abs(shown["difference [points]"].astype(float).to_numpy() - table["estimate"].to_numpy()).max() <= 0.005
+    assert list(shown.index) == list(table["contrast"]) and list(shown["realisations"]) == [3] * len(table)
 
 
 @pytest.mark.parametrize("low, high, said", [

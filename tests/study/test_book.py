@@ -287,13 +287,15 @@ def test_the_controls_say_where_a_difference_comes_from(tmp_path):
     assert findings.origin(folder) == [findings.UNFINISHED] and "other tasks' labels" not in findings.answer(folder)[1]
     with (folder / "effects.csv").open("a") as file:
         file.write('\n"LIM-MS_ALL - LIM-MS_ALL, shuffled",-0.3,-0.8,0.4,11,city')
-        file.write('\n"LIM-MS_ALL, detached - BL-FC",-0.1,-0.6,0.4,11,city\n')
+        file.write('\n"LIM-MS_ALL, detached - BL-FC",-0.1,-0.6,0.4,11,city')
+        file.write('\n"LIM-MS_ALL, shuffled - BL-FC",-0.2,-0.7,0.3,11,city\n')
     assert "but is not shown to come from other tasks' labels" in findings.answer(folder)[1]
-    assert "is not shown to come from the labels of other tasks" in findings.origin(folder)[0]
+    assert "contributes, and it is too uncertain to call an effect" in findings.origin(folder)[0]
+    assert "differs from BL-FC by −0.20 points" in findings.origin(folder)[0]
     text = (folder / "effects.csv").read_text()
     (folder / "effects.csv").write_text(text.replace("-0.8,0.4,11", "-0.8,-0.1,11"))
-    assert "gains or loses comes from the labels of other tasks" in findings.origin(folder)[0]
-    assert "an effect and comes from other tasks' labels" in findings.answer(folder)[1]
+    assert "contributes, and it is an effect" in findings.origin(folder)[0]
+    assert "an effect to which the content of other tasks' answers contributes −0.30" in findings.answer(folder)[1]
 
 
 def test_tables_of_results_have_names_that_people_read(tmp_path):

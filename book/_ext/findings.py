@@ -97,7 +97,7 @@ def answer(results: Path) -> list[str]:
 
 
 def beside_paper(table: pd.DataFrame, depends: bool) -> str:
-    """The difference of LIM-MS_ALL from BL beside the paper's, and whether it comes from the labels of other tasks."""
+    """The difference of LIM-MS_ALL from BL beside the paper's, and what other tasks' answers contribute to it."""
     paper, plain, shuffled = paper_table3()["mean", "kappa"], city_effect(table, PLAIN), city_effect(table, CONTENT)
     theirs = " and ".join(signed(paper[name, "lim_ms_all"] - paper[name, "bl"]) for name in BACKBONES)
     rate = (
@@ -105,9 +105,10 @@ def beside_paper(table: pd.DataFrame, depends: bool) -> str:
     )
     comes = ""
     if plain.verdict == VERDICTS[0] and shuffled is not None and pd.notna(shuffled.low):
-        comes = f" to which the content of other tasks' answers contributes {amount(shuffled)}"
         if shuffled.verdict in COMES:
             comes = f" but {COMES[shuffled.verdict]} from other tasks' labels"
+        else:
+            comes = f" to which the content of other tasks' answers contributes {amount(shuffled)}"
     return (
         f"{rate}LIM-MS_ALL differs from BL by {amount(plain)}, which is {SAID[plain.verdict]}{comes}, while the paper "
         f"reports {theirs} for its two backbones."
@@ -234,8 +235,10 @@ def _more(results: Path) -> str:
 def cost(results: Path) -> list[str]:
     """How long LIM-MS_ALL and STC train beside BL."""
     table = read(results / "averages.csv", tuple(differences.AVERAGES))
-    one = pd.Series(dtype=float) if table is None else table.drop_duplicates("variant").set_index("variant")["time"]
-    lim, stc = (one.get(name, np.nan) / one.get("bl", np.nan) for name in ("lim_ms_all", "stc"))
+    if table is None:
+        return [UNFINISHED]
+    one = table.query("networks == 1 and decoding == 'argmax'").set_index("variant")["time"]
+    lim, stc = one.reindex(["lim_ms_all", "stc"]) / one.get("bl", np.nan)
     if np.isnan(lim + stc):
         return [UNFINISHED]
     return [
@@ -358,8 +361,7 @@ def _outcome(low: float, high: float) -> str:
 
 LISTS = {"answer": answer, "rivals": rivals, "grid": grid, "decoding": beyond_decoding, "rates": other_rates}
 LISTS |= {"classes": classes, "trends": trends, "origin": origin, "consistency": consistency, "several": several}
-LISTS |= {"cost": cost}
-LISTS |= {"advice": lambda results: [advice(results)]}
+LISTS |= {"cost": cost, "advice": lambda results: [advice(results)]}
 LISTS |= {"rivals-grocery": lambda results: rivals(results / "real" / "grocery")}
 
 

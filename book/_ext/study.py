@@ -228,10 +228,8 @@ def explained_parameters(app, what, name, obj, options, lines: list[str]) -> Non
     """
     if what in ("attribute", "data", "property"):
         lines.insert(0, "\\")
-    entry = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.+)")
-    moved = [entry.fullmatch(line) for line in lines]
-    pairs = zip(lines, moved, strict=True)
-    lines[:] = [part for line, found in pairs for part in ([found[1], f"    {found[2]}"] if found else [line])]
+    entry = r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?=.)"
+    lines[:] = re.sub(entry, r"\1\n    ", "\n".join(lines), flags=re.MULTILINE).split("\n")
 
 
 class Pictures(SphinxPostTransform):
